@@ -1,0 +1,1 @@
+"""Tessera, a self-hosted face-verification service: photograph in, decision out."""

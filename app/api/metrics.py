@@ -1,0 +1,39 @@
+"""What ``/metrics`` shows, in a registry of its own so that several applications can live in one process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics:
+    """Counters and histograms of one application."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "tessera_http_requests_total",
+            "Requests by method, route and status",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "tessera_http_request_duration_seconds",
+            "Time from the first byte of a request to the last of its response",
+            ["method", "route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.in_progress = Gauge(
+            "tessera_http_requests_in_progress", "Requests that have no complete response yet", registry=self.registry
+        )
+        self.decisions = Counter(
+            "tessera_decisions_total", "Decisions by verb and outcome", ["verb", "decision"], registry=self.registry
+        )
+        self.templates = Gauge(
+            "tessera_gallery_templates", "Templates stored, by collection", ["collection"], registry=self.registry
+        )
+        self.subjects = Gauge(
+            "tessera_gallery_subjects", "Subjects stored, by collection", ["collection"], registry=self.registry
+        )

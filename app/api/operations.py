@@ -1,0 +1,64 @@
+"""``/livez``, ``/readyz``, ``/model`` and ``/metrics``: for those who run the service."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.api import schemas
+from app.api.problems import RequestError, problems
+from app.api.state import PartsDependency
+from app.errors import TesseraError
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/livez", summary="The process answers", responses=problems())
+async def livez() -> schemas.Health:
+    """Says only that the process is alive; restart it when this fails."""
+    return schemas.Health()
+
+
+@router.get("/readyz", summary="Every part works", responses=problems("not_ready"))
+async def readyz(parts: PartsDependency) -> schemas.Health:
+    """Encodes a blank face, reads the database and searches the index."""
+    checks = {"encoder": parts.service.check_encoder, "gallery": parts.service.gallery.check}
+    failed = {}
+    for name, check in checks.items():
+        try:
+            await parts.read(check)
+        except (TesseraError, RuntimeError) as error:
+            failed[name] = str(error)
+    if failed:
+        states = {name: failed.get(name, "ok") for name in checks}
+        raise RequestError("not_ready", f"not working: {', '.join(sorted(failed))}", checks=states)
+    return schemas.Health(checks=dict.fromkeys(checks, "ok"))
+
+
+@router.get("/model", summary="Encoder and calibration in use", responses=problems())
+async def model(parts: PartsDependency) -> schemas.ModelResponse:
+    """Which encoder runs, on what, in which precision, and the operating points that were measured for it."""
+    service = parts.service
+    table = service.calibration
+    return schemas.ModelResponse(
+        encoder=schemas.EncoderOut.model_validate(service.encoder),
+        calibration_version=table.version,
+        smallest_supported_fmr=table.smallest_supported_fmr,
+        operating_point=schemas.OperatingPointOut.model_validate(table.default),
+        operating_points=[schemas.OperatingPointOut.model_validate(p) for p in table.operating_points],
+    )
+
+
+@router.get(
+    "/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems("gallery_unavailable")
+)
+async def metrics(parts: PartsDependency) -> PlainTextResponse:
+    """Requests, durations, decisions and the size of the gallery."""
+    found = await parts.read(parts.service.gallery.collections)
+    for gauge in (parts.metrics.templates, parts.metrics.subjects):
+        gauge.clear()
+    for collection in found:
+        parts.metrics.templates.labels(collection.id).set(collection.templates)
+        parts.metrics.subjects.labels(collection.id).set(collection.subjects)
+    return PlainTextResponse(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,154 @@
+"""Errors as RFC 9457 ``application/problem+json``, one stable code each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from app.errors import TesseraError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemKind:
+    """HTTP status, title (the same for every occurrence) and an example of the detail."""
+
+    status: int
+    title: str
+    example: str
+
+
+KINDS: dict[str, ProblemKind] = {
+    "empty_image": ProblemKind(422, "Empty image", "the image has no bytes; send an encoded photograph"),
+    "unsupported_image_format": ProblemKind(415, "Unsupported image format", "send a JPEG, PNG or WebP"),
+    "animated_image": ProblemKind(422, "Animated image", "the image has several frames; send one frame"),
+    "truncated_image": ProblemKind(422, "Truncated image", "the file ends too early; send it whole"),
+    "corrupt_image": ProblemKind(422, "Corrupt image", "the image cannot be decoded; encode it anew"),
+    "image_too_large": ProblemKind(413, "Image too large", "the image has 120.0 megapixels; at most 50.0 are taken"),
+    "image_too_small": ProblemKind(422, "Image too small", "the image is 8x8 pixels; a face needs at least 32"),
+    "no_face": ProblemKind(422, "No face", "no face was found; send a sharper or closer photograph of a face"),
+    "multiple_faces": ProblemKind(422, "Several faces", "2 faces were found; crop one or use face_policy largest"),
+    "degenerate_landmarks": ProblemKind(422, "Face cannot be aligned", "the landmarks of the face coincide"),
+    "low_quality": ProblemKind(422, "Face quality too low", "the face is not good enough to enrol (blurred)"),
+    "no_usable_image": ProblemKind(422, "No usable image", "no photograph gave a usable face; see failures"),
+    "face_policy_not_allowed": ProblemKind(422, "Face policy not allowed", "use face_policy single or largest to enrol"),
+    "invalid_request": ProblemKind(422, "Invalid request", "the request has 1 invalid field; see errors"),
+    "malformed_body": ProblemKind(400, "Malformed body", "the body is not valid JSON"),
+    "unsupported_media_type": ProblemKind(415, "Unsupported media type", "send multipart/form-data or application/json"),
+    "body_too_large": ProblemKind(413, "Body too large", "the body is larger than 33554432 bytes"),
+    "too_many_images": ProblemKind(413, "Too many images", "at most 16 images are taken in one request"),
+    "idempotency_key_reused": ProblemKind(422, "Idempotency key reused", "this key belongs to another request"),
+    "idempotency_conflict": ProblemKind(409, "Idempotency conflict", "another request with this key is under way"),
+    "collection_not_found": ProblemKind(404, "Collection not found", "there is no collection 'staff'; create it first"),
+    "collection_exists": ProblemKind(409, "Collection exists", "the collection 'staff' exists already"),
+    "subject_not_found": ProblemKind(404, "Subject not found", "there is no subject 'ada' in collection 'default'"),
+    "subject_exists": ProblemKind(409, "Subject exists", "the subject 'ada' exists; use on_conflict append or replace"),
+    "template_not_found": ProblemKind(404, "Template not found", "the subject 'ada' has no such template"),
+    "last_template": ProblemKind(409, "Last template", "a subject keeps at least one template; delete the subject"),
+    "gallery_unavailable": ProblemKind(503, "Gallery unavailable", "the database does not answer"),
+    "gallery_in_use": ProblemKind(503, "Gallery in use", "another process has the data directory open"),
+    "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "the stored templates come from another encoder"),
+    "encoder_weights_invalid": ProblemKind(503, "Encoder unusable", "the encoder cannot be loaded"),
+    "calibration_invalid": ProblemKind(503, "Calibration unusable", "the calibration is not this encoder's"),
+    "detector_unavailable": ProblemKind(503, "Detector unusable", "the detector cannot be loaded"),
+    "not_ready": ProblemKind(503, "Not ready", "a part of the service does not work; see checks"),
+    "not_found": ProblemKind(404, "Not found", "there is nothing at this path; see /docs"),
+    "method_not_allowed": ProblemKind(405, "Method not allowed", "this path does not take this method; see /docs"),
+    "internal_error": ProblemKind(500, "Internal error", "something went wrong; the log has it under this request_id"),
+}
+
+
+class Problem(BaseModel):
+    """An error. Further members, such as limits and counts, depend on the code."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="urn:tessera:problem:<code>")
+    title: str = Field(description="what went wrong, the same for every occurrence")
+    status: int = Field(description="the HTTP status")
+    detail: str = Field(description="what happened this time and what to do")
+    code: str = Field(description="stable and machine-readable")
+    request_id: str = Field(description="the X-Request-Id of this response")
+
+
+class RequestError(TesseraError):
+    """A request that HTTP itself or its body makes impossible; raised in ``app.api`` only."""
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.code = code
+
+
+def invalid_fields(errors: list[dict[str, str]]) -> RequestError:
+    """The error for fields that failed validation, each ``{"field": ..., "message": ...}``."""
+    named = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:3])
+    return RequestError("invalid_request", f"invalid request: {named}", errors=errors)
+
+
+def problem_response(code: str, detail: str, request_id: str, details: dict[str, Any] | None = None) -> JSONResponse:
+    """The response for a code of ``KINDS``."""
+    kind = KINDS[code]
+    body = {
+        "type": f"urn:tessera:problem:{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
+    return JSONResponse((details or {}) | body, status_code=kind.status, media_type=MEDIA_TYPE)
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses with an example for each code, to be given to a route."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for code in (*codes, "internal_error"):
+        kind = KINDS[code]
+        response = responses.setdefault(
+            kind.status,
+            {
+                "description": "",
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+            },
+        )
+        response["description"] = "; ".join(filter(None, [response["description"], kind.title]))
+        response["content"][MEDIA_TYPE]["examples"][code] = {
+            "summary": kind.title,
+            "value": {
+                "type": f"urn:tessera:problem:{code}",
+                "title": kind.title,
+                "status": kind.status,
+                "detail": kind.example,
+                "code": code,
+                "request_id": "6f1c2a9e54b0431f8a1d3c5b7e9f0a12",
+            },
+        }
+    return responses
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Turns every expected exception into a problem; the unexpected ones are caught by the middleware."""
+
+    @app.exception_handler(TesseraError)
+    async def expected(request: Request, error: TesseraError) -> JSONResponse:
+        return problem_response(error.code, error.message, request.state.request_id, error.details)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        fields = [{"field": ".".join(str(p) for p in e["loc"][1:]), "message": e["msg"]} for e in error.errors()]
+        problem = invalid_fields(fields)
+        return problem_response(problem.code, problem.message, request.state.request_id, problem.details)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_body")
+        response = problem_response(code, KINDS[code].example, request.state.request_id)
+        response.headers.update(error.headers or {})
+        return response

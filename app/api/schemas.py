@@ -1,0 +1,361 @@
+"""What goes over the wire. Requests are the same as multipart fields and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from app.decisions import Decision
+from app.encoding import Precision, RuntimeName
+from app.faces import FacePolicy
+from app.gallery import DEFAULT_COLLECTION, OnConflict
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@:+~-]{0,127}$"
+MAX_TOP_K = 100
+
+
+def _decode_image(value: object) -> object:
+    """Bytes of a file pass; text is base64, with or without a ``data:`` prefix."""
+    if not isinstance(value, str):
+        return value
+    text = value.partition(",")[2] if value.startswith("data:") else value
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("an image in JSON is base64; in a form it is a file") from error
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Image = Annotated[
+    bytes,
+    BeforeValidator(_decode_image),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "a JPEG, PNG or WebP"}),
+]
+Images = Annotated[
+    list[Image],
+    Field(min_length=1),
+    BeforeValidator(_as_list),
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {"type": "string", "contentEncoding": "base64"},
+                {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}},
+            ],
+            "description": "one or more photographs of the subject",
+        }
+    ),
+]
+Metadata = dict[str, JsonValue]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    collection: Identifier = DEFAULT_COLLECTION
+
+
+class EnrollRequest(_Request):
+    """One subject and one or more photographs of it."""
+
+    image: Images
+    subject_id: Identifier | None = Field(default=None, description="generated if left out")
+    metadata: Metadata | None = Field(default=None, description="a JSON object kept with the subject; replaces the old one")
+    face_policy: FacePolicy = Field(default=FacePolicy.SINGLE, description="single or largest")
+    on_conflict: OnConflict = Field(default=OnConflict.APPEND, description="what to do if the subject exists")
+    report_duplicates: bool | None = Field(
+        default=None, description="look for the same face under other subjects; the service's setting if left out"
+    )
+
+
+class VerifyRequest(_Request):
+    """A photograph with either a second photograph or an enrolled subject."""
+
+    image: Image
+    reference: Image | None = None
+    subject_id: Identifier | None = None
+    face_policy: FacePolicy = FacePolicy.LARGEST
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if (self.reference is None) == (self.subject_id is None):
+            raise ValueError("give either reference or subject_id")
+        return self
+
+
+class IdentifyRequest(_Request):
+    """A photograph to be searched for in a collection."""
+
+    image: Image
+    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="most candidates to return")
+    face_policy: FacePolicy = FacePolicy.LARGEST
+
+
+class DetectRequest(BaseModel):
+    """A photograph to be looked at; nothing is stored or compared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: Image
+
+
+class SubjectUpdate(BaseModel):
+    """What can be changed of a subject."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metadata: Metadata = Field(description="replaces the stored metadata")
+
+
+class NewCollection(BaseModel):
+    """A collection to be created."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Identifier
+
+
+class _FromAttributes(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 2))]
+
+
+class BoxOut(_FromAttributes):
+    """Pixels of the upright photograph."""
+
+    x: Rounded
+    y: Rounded
+    width: Rounded
+    height: Rounded
+
+
+class LandmarksOut(BaseModel):
+    """x and y in pixels; left and right as seen in the picture."""
+
+    left_eye: tuple[Rounded, Rounded]
+    right_eye: tuple[Rounded, Rounded]
+    nose: tuple[Rounded, Rounded]
+    left_mouth: tuple[Rounded, Rounded]
+    right_mouth: tuple[Rounded, Rounded]
+
+
+class QualityOut(_FromAttributes):
+    """Measures of a face; ``issues`` names those outside their limits."""
+
+    eye_distance: Rounded = Field(description="pixels between the eyes in the photograph")
+    sharpness: Rounded = Field(description="variance of the Laplacian of the aligned face")
+    brightness: Rounded = Field(description="mean grey level, 0..255")
+    contrast: Rounded = Field(description="standard deviation of the grey levels")
+    yaw: Rounded = Field(description="offset of the nose from the middle of the eyes, in eye distances; 0 is frontal")
+    roll: Rounded = Field(description="inclination of the eyes, degrees")
+    issues: list[str]
+
+
+class FaceOut(BaseModel):
+    """One face of a photograph."""
+
+    box: BoxOut
+    landmarks: LandmarksOut
+    confidence: float = Field(description="the detector's, 0..1")
+    quality: QualityOut
+
+
+class ProbeOut(BaseModel):
+    """How many faces the photograph shows and which one was used."""
+
+    faces_detected: int
+    face: FaceOut
+
+
+class Versions(BaseModel):
+    """What made the decision."""
+
+    encoder_version: str
+    calibration_version: str
+
+
+class OperatingPointOut(_FromAttributes):
+    """The threshold and the error rates of one comparison measured at it."""
+
+    threshold: float
+    false_match_rate: float
+    false_non_match_rate: float
+
+
+class TemplateOut(_FromAttributes):
+    """A stored template."""
+
+    id: str
+    created_at: datetime
+
+
+class SubjectOut(_FromAttributes):
+    """An enrolled person."""
+
+    id: str
+    collection: str
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    templates: list[TemplateOut]
+
+
+class SubjectPage(BaseModel):
+    """Subjects by id; ask again with ``next_cursor`` until it is null."""
+
+    subjects: list[SubjectOut]
+    next_cursor: str | None
+
+
+class EnrolledOut(BaseModel):
+    """The template made from one photograph (``image``: its place in the request, from 0)."""
+
+    image: int
+    template_id: str
+    probe: ProbeOut
+
+
+class FailureOut(BaseModel):
+    """Why a photograph gave no template."""
+
+    image: int
+    code: str
+    detail: str
+
+
+class CandidateOut(BaseModel):
+    """A subject and its best template."""
+
+    subject_id: str
+    template_id: str
+    distance: float = Field(description="squared L2 of unit vectors, 0..4")
+    similarity: float = Field(description="cosine: 1 - distance / 2")
+    decision: Decision
+    metadata: dict[str, Any]
+
+
+class EnrollResponse(BaseModel):
+    """What was stored, what was not, and who looks the same."""
+
+    subject_id: str
+    collection: str
+    template_count: int = Field(description="templates of the subject now")
+    templates: list[EnrolledOut]
+    failures: list[FailureOut]
+    possible_duplicate: bool = Field(description="another subject is within the threshold")
+    possible_duplicates: list[CandidateOut]
+    encoder_version: str
+    calibration_version: str
+
+
+class VerifyResponse(Versions):
+    """Is this that person?"""
+
+    decision: Decision
+    distance: float = Field(description="squared L2 of unit vectors, 0..4")
+    similarity: float = Field(description="cosine: 1 - distance / 2")
+    threshold: float = Field(description="a distance up to this is a match")
+    operating_point: OperatingPointOut
+    subject_id: str | None
+    template_id: str | None
+    probe: ProbeOut
+    reference: ProbeOut | None
+
+
+class IdentifiedFace(BaseModel):
+    """Who one face may be."""
+
+    decision: Decision
+    probe: ProbeOut
+    candidates: list[CandidateOut]
+
+
+class IdentifyResponse(Versions):
+    """Who is this? The first members are about the face with the nearest candidate; ``faces`` has every face used."""
+
+    decision: Decision
+    subject_id: str | None = Field(description="the best candidate's, if it is a match")
+    distance: float | None
+    similarity: float | None
+    threshold: float
+    operating_point: OperatingPointOut
+    reason: Literal["empty_gallery"] | None = Field(description="why there are no candidates")
+    probe: ProbeOut
+    candidates: list[CandidateOut] = Field(description="one a subject, nearest first")
+    faces: list[IdentifiedFace]
+
+
+class DetectResponse(BaseModel):
+    """All faces, largest first; width and height of the upright photograph in pixels."""
+
+    width: int
+    height: int
+    faces: list[FaceOut]
+
+
+class CollectionOut(_FromAttributes):
+    """An isolated set of subjects."""
+
+    id: str
+    created_at: datetime
+    subjects: int
+    templates: int
+
+
+class CollectionList(BaseModel):
+    """All collections by id."""
+
+    collections: list[CollectionOut]
+
+
+class Erased(BaseModel):
+    """How many templates were erased."""
+
+    templates: int
+
+
+class Health(BaseModel):
+    """The service, or each part of it, works."""
+
+    status: Literal["ok"] = "ok"
+    checks: dict[str, Literal["ok"]] = {}
+
+
+class EncoderOut(_FromAttributes):
+    """The encoder in use."""
+
+    name: str
+    version: str
+    sha256: str
+    runtime: RuntimeName
+    precision: Precision
+    device: str
+
+
+class ModelResponse(BaseModel):
+    """What decides: encoder, calibration and the operating point in force."""
+
+    encoder: EncoderOut
+    calibration_version: str
+    smallest_supported_fmr: float
+    operating_point: OperatingPointOut
+    operating_points: list[OperatingPointOut]

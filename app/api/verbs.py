@@ -1,0 +1,156 @@
+"""``/enroll``, ``/verify``, ``/identify`` and ``/detect``."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import pydantic_core
+from fastapi import APIRouter, Depends, Header, Response
+
+from app.api import convert, schemas
+from app.api.bodies import body_of, openapi_body
+from app.api.problems import problems
+from app.api.state import PartsDependency
+from app.service import Enrolment, EnrolmentRequest, Idempotency, Replay
+
+router = APIRouter(tags=["verbs"])
+
+BODY_CODES = (
+    "malformed_body",
+    "unsupported_media_type",
+    "body_too_large",
+    "invalid_request",
+)
+IMAGE_CODES = (
+    "empty_image",
+    "unsupported_image_format",
+    "animated_image",
+    "truncated_image",
+    "corrupt_image",
+    "image_too_large",
+    "image_too_small",
+)
+FACE_CODES = (*BODY_CODES, *IMAGE_CODES, "no_face", "multiple_faces", "gallery_unavailable", "collection_not_found")
+
+EnrollBody = Annotated[schemas.EnrollRequest, Depends(body_of(schemas.EnrollRequest))]
+VerifyBody = Annotated[schemas.VerifyRequest, Depends(body_of(schemas.VerifyRequest))]
+IdentifyBody = Annotated[schemas.IdentifyRequest, Depends(body_of(schemas.IdentifyRequest))]
+DetectBody = Annotated[schemas.DetectRequest, Depends(body_of(schemas.DetectRequest))]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="a request repeated with the same key within 24 hours gets the first answer again",
+    ),
+]
+
+
+def fingerprint(body: schemas.EnrollRequest) -> str:
+    """Digest of everything that a request asks for, however it was encoded."""
+    digest = hashlib.sha256(pydantic_core.to_json(body.model_dump(exclude={"image"})))
+    for image in body.image:
+        digest.update(hashlib.sha256(image).digest())
+    return digest.hexdigest()
+
+
+@router.post(
+    "/enroll",
+    status_code=201,
+    response_model=schemas.EnrollResponse,
+    summary="Remember a person",
+    openapi_extra=openapi_body(schemas.EnrollRequest),
+    responses=problems(
+        *FACE_CODES,
+        "too_many_images",
+        "low_quality",
+        "no_usable_image",
+        "face_policy_not_allowed",
+        "subject_exists",
+        "idempotency_key_reused",
+        "idempotency_conflict",
+    ),
+)
+async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: IdempotencyKey = None) -> Response:
+    """Makes a template of each photograph that shows one good face and stores them under the subject.
+
+    Photographs that give none are listed in `failures`; the request fails only if none does. Subjects that look the
+    same are listed in `possible_duplicates`; the enrolment stands all the same.
+    """
+    service = parts.service
+
+    def render(result: Enrolment) -> str:
+        return convert.enrolment(result, service.encoder, service.calibration).model_dump_json()
+
+    report = body.report_duplicates
+    request = EnrolmentRequest(
+        images=body.image,
+        subject_id=body.subject_id,
+        collection=body.collection,
+        metadata=body.metadata,
+        face_policy=body.face_policy,
+        on_conflict=body.on_conflict,
+        report_duplicates=parts.settings.gallery.report_duplicates if report is None else report,
+    )
+    idempotency = Idempotency(idempotency_key, fingerprint(body), render) if idempotency_key else None
+    result = await parts.work(service.enroll, request, idempotency)
+    if isinstance(result, Replay):
+        replayed = {"Idempotency-Replayed": "true"}
+        return Response(result.body, status_code=201, media_type="application/json", headers=replayed)
+    return Response(render(result), status_code=201, media_type="application/json")
+
+
+@router.post(
+    "/verify",
+    response_model=schemas.VerifyResponse,
+    summary="Is this that person?",
+    openapi_extra=openapi_body(schemas.VerifyRequest),
+    responses=problems(*FACE_CODES, "subject_not_found"),
+)
+async def verify(body: VerifyBody, parts: PartsDependency) -> schemas.VerifyResponse:
+    """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`)."""
+    service = parts.service
+    if body.reference is not None:
+        result = await parts.work(service.verify, body.image, body.reference, face_policy=body.face_policy)
+    else:
+        assert body.subject_id is not None
+        result = await parts.work(
+            service.verify_subject, body.image, body.collection, body.subject_id, face_policy=body.face_policy
+        )
+    parts.metrics.decisions.labels("verify", result.decision).inc()
+    return convert.verification(result, service.encoder, service.calibration)
+
+
+@router.post(
+    "/identify",
+    response_model=schemas.IdentifyResponse,
+    summary="Who is this?",
+    openapi_extra=openapi_body(schemas.IdentifyRequest),
+    responses=problems(*FACE_CODES),
+)
+async def identify(body: IdentifyBody, parts: PartsDependency) -> schemas.IdentifyResponse:
+    """Searches a collection; candidates come one a subject, nearest first, each with its own decision."""
+    service = parts.service
+    result = await parts.work(
+        service.identify, body.image, body.collection, body.top_k, face_policy=body.face_policy
+    )
+    parts.metrics.decisions.labels("identify", result.faces[0].decision).inc()
+    return convert.identification(result, service.encoder, service.calibration)
+
+
+@router.post(
+    "/detect",
+    response_model=schemas.DetectResponse,
+    summary="Find faces and measure their quality",
+    openapi_extra=openapi_body(schemas.DetectRequest),
+    responses=problems(*BODY_CODES, *IMAGE_CODES),
+)
+async def detect(body: DetectBody, parts: PartsDependency) -> schemas.DetectResponse:
+    """Boxes, landmarks and quality of all faces; nothing is stored or compared."""
+    found = await parts.work(parts.service.detect, body.image)
+    return schemas.DetectResponse(
+        width=found.width, height=found.height, faces=[convert.face(face) for face in found.faces]
+    )

@@ -1,0 +1,93 @@
+"""``tessera``: starts the service and looks after it."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from app.errors import TesseraError
+from app.main import build_service, create_app
+from app.settings import Settings
+from app.version import VERSION
+
+cli = typer.Typer(help="Self-hosted face verification.", no_args_is_help=True, add_completion=False)
+
+
+def _refuse(message: str) -> typer.Exit:
+    typer.secho(f"tessera: {message}", fg="red", err=True)
+    return typer.Exit(code=1)
+
+
+def _settings(host: str | None, port: int | None, data_dir: Path | None) -> Settings:
+    """Settings from the environment, with what the command line says on top."""
+    settings = Settings()
+    server = {k: v for k, v in {"host": host, "port": port}.items() if v is not None}
+    gallery = {"data_dir": data_dir} if data_dir is not None else {}
+    return settings.model_copy(
+        update={
+            "server": settings.server.model_copy(update=server),
+            "gallery": settings.gallery.model_copy(update=gallery),
+        }
+    )
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to listen on  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="port; 0 lets the system choose  [default: 8000]", min=0, max=65535)] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of the database  [default: data]")] = None,
+) -> None:
+    """Starts the service; SIGTERM and Ctrl-C let requests under way finish."""
+    try:
+        settings = _settings(host, port, data_dir)
+        service = build_service(settings)
+    except (TesseraError, ValidationError) as error:
+        raise _refuse(str(error)) from error
+    encoder = service.encoder
+    typer.echo(
+        f"tessera {VERSION}: encoder {encoder.name} {encoder.version} on {encoder.runtime} {encoder.precision}, "
+        f"templates in {settings.gallery.data_dir}, documentation at /docs",
+        err=True,
+    )
+    uvicorn.run(
+        create_app(settings, service),
+        host=settings.server.host,
+        port=settings.server.port,
+        timeout_graceful_shutdown=settings.server.graceful_seconds,
+    )
+
+
+@cli.command()
+def health(
+    url: Annotated[str, typer.Option(help="address of the service")] = "http://127.0.0.1:8000",
+) -> None:
+    """Asks a running service whether every part works; exit code 0 if so, 1 if not."""
+    if not url.startswith(("http://", "https://")):
+        raise _refuse(f"{url} is not an http or https address")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=10) as response:  # noqa: S310
+            sys.stdout.write(response.read().decode() + "\n")
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise _refuse(f"{url} is not ready: {error}") from error
+
+
+@cli.command()
+def version() -> None:
+    """Shows the version."""
+    typer.echo(VERSION)
+
+
+def main() -> None:
+    """Entry point of the ``tessera`` command."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

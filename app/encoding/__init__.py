@@ -1,0 +1,15 @@
+"""Aligned face -> embedding: the weights and the runtimes that execute them."""
+
+from app.encoding.runtime import EncoderInfo, EncoderRuntime, Precision, RuntimeName, create_runtime
+from app.encoding.weights import EncoderWeights, WeightsError, load_weights
+
+__all__ = [
+    "EncoderInfo",
+    "EncoderRuntime",
+    "EncoderWeights",
+    "Precision",
+    "RuntimeName",
+    "WeightsError",
+    "create_runtime",
+    "load_weights",
+]

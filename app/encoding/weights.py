@@ -1,0 +1,57 @@
+"""The files that make an encoder: ``encoder.onnx`` and its description ``encoder.json``, bound by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import TesseraError
+from app.types import EMBEDDING_SIZE
+
+DESCRIPTION_FILE = "encoder.json"
+NETWORK_FILE = "encoder.onnx"
+
+
+class WeightsError(TesseraError):
+    """The encoder's files are missing, damaged or do not belong together."""
+
+    code = "encoder_weights_invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderWeights:
+    """An encoder whose digest has been checked; ``network`` is the ONNX file, ``sha256`` its digest in hex."""
+
+    name: str
+    version: str
+    sha256: str
+    network: bytes
+
+
+def load_weights(directory: Path) -> EncoderWeights:
+    """Reads and checks an encoder.
+
+    Raises WeightsError if a file is missing or unreadable, if the network is not the one that was described, or if
+    its embeddings have another size than this service stores.
+    """
+    try:
+        description = json.loads((directory / DESCRIPTION_FILE).read_text())
+        network = (directory / NETWORK_FILE).read_bytes()
+        expected, size = description["sha256"], description["embedding_size"]
+        name, version = description["name"], description["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"no usable encoder in {directory}: {error}; point TESSERA_ENCODING__WEIGHTS at a folder "
+            f"with {NETWORK_FILE} and {DESCRIPTION_FILE}"
+        ) from error
+    digest = hashlib.sha256(network).hexdigest()
+    if digest != expected:
+        raise WeightsError(
+            f"{directory / NETWORK_FILE} has SHA-256 {digest}, but {DESCRIPTION_FILE} names {expected}: "
+            "the file is damaged or belongs to another version; restore both from one release"
+        )
+    if size != EMBEDDING_SIZE:
+        raise WeightsError(f"the encoder in {directory} gives {size} numbers a face, this service {EMBEDDING_SIZE}")
+    return EncoderWeights(name=name, version=version, sha256=digest, network=network)

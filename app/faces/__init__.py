@@ -1,0 +1,54 @@
+"""Photograph to aligned face: decode, detect, choose, align, assess.
+
+Knows no HTTP and no database. `FaceFinder` goes the whole way; each step is also a function of its own.
+"""
+
+from app.faces.align import TEMPLATE, align, similarity
+from app.faces.decode import DecodeLimits, decode
+from app.faces.detect import DetectorSettings, FaceDetector, YunetDetector
+from app.faces.errors import (
+    AnimatedImageError,
+    CorruptImageError,
+    DegenerateLandmarksError,
+    DetectorUnavailableError,
+    EmptyImageError,
+    ImageTooLargeError,
+    ImageTooSmallError,
+    MultipleFacesError,
+    NoFaceError,
+    PhotographError,
+    TruncatedImageError,
+    UnsupportedFormatError,
+)
+from app.faces.finder import FaceFinder, FacePolicy, FoundFaces, choose
+from app.faces.quality import QualityIssue, QualityLimits, assess
+
+__all__ = [
+    "TEMPLATE",
+    "AnimatedImageError",
+    "CorruptImageError",
+    "DecodeLimits",
+    "DegenerateLandmarksError",
+    "DetectorSettings",
+    "DetectorUnavailableError",
+    "EmptyImageError",
+    "FaceDetector",
+    "FaceFinder",
+    "FacePolicy",
+    "FoundFaces",
+    "ImageTooLargeError",
+    "ImageTooSmallError",
+    "MultipleFacesError",
+    "NoFaceError",
+    "PhotographError",
+    "QualityIssue",
+    "QualityLimits",
+    "TruncatedImageError",
+    "UnsupportedFormatError",
+    "YunetDetector",
+    "align",
+    "assess",
+    "choose",
+    "decode",
+    "similarity",
+]

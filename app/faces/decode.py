@@ -1,0 +1,257 @@
+"""Bytes to an upright 8-bit RGB photograph.
+
+The first bytes decide the format, never a file name. Sides and pixels are checked on the header, before memory for the
+picture is allocated. Nothing but a `PhotographError` leaves `decode`, whatever the bytes.
+
+===================================  ==================================================================================
+what comes in                        what comes out
+===================================  ==================================================================================
+JPEG, PNG, WebP                      decoded; the long side is brought down to ``working_side`` where it is longer
+no bytes                             ``empty_image``
+no known magic bytes                 ``unsupported_image_format``
+GIF, TIFF, BMP, HEIC, AVIF, ...      ``unsupported_image_format``; ``details["format"]`` names it
+too many bytes, pixels, long side    ``image_too_large``
+a side below ``min_side``            ``image_too_small``
+several frames (APNG, WebP)          ``animated_image``
+ends early                           ``truncated_image``
+cannot be decoded                    ``corrupt_image`` (also JPEG variants that libjpeg lacks, and JPEGs of > 100 scans)
+multi-picture JPEG (MPO)             its first picture, which is the photograph
+EXIF orientation 1 to 8              applied; missing, broken or out of range: taken as 1
+8-bit RGB, greyscale, 1-bit          RGB; greyscale and 1-bit in three equal channels
+16 bits a channel                    the upper 8 bits of each value (v >> 8): scaled, not clipped
+CMYK, YCCK                           RGB, through the embedded profile if there is one; Adobe's inverted inks undone
+palette                              RGB
+alpha, transparent colour            composited over white, the usual ground of cut-out portraits
+embedded ICC profile                 converted to sRGB (perceptual intent); sRGB, broken or unfitting ones are ignored
+===================================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL.ImageFile import ImageFile
+
+from app.faces import containers
+from app.faces.errors import (
+    AnimatedImageError,
+    CorruptImageError,
+    EmptyImageError,
+    ImageTooLargeError,
+    ImageTooSmallError,
+    PhotographError,
+    TruncatedImageError,
+    UnsupportedFormatError,
+)
+from app.types import Photograph, Pixels
+
+# The plugins are called directly: `Image.open` would judge sizes by the process-wide `Image.MAX_IMAGE_PIXELS`, and
+# would open a multi-picture JPEG as an animation.
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# A progressive JPEG may repeat scans over the whole picture at a few bytes each, so a small file can cost hours.
+# Encoders write about ten.
+_MAX_SCANS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What `decode` accepts.
+
+    Attributes:
+        max_bytes: size of the file, bytes.
+        max_pixels: width times height as the header says.
+        max_side: longer side, pixels.
+        min_side: shorter side, pixels.
+        working_side: the decoded picture's long side is brought down to this many pixels; smaller ones are left alone.
+    """
+
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 50_000_000
+    max_side: int = 16_384
+    min_side: int = 32
+    working_side: int = 2048
+
+
+def decode(data: bytes, limits: DecodeLimits) -> Photograph:
+    """Decode a photograph, upright and in sRGB as far as the file tells.
+
+    Args:
+        data: the whole file.
+        limits: what is accepted.
+
+    Returns:
+        The photograph; ``pixels`` is uint8 [H, W, 3], RGB, contiguous and writable. ``scale`` is the ratio of the long
+        sides, which is the ratio of the widths up to the rounding of a pixel.
+
+    Raises:
+        PhotographError: one of its subclasses, see the table in the module's description.
+    """
+    kind = _check_bytes(data, limits)
+    try:
+        return _decode(data, kind, limits)
+    except PhotographError:
+        raise
+    except Exception as error:  # Pillow's parsers raise nearly every built-in type on hostile bytes
+        if containers.ends_early(data, kind):
+            raise _truncated(kind) from error
+        raise CorruptImageError(
+            f"The {kind} file cannot be decoded: it is damaged or uses a variant that is not supported. "
+            "Open it in an image editor and save it again as JPEG or PNG.",
+            format=kind,
+        ) from error
+
+
+def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
+    """Refuse by length and magic bytes; the name of the format otherwise."""
+    if not data:
+        raise EmptyImageError("The file is empty. Send the photograph itself as JPEG, PNG or WebP.")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLargeError(
+            f"The file has {len(data)} bytes, at most {limits.max_bytes} are accepted. Scale the photograph down.",
+            bytes=len(data),
+            max_bytes=limits.max_bytes,
+        )
+    kind = containers.sniff(data)
+    if kind is None:
+        raise UnsupportedFormatError("The file is not an image. Send a photograph as JPEG, PNG or WebP.")
+    if kind not in _OPENERS:
+        raise UnsupportedFormatError(
+            f"{kind} files are not read. Convert the photograph to JPEG, PNG or WebP.", format=kind
+        )
+    return kind
+
+
+def _decode(data: bytes, kind: str, limits: DecodeLimits) -> Photograph:
+    """The way of a file whose format is known; may raise anything."""
+    if kind == "WebP":
+        # The WebP decoder allocates its canvas when it is opened, and reports a short file only as a failure.
+        _check_size(*containers.webp_size(data), limits)
+        if containers.ends_early(data, kind):
+            raise _truncated(kind)
+    if kind == "JPEG" and (scans := containers.jpeg_scans(data)) > _MAX_SCANS:
+        raise CorruptImageError(
+            f"The JPEG file has {scans} scans, at most {_MAX_SCANS} are decoded. Save it again as baseline JPEG.",
+            format=kind,
+            scans=scans,
+        )
+    with _OPENERS[kind](io.BytesIO(data)) as image:
+        width, height = image.size
+        _check_size(width, height, limits)
+        if getattr(image, "is_animated", False):
+            raise AnimatedImageError(
+                f"The {kind} file is animated. Send a single photograph.", frames=getattr(image, "n_frames", None)
+            )
+        _draft(image, limits.working_side)
+        image.load()
+        orientation = _orientation(image)
+        profile = image.info.get("icc_profile")
+        decoded = _shrink(_to_eight_bits(image), limits.working_side)
+    decoded = _to_rgb(decoded, profile)
+    scale = min(1.0, max(decoded.size) / max(width, height))
+    if orientation in _TRANSPOSES:
+        decoded = decoded.transpose(_TRANSPOSES[orientation])
+        if orientation >= 5:
+            width, height = height, width
+    pixels: Pixels = np.array(decoded, dtype=np.uint8)
+    return Photograph(pixels=pixels, format=kind, width=width, height=height, scale=scale)
+
+
+def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
+    """The guards on what the header says, before pixels are allocated."""
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise ImageTooLargeError(
+            f"The picture is {width} x {height}; at most {limits.max_pixels} pixels and {limits.max_side} a side are "
+            "accepted. Scale the photograph down.",
+            width=width,
+            height=height,
+            max_pixels=limits.max_pixels,
+            max_side=limits.max_side,
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageTooSmallError(
+            f"The picture is {width} x {height}; each side needs at least {limits.min_side} pixels. "
+            "Send a larger photograph.",
+            width=width,
+            height=height,
+            min_side=limits.min_side,
+        )
+
+
+def _truncated(kind: str) -> TruncatedImageError:
+    return TruncatedImageError(
+        f"The {kind} file ends before the picture does. It was probably cut off on the way; send it again.", format=kind
+    )
+
+
+def _draft(image: ImageFile, working_side: int) -> None:
+    """Let the JPEG decoder drop to 1/2, 1/4 or 1/8 where the long side still reaches ``working_side``."""
+    width, height = image.size
+    divisor = next((d for d in (8, 4, 2) if max(width, height) // d >= working_side), None)
+    if divisor is not None and min(width, height) >= divisor:
+        image.draft(None, (width // divisor, height // divisor))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where it is missing or makes no sense."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(value) if int(value) in _TRANSPOSES else 1
+    except Exception:  # broken EXIF raises nearly every built-in type, and says nothing about the picture
+        return 1
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """L, RGB, RGBA, CMYK or LA at 8 bits a channel: modes that can be filtered."""
+    if image.mode.startswith("I"):  # Pillow reads 16-bit colour as its upper bytes; greyscale arrives whole
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" or "transparency" in image.info:
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.convert("L") if image.mode == "1" else image
+
+
+def _shrink(image: Image.Image, working_side: int) -> Image.Image:
+    """Bring the long side down to ``working_side``; a copy or the image itself, never larger."""
+    long_side = max(image.size)
+    if long_side <= working_side:
+        return image
+    width, height = (max(1, round(side * working_side / long_side)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Composite over white and go to sRGB, through the embedded profile where it fits."""
+    if image.mode in ("LA", "RGBA"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    if profile:
+        image = _to_srgb(image, profile)
+    return image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert by an ICC profile; the image itself where the profile is sRGB, broken or made for another mode."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+    except Exception:  # a broken profile costs fidelity of colour, not the picture
+        return image

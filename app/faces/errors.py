@@ -1,0 +1,77 @@
+"""What can go wrong between the bytes of a photograph and an aligned face; every class is one stable code."""
+
+from __future__ import annotations
+
+from app.errors import TesseraError
+
+
+class PhotographError(TesseraError):
+    """The bytes are no photograph that can be used; the subclass says why."""
+
+    code = "invalid_image"
+
+
+class EmptyImageError(PhotographError):
+    """There are no bytes at all."""
+
+    code = "empty_image"
+
+
+class UnsupportedFormatError(PhotographError):
+    """The bytes are no image, or one in a format that is not read; ``details["format"]`` names a known one."""
+
+    code = "unsupported_image_format"
+
+
+class ImageTooLargeError(PhotographError):
+    """Too many bytes, too many pixels or too long a side; ``details`` holds the limit and what was found."""
+
+    code = "image_too_large"
+
+
+class ImageTooSmallError(PhotographError):
+    """A side has fewer pixels than the limit."""
+
+    code = "image_too_small"
+
+
+class AnimatedImageError(PhotographError):
+    """The file holds more than one frame, and which one is meant cannot be known."""
+
+    code = "animated_image"
+
+
+class TruncatedImageError(PhotographError):
+    """The file ends before the picture does."""
+
+    code = "truncated_image"
+
+
+class CorruptImageError(PhotographError):
+    """The format is known, the contents cannot be decoded."""
+
+    code = "corrupt_image"
+
+
+class DetectorUnavailableError(TesseraError):
+    """The detector's weights are missing or are not the ones expected."""
+
+    code = "detector_unavailable"
+
+
+class DegenerateLandmarksError(TesseraError):
+    """Five points that no similarity transform can carry onto the template."""
+
+    code = "degenerate_landmarks"
+
+
+class NoFaceError(TesseraError):
+    """No face was found in the photograph."""
+
+    code = "no_face"
+
+
+class MultipleFacesError(TesseraError):
+    """More than one face where exactly one was asked for; ``details`` holds ``count`` and ``boxes``."""
+
+    code = "multiple_faces"

@@ -1,0 +1,145 @@
+"""The whole way: bytes of a photograph to the aligned faces that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.faces.align import align
+from app.faces.decode import DecodeLimits, decode
+from app.faces.detect import FaceDetector
+from app.faces.errors import MultipleFacesError, NoFaceError
+from app.faces.quality import QualityLimits, assess
+from app.types import AlignedFace, Box, DetectedFace, Photograph
+
+
+class FacePolicy(StrEnum):
+    """Which faces of a photograph are meant."""
+
+    SINGLE = "single"
+    """The only one; more than one is an error."""
+    LARGEST = "largest"
+    """The one with the largest box."""
+    ALL = "all"
+    """Every one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFaces:
+    """What a photograph showed.
+
+    Attributes:
+        width: of the upright original, pixels.
+        height: of the upright original, pixels.
+        faces_detected: how many faces there are, chosen or not.
+        faces: the chosen ones, the largest first; ``detected`` is in pixels of the upright original.
+    """
+
+    width: int
+    height: int
+    faces_detected: int
+    faces: tuple[AlignedFace, ...]
+
+
+class FaceFinder:
+    """Decode, detect, choose, align, assess; as safe to share between threads as its detector."""
+
+    def __init__(
+        self,
+        detector: FaceDetector,
+        decode_limits: DecodeLimits | None = None,
+        quality_limits: QualityLimits | None = None,
+    ) -> None:
+        self._detector = detector
+        self._decode_limits = decode_limits or DecodeLimits()
+        self._quality_limits = quality_limits or QualityLimits()
+
+    def find(self, data: bytes, policy: FacePolicy) -> FoundFaces:
+        """The faces of a photograph that the policy asks for.
+
+        Poor quality is no error here: it is named in each face's ``quality.issues``.
+
+        Args:
+            data: the whole file.
+            policy: which faces are meant.
+
+        Raises:
+            PhotographError: the bytes are no photograph that can be used.
+            NoFaceError: no face was found.
+            MultipleFacesError: more than one was found and the policy is ``single``.
+            DegenerateLandmarksError: a chosen face cannot be aligned.
+        """
+        photograph, detected = self._detect(data)
+        return self._found(photograph, detected, choose(detected, policy))
+
+    def find_all(self, data: bytes) -> FoundFaces:
+        """Every face of a photograph, as ``find`` with policy ``all``, but a photograph without a face is no error."""
+        photograph, detected = self._detect(data)
+        return self._found(photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
+
+    def _detect(self, data: bytes) -> tuple[Photograph, list[DetectedFace]]:
+        photograph = decode(data, self._decode_limits)
+        return photograph, [in_original(face, photograph.scale) for face in self._detector.detect(photograph)]
+
+    def _found(
+        self, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
+    ) -> FoundFaces:
+        return FoundFaces(
+            width=photograph.width,
+            height=photograph.height,
+            faces_detected=len(detected),
+            faces=tuple(self._cut(photograph, face) for face in chosen),
+        )
+
+    def _cut(self, photograph: Photograph, face: DetectedFace) -> AlignedFace:
+        """Align and assess a face given in original coordinates."""
+        chip = align(photograph.pixels, face.landmarks * photograph.scale)
+        return AlignedFace(detected=face, chip=chip, quality=assess(chip, face, 1.0, self._quality_limits))
+
+
+def in_original(face: DetectedFace, scale: float) -> DetectedFace:
+    """A face found in ``Photograph.pixels`` in coordinates of the upright original, given ``Photograph.scale``."""
+    box = face.box
+    return DetectedFace(
+        box=Box(x=box.x / scale, y=box.y / scale, width=box.width / scale, height=box.height / scale),
+        landmarks=face.landmarks / scale,
+        confidence=face.confidence,
+    )
+
+
+def choose(faces: Sequence[DetectedFace], policy: FacePolicy) -> list[DetectedFace]:
+    """The faces that a policy asks for, the largest first.
+
+    Args:
+        faces: what was found, in any order, in coordinates of the upright original (errors name the boxes).
+        policy: which of them are meant.
+
+    Raises:
+        NoFaceError: there is none.
+        MultipleFacesError: there is more than one and the policy is ``single``.
+    """
+    if not faces:
+        raise NoFaceError(
+            "No face was found. Send a photograph that shows the whole face upright, well lit and not too small."
+        )
+    ordered = sorted(faces, key=_area, reverse=True)
+    if policy is FacePolicy.ALL:
+        return ordered
+    if policy is FacePolicy.SINGLE and len(ordered) > 1:
+        boxes = [_rounded(face.box) for face in ordered]
+        raise MultipleFacesError(
+            f"The photograph shows {len(boxes)} faces where exactly one is expected. Crop it to the person "
+            'who is meant, or ask for face_policy "largest".',
+            count=len(boxes),
+            boxes=boxes,
+        )
+    return ordered[:1]
+
+
+def _area(face: DetectedFace) -> float:
+    return face.box.width * face.box.height
+
+
+def _rounded(box: Box) -> dict[str, float]:
+    return {name: round(getattr(box, name), 1) for name in ("x", "y", "width", "height")}

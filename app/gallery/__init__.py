@@ -1,0 +1,44 @@
+"""Templates at rest and in search.
+
+``protocol`` says what every gallery does; ``SqliteGallery`` is the one that needs nothing but a directory.
+"""
+
+from app.gallery.protocol import (
+    DEFAULT_COLLECTION,
+    CollectionExists,
+    CollectionNotFound,
+    EncoderMismatch,
+    Gallery,
+    GalleryError,
+    GalleryInUse,
+    GalleryUnavailable,
+    LastTemplate,
+    OnConflict,
+    PendingReceipt,
+    Receipt,
+    ReceiptExists,
+    SubjectExists,
+    SubjectNotFound,
+    TemplateNotFound,
+)
+from app.gallery.sqlite import SqliteGallery
+
+__all__ = [
+    "DEFAULT_COLLECTION",
+    "CollectionExists",
+    "CollectionNotFound",
+    "EncoderMismatch",
+    "Gallery",
+    "GalleryError",
+    "GalleryInUse",
+    "GalleryUnavailable",
+    "LastTemplate",
+    "OnConflict",
+    "PendingReceipt",
+    "Receipt",
+    "ReceiptExists",
+    "SqliteGallery",
+    "SubjectExists",
+    "SubjectNotFound",
+    "TemplateNotFound",
+]

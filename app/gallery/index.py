@@ -1,0 +1,179 @@
+"""The search index of a collection: derived from the database, in memory, always in step with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Protocol
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from app.gallery.lock import ReadersWriterLock
+from app.gallery.protocol import CollectionNotFound, GalleryError, GalleryUnavailable
+from app.types import EMBEDDING_SIZE, Embedding
+
+_LOGGER = logging.getLogger(__name__)
+
+Keys = npt.NDArray[np.int64]
+"""int64 [N], template keys."""
+Batch = tuple[Keys, npt.NDArray[np.float32]]
+"""Template keys, int64 [N], and their embeddings, float32 [N, 128]."""
+
+
+class VectorIndex(Protocol):
+    """Finds the stored vectors with the greatest inner product; exact or approximate.
+
+    Searches may run in parallel with each other, but not with ``add`` or ``remove``.
+    """
+
+    @property
+    def size(self) -> int:
+        """How many vectors it holds."""
+        ...
+
+    @property
+    def tolerance(self) -> float:
+        """How far a score may be from the exact inner product of two unit vectors."""
+        ...
+
+    def add(self, keys: Keys, vectors: npt.NDArray[np.float32]) -> None:
+        """Stores vectors, float32 [N, 128], under keys, int64 [N], that it does not hold yet."""
+        ...
+
+    def remove(self, keys: Keys) -> None:
+        """Removes vectors by key; RuntimeError when it did not hold them all."""
+        ...
+
+    def search(self, probe: Embedding, count: int) -> tuple[Keys, npt.NDArray[np.float32]]:
+        """At most ``count`` keys with their scores, greatest first."""
+        ...
+
+
+class FlatIndex:
+    """Compares the probe with every vector, kept at half precision: 264 bytes a template with its key.
+
+    Half precision keeps 11 bits of each component, so the inner product of two unit vectors is off by 2**-11 at most
+    with rounding to nearest and by 2**-10 with truncation.
+    """
+
+    def __init__(self) -> None:
+        quantizer = faiss.IndexScalarQuantizer(
+            EMBEDDING_SIZE, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        self._index = faiss.IndexIDMap2(quantizer)
+
+    @property
+    def size(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def tolerance(self) -> float:
+        return 1e-3
+
+    def add(self, keys: Keys, vectors: npt.NDArray[np.float32]) -> None:
+        self._index.add_with_ids(vectors, keys)
+
+    def remove(self, keys: Keys) -> None:
+        removed = self._index.remove_ids(faiss.IDSelectorBatch(keys))
+        if removed != len(keys):
+            raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
+
+    def search(self, probe: Embedding, count: int) -> tuple[Keys, npt.NDArray[np.float32]]:
+        scores, keys = self._index.search(probe[np.newaxis], count)
+        found = keys[0] >= 0
+        return keys[0][found], scores[0][found]
+
+
+class CollectionIndex:
+    """The index of one collection, together with the lock that keeps it in step with the database.
+
+    The commit of a transaction and the change of the index happen under the same exclusive lock, and a search holds
+    the shared one while it reads index and database: it sees both before the write or both after it. Hence nobody can
+    find a subject without its templates while they are being replaced.
+
+    ``load`` gives all that is committed, in batches. Start with ``rebuild``.
+    """
+
+    def __init__(
+        self, collection: str, load: Callable[[], Generator[Batch, None, None]], make_index: Callable[[], VectorIndex]
+    ) -> None:
+        self._collection = collection
+        self._load = load
+        self._make_index = make_index
+        self._lock = ReadersWriterLock()
+        self._vectors: VectorIndex | None = None
+        self._dropped = False
+
+    def rebuild(self) -> None:
+        """Derives the index anew. Raises GalleryUnavailable; the next search then tries again."""
+        with self._lock.writing():
+            self._rebuild()
+
+    @contextmanager
+    def reading(self) -> Iterator[VectorIndex]:
+        """The index, equal to what is committed until the context is left.
+
+        Raises CollectionNotFound when the collection has been erased, GalleryUnavailable when an index that had to be
+        given up cannot be rebuilt.
+        """
+        while True:
+            with self._lock.reading():
+                if self._dropped:
+                    raise CollectionNotFound(f"There is no collection {self._collection!r}.")
+                if self._vectors is not None:
+                    yield self._vectors
+                    return
+            with self._lock.writing():
+                if self._vectors is None and not self._dropped:
+                    self._rebuild()
+
+    def follow(self, commit: Callable[[], None], *, removed: Keys, added: Batch | None = None) -> None:
+        """Commits, then changes the index accordingly; raises only what ``commit`` raises, the index unchanged.
+
+        When the index fails after the commit it is rebuilt; when that fails too, searches raise GalleryUnavailable
+        until it succeeds, for the write is durable and no search may answer without it.
+        """
+        with self._lock.writing():
+            commit()
+            try:
+                self._change(removed, added)
+            except Exception:
+                _LOGGER.exception("The index of collection %r failed and is rebuilt.", self._collection)
+                try:
+                    self._rebuild()
+                except GalleryError:
+                    _LOGGER.exception("The index of collection %r cannot be rebuilt now.", self._collection)
+
+    def drop(self, commit: Callable[[], None]) -> None:
+        """Commits the erasure of the collection; later searches raise CollectionNotFound."""
+        with self._lock.writing():
+            commit()
+            self._dropped = True
+            self._vectors = None
+
+    def _change(self, removed: Keys, added: Batch | None) -> None:
+        if self._vectors is None:
+            self._rebuild()
+            return
+        if len(removed):
+            self._vectors.remove(removed)
+        if added is not None:
+            self._vectors.add(*added)
+
+    def _rebuild(self) -> None:
+        self._vectors = None
+        try:
+            vectors = self._make_index()
+            with closing(self._load()) as batches:
+                for keys, embeddings in batches:
+                    vectors.add(keys, embeddings)
+        except GalleryError:
+            raise
+        except Exception as error:
+            raise GalleryUnavailable(
+                f"The search index of collection {self._collection!r} cannot be built: {error}."
+            ) from error
+        self._vectors = vectors

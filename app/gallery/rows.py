@@ -1,0 +1,250 @@
+"""The SQL of the embedded gallery. Every function works inside the transaction of the connection it is given."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from app.gallery.index import Batch, Keys
+from app.gallery.protocol import (
+    CollectionNotFound,
+    GalleryUnavailable,
+    Receipt,
+    SubjectNotFound,
+    TemplateNotFound,
+)
+from app.gallery.vectors import StoredTemplate, are_unit_length, vectors_of
+from app.types import Collection, NewTemplate, Subject, Template
+
+_LOAD_BATCH = 8192
+
+
+def dump_metadata(metadata: Mapping[str, Any]) -> str:
+    """JSON text; TypeError or ValueError when it is not JSON."""
+    return json.dumps(dict(metadata), allow_nan=False, separators=(",", ":"))
+
+
+def load_metadata(text: str) -> dict[str, Any]:
+    """The mapping that ``dump_metadata`` was given."""
+    metadata: dict[str, Any] = json.loads(text)
+    return metadata
+
+
+def timestamp(moment: datetime) -> str:
+    """UTC, ISO 8601, of constant length, so that texts sort as their moments do."""
+    return moment.isoformat(timespec="microseconds")
+
+
+def collection_key(connection: sqlite3.Connection, collection: str) -> int:
+    """Raises CollectionNotFound."""
+    row = connection.execute("SELECT key FROM collections WHERE id = ?", (collection,)).fetchone()
+    if row is None:
+        raise CollectionNotFound(f"There is no collection {collection!r}.")
+    return int(row[0])
+
+
+def collection_ids(connection: sqlite3.Connection) -> dict[str, int]:
+    """The key of every collection, by id."""
+    return dict(connection.execute("SELECT id, key FROM collections"))
+
+
+def insert_collection(connection: sqlite3.Connection, collection: str, now: datetime) -> int:
+    """The key of a new collection; sqlite3.IntegrityError when there is one of this id."""
+    cursor = connection.execute(
+        "INSERT INTO collections (id, created_at) VALUES (?, ?) RETURNING key", (collection, timestamp(now))
+    )
+    return int(cursor.fetchone()[0])
+
+
+def read_collections(connection: sqlite3.Connection) -> list[Collection]:
+    """All collections by id, with their counts."""
+    rows = connection.execute(
+        """
+        SELECT c.id, c.created_at,
+               (SELECT COUNT(*) FROM subjects s WHERE s.collection = c.key),
+               (SELECT COUNT(*) FROM templates t WHERE t.collection = c.key)
+        FROM collections c ORDER BY c.id
+        """
+    )
+    return [
+        Collection(id=id_, created_at=datetime.fromisoformat(created_at), subjects=subjects, templates=templates)
+        for id_, created_at, subjects, templates in rows
+    ]
+
+
+def subject_key(connection: sqlite3.Connection, collection: str, subject_id: str) -> int:
+    """Raises CollectionNotFound, SubjectNotFound."""
+    row = connection.execute(
+        "SELECT key FROM subjects WHERE collection = ? AND id = ?", (collection_key(connection, collection), subject_id)
+    ).fetchone()
+    if row is None:
+        raise SubjectNotFound(f"There is no subject {subject_id!r} in collection {collection!r}.")
+    return int(row[0])
+
+
+def insert_subject(
+    connection: sqlite3.Connection, collection: int, subject_id: str, metadata: str, now: datetime
+) -> int:
+    """The key of a new subject."""
+    cursor = connection.execute(
+        """
+        INSERT INTO subjects (collection, id, metadata, created_at, updated_at) VALUES (?, ?, ?, ?, ?) RETURNING key
+        """,
+        (collection, subject_id, metadata, timestamp(now), timestamp(now)),
+    )
+    return int(cursor.fetchone()[0])
+
+
+def touch_subject(connection: sqlite3.Connection, subject: int, metadata: str | None, now: datetime) -> None:
+    """Notes that the subject was changed; metadata None keeps what is stored."""
+    connection.execute(
+        "UPDATE subjects SET metadata = COALESCE(?, metadata), updated_at = ? WHERE key = ?",
+        (metadata, timestamp(now), subject),
+    )
+
+
+def read_subject(connection: sqlite3.Connection, collection: str, subject_id: str) -> Subject:
+    """Raises CollectionNotFound, SubjectNotFound."""
+    key = subject_key(connection, collection, subject_id)
+    row = connection.execute(
+        "SELECT key, id, metadata, created_at, updated_at FROM subjects WHERE key = ?", (key,)
+    ).fetchone()
+    return _subject(connection, collection, row)
+
+
+def read_subjects(connection: sqlite3.Connection, collection: str, after: str, limit: int) -> list[Subject]:
+    """At most ``limit`` subjects with greater ids, by id. Raises CollectionNotFound."""
+    rows = connection.execute(
+        """
+        SELECT key, id, metadata, created_at, updated_at FROM subjects
+        WHERE collection = ? AND id > ? ORDER BY id LIMIT ?
+        """,
+        (collection_key(connection, collection), after, limit),
+    ).fetchall()
+    return [_subject(connection, collection, row) for row in rows]
+
+
+def _subject(connection: sqlite3.Connection, collection: str, row: tuple[int, str, str, str, str]) -> Subject:
+    key, id_, metadata, created_at, updated_at = row
+    templates = connection.execute("SELECT id, created_at FROM templates WHERE subject = ? ORDER BY key", (key,))
+    return Subject(
+        id=id_,
+        collection=collection,
+        metadata=load_metadata(metadata),
+        created_at=datetime.fromisoformat(created_at),
+        updated_at=datetime.fromisoformat(updated_at),
+        templates=tuple(Template(id=id_, created_at=datetime.fromisoformat(moment)) for id_, moment in templates),
+    )
+
+
+def insert_templates(
+    connection: sqlite3.Connection,
+    collection: int,
+    subject: int,
+    templates: Sequence[NewTemplate],
+    encoder: int,
+    now: datetime,
+) -> Keys:
+    """The keys of the new templates, int64 [N]; ValueError when an id is taken."""
+    keys = []
+    for template in templates:
+        try:
+            row = connection.execute(
+                """
+                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at)
+                VALUES (?, ?, ?, ?, ?, ?) RETURNING key
+                """,
+                (
+                    template.id,
+                    collection,
+                    subject,
+                    encoder,
+                    template.embedding.astype("<f4", copy=False).tobytes(),
+                    timestamp(now),
+                ),
+            ).fetchone()
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"The template id {template.id!r} is empty or taken.") from error
+        keys.append(row[0])
+    return np.array(keys, dtype=np.int64)
+
+
+def template_keys_of_subject(connection: sqlite3.Connection, subject: int) -> Keys:
+    """int64 [N]."""
+    return _keys(connection.execute("SELECT key FROM templates WHERE subject = ?", (subject,)))
+
+
+def template_keys_of_collection(connection: sqlite3.Connection, collection: int) -> Keys:
+    """int64 [N]."""
+    return _keys(connection.execute("SELECT key FROM templates WHERE collection = ?", (collection,)))
+
+
+def _keys(rows: sqlite3.Cursor) -> Keys:
+    return np.array([row[0] for row in rows], dtype=np.int64)
+
+
+def template_key(connection: sqlite3.Connection, subject: int, template_id: str) -> int:
+    """Raises TemplateNotFound."""
+    row = connection.execute(
+        "SELECT key FROM templates WHERE subject = ? AND id = ?", (subject, template_id)
+    ).fetchone()
+    if row is None:
+        raise TemplateNotFound(f"The subject has no template {template_id!r}.")
+    return int(row[0])
+
+
+def count_templates(connection: sqlite3.Connection, collection: int) -> int:
+    """How many templates a collection has."""
+    return int(connection.execute("SELECT COUNT(*) FROM templates WHERE collection = ?", (collection,)).fetchone()[0])
+
+
+def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Batch]:
+    """Every template of a collection. Raises GalleryUnavailable when an embedding is damaged."""
+    cursor = connection.execute("SELECT key, embedding FROM templates WHERE collection = ? ORDER BY key", (collection,))
+    while rows := cursor.fetchmany(_LOAD_BATCH):
+        vectors = vectors_of([embedding for _, embedding in rows])
+        if not are_unit_length(vectors):
+            raise GalleryUnavailable(
+                "The gallery's database is damaged: a stored embedding is not of unit length. Put a backup in "
+                "its place."
+            )
+        yield np.array([key for key, _ in rows], dtype=np.int64), vectors
+
+
+def read_templates(connection: sqlite3.Connection, keys: Sequence[int]) -> list[StoredTemplate]:
+    """The templates with these keys, in no order."""
+    rows = connection.execute(
+        """
+        SELECT t.key, t.id, s.id, s.metadata, t.embedding
+        FROM templates t JOIN subjects s ON s.key = t.subject
+        WHERE t.key IN (SELECT value FROM json_each(?))
+        """,
+        (json.dumps(list(keys)),),
+    )
+    return [StoredTemplate(*row) for row in rows]
+
+
+def find_receipt(connection: sqlite3.Connection, key: str, stored_after: datetime) -> Receipt | None:
+    """The receipt under this key, unless it is too old."""
+    row = connection.execute(
+        "SELECT key, fingerprint, body FROM receipts WHERE key = ? AND created_at > ?", (key, timestamp(stored_after))
+    ).fetchone()
+    return None if row is None else Receipt(*row)
+
+
+def insert_receipt(connection: sqlite3.Connection, receipt: Receipt, subject: int, now: datetime) -> None:
+    """Keeps a receipt for as long as its subject exists and it is not too old."""
+    connection.execute(
+        "INSERT INTO receipts (key, fingerprint, body, subject, created_at) VALUES (?, ?, ?, ?, ?)",
+        (receipt.key, receipt.fingerprint, receipt.body, subject, timestamp(now)),
+    )
+
+
+def delete_old_receipts(connection: sqlite3.Connection, stored_until: datetime) -> None:
+    """Erases the receipts that are too old."""
+    connection.execute("DELETE FROM receipts WHERE created_at <= ?", (timestamp(stored_until),))

@@ -1,0 +1,293 @@
+"""The embedded gallery: SQLite is the truth, an index in memory per collection finds the nearest templates."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.gallery import encoders, rows
+from app.gallery.database import Database
+from app.gallery.index import Batch, CollectionIndex, FlatIndex, Keys, VectorIndex
+from app.gallery.lock import DirectoryLock
+from app.gallery.protocol import (
+    DEFAULT_COLLECTION,
+    CollectionExists,
+    CollectionNotFound,
+    GalleryUnavailable,
+    LastTemplate,
+    OnConflict,
+    PendingReceipt,
+    Receipt,
+    ReceiptExists,
+    SubjectExists,
+    SubjectNotFound,
+)
+from app.gallery.vectors import Ranked, checked, nearest_subjects, rank
+from app.types import EMBEDDING_SIZE, Candidate, Collection, Embedding, NewTemplate, Subject
+
+RECEIPT_LIFETIME = timedelta(hours=24)
+DATABASE_NAME = "gallery.sqlite3"
+
+_NO_KEYS: Keys = np.empty(0, dtype=np.int64)
+
+
+def utc_now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class SqliteGallery:
+    """A ``Gallery`` in a directory of its own, for one process.
+
+    A write is committed to SQLite (on the disk before the commit returns), then the index follows, then the method
+    returns; see ``CollectionIndex`` for why no search sees a state between. A search asks the index for likely
+    templates and decides by their exact embeddings from the database.
+
+    Erasure: what is deleted is overwritten with zeros in the database file, and the write-ahead log, which may hold
+    pages as they were before, is emptied after every erasure, or, when a long read prevents that, by a later write or
+    ``close``. Receipts are erased with their subject; those older than 24 hours at opening and by the next write.
+    What file systems, disks and backups keep of overwritten data is beyond its reach.
+
+    Args:
+        directory: the data directory; created for its owner alone when it is missing.
+        encoder_digest: names the encoder that makes the embeddings.
+        clock: gives the present moment in UTC.
+        make_index: gives an empty index for a collection.
+
+    Raises:
+        GalleryInUse: the directory is open already, in another process or in this one.
+        EncoderMismatch: it holds templates of another encoder.
+        GalleryUnavailable: it cannot be written, or its database is damaged or of a newer release.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        encoder_digest: str,
+        clock: Callable[[], datetime] = utc_now,
+        make_index: Callable[[], VectorIndex] = FlatIndex,
+    ) -> None:
+        if not encoder_digest:
+            raise ValueError("The encoder's digest is empty.")
+        self._clock = clock
+        self._make_index = make_index
+        self._indexes: dict[str, CollectionIndex] = {}
+        with ExitStack() as opened:
+            opened.callback(DirectoryLock(directory).release)
+            self._database = Database(directory / DATABASE_NAME)
+            opened.callback(self._database.close)
+            self._encoder = self._open(directory, encoder_digest)
+            self._opened = opened.pop_all()
+
+    def _open(self, directory: Path, encoder_digest: str) -> int:
+        with self._database.writing() as connection:
+            now = self._clock()
+            encoder = encoders.bind(connection, directory, encoder_digest)
+            rows.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
+            if DEFAULT_COLLECTION not in rows.collection_ids(connection):
+                rows.insert_collection(connection, DEFAULT_COLLECTION, now)
+            collections = rows.collection_ids(connection)
+            connection.commit()
+        for collection, key in collections.items():
+            self._indexes[collection] = self._index_of(collection, key)
+        return encoder
+
+    def _index_of(self, collection: str, key: int) -> CollectionIndex:
+        def load() -> Generator[Batch, None, None]:
+            with self._database.reading() as connection:
+                yield from rows.load_vectors(connection, key)
+
+        index = CollectionIndex(collection, load, self._make_index)
+        index.rebuild()
+        return index
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, datetime]]:
+        with self._database.writing() as connection:
+            now = self._clock()
+            rows.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
+            yield connection, now
+
+    def create_collection(self, collection: str) -> Collection:
+        if not collection:
+            raise ValueError("A collection's id is empty.")
+        with self._writing() as (connection, now):
+            if collection in rows.collection_ids(connection):
+                raise CollectionExists(f"There is a collection {collection!r} already.")
+            key = rows.insert_collection(connection, collection, now)
+            index = self._index_of(collection, key)
+            connection.commit()
+            self._indexes[collection] = index
+        return Collection(id=collection, created_at=now, subjects=0, templates=0)
+
+    def collections(self) -> list[Collection]:
+        with self._database.reading() as connection:
+            return rows.read_collections(connection)
+
+    def delete_collection(self, collection: str) -> int:
+        with self._writing() as (connection, _):
+            key = rows.collection_key(connection, collection)
+            erased = rows.template_keys_of_collection(connection, key)
+            self._database.expect_erasure()
+            index = self._indexes[collection]
+            if collection == DEFAULT_COLLECTION:
+                connection.execute("DELETE FROM subjects WHERE collection = ?", (key,))
+                index.follow(connection.commit, removed=erased)
+            else:
+                connection.execute("DELETE FROM collections WHERE key = ?", (key,))
+                index.drop(connection.commit)
+                del self._indexes[collection]
+        return len(erased)
+
+    def enroll(
+        self,
+        collection: str,
+        subject_id: str,
+        templates: Sequence[NewTemplate],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        on_conflict: OnConflict = OnConflict.APPEND,
+        receipt: PendingReceipt | None = None,
+    ) -> Subject:
+        if not subject_id or not templates:
+            raise ValueError("An enrolment has a subject id and at least one template.")
+        vectors = np.stack([checked(template.embedding) for template in templates])
+        encoded = None if metadata is None else rows.dump_metadata(metadata)
+        with self._writing() as (connection, now):
+            key = rows.collection_key(connection, collection)
+            # Before the subject is looked at: the twin of this request may have been the one that created it.
+            if receipt is not None and rows.find_receipt(connection, receipt.key, now - RECEIPT_LIFETIME):
+                raise ReceiptExists("Another request has been answered under this idempotency key.")
+            subject, erased = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
+            keys = rows.insert_templates(connection, key, subject, templates, self._encoder, now)
+            enrolled = rows.read_subject(connection, collection, subject_id)
+            if receipt is not None:
+                answer = Receipt(receipt.key, receipt.fingerprint, receipt.render(enrolled))
+                rows.insert_receipt(connection, answer, subject, now)
+            self._indexes[collection].follow(connection.commit, removed=erased, added=(keys, vectors))
+        return enrolled
+
+    def _admit(
+        self,
+        connection: sqlite3.Connection,
+        collection: str,
+        subject_id: str,
+        metadata: str | None,
+        on_conflict: OnConflict,
+        now: datetime,
+    ) -> tuple[int, Keys]:
+        """The subject's key, ready to take templates, and the keys of the templates that were erased for them."""
+        try:
+            subject = rows.subject_key(connection, collection, subject_id)
+        except SubjectNotFound:
+            key = rows.collection_key(connection, collection)
+            return rows.insert_subject(connection, key, subject_id, metadata or "{}", now), _NO_KEYS
+        if on_conflict is OnConflict.REJECT:
+            raise SubjectExists(f"There is a subject {subject_id!r} in collection {collection!r} already.")
+        rows.touch_subject(connection, subject, metadata, now)
+        if on_conflict is OnConflict.APPEND:
+            return subject, _NO_KEYS
+        erased = rows.template_keys_of_subject(connection, subject)
+        self._database.expect_erasure()
+        connection.execute("DELETE FROM templates WHERE subject = ?", (subject,))
+        return subject, erased
+
+    def receipt(self, key: str) -> Receipt | None:
+        with self._database.reading() as connection:
+            return rows.find_receipt(connection, key, self._clock() - RECEIPT_LIFETIME)
+
+    def subject(self, collection: str, subject_id: str) -> Subject:
+        with self._database.reading() as connection:
+            return rows.read_subject(connection, collection, subject_id)
+
+    def subjects(self, collection: str, *, after: str | None, limit: int) -> list[Subject]:
+        if limit < 1:
+            raise ValueError("The limit is 1 or more.")
+        with self._database.reading() as connection:
+            return rows.read_subjects(connection, collection, after or "", limit)
+
+    def update_subject(self, collection: str, subject_id: str, metadata: Mapping[str, Any]) -> Subject:
+        encoded = rows.dump_metadata(metadata)
+        with self._writing() as (connection, now):
+            subject = rows.subject_key(connection, collection, subject_id)
+            rows.touch_subject(connection, subject, encoded, now)
+            updated = rows.read_subject(connection, collection, subject_id)
+            connection.commit()
+        return updated
+
+    def delete_subject(self, collection: str, subject_id: str) -> int:
+        with self._writing() as (connection, _):
+            subject = rows.subject_key(connection, collection, subject_id)
+            erased = rows.template_keys_of_subject(connection, subject)
+            self._database.expect_erasure()
+            connection.execute("DELETE FROM subjects WHERE key = ?", (subject,))
+            self._indexes[collection].follow(connection.commit, removed=erased)
+        return len(erased)
+
+    def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:
+        with self._writing() as (connection, now):
+            subject = rows.subject_key(connection, collection, subject_id)
+            key = rows.template_key(connection, subject, template_id)
+            if len(rows.template_keys_of_subject(connection, subject)) == 1:
+                raise LastTemplate(
+                    f"{template_id!r} is the last template of subject {subject_id!r}; delete the subject instead."
+                )
+            self._database.expect_erasure()
+            connection.execute("DELETE FROM templates WHERE key = ?", (key,))
+            rows.touch_subject(connection, subject, None, now)
+            remaining = rows.read_subject(connection, collection, subject_id)
+            self._indexes[collection].follow(connection.commit, removed=np.array([key], dtype=np.int64))
+        return remaining
+
+    def search(self, collection: str, probe: Embedding, top_k: int) -> list[Candidate]:
+        if top_k < 1:
+            raise ValueError("top_k is 1 or more.")
+        probe = checked(probe)
+        index = self._indexes.get(collection)
+        if index is None:
+            raise CollectionNotFound(f"There is no collection {collection!r}.")
+        with index.reading() as vectors, self._database.reading() as connection:
+            found = nearest_subjects(vectors, lambda keys: rows.read_templates(connection, keys), probe, top_k)
+        return [_candidate(ranked) for ranked in found]
+
+    def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
+        probe = checked(probe)
+        with self._database.reading() as connection:
+            subject = rows.subject_key(connection, collection, subject_id)
+            keys = rows.template_keys_of_subject(connection, subject)
+            templates = rows.read_templates(connection, keys.tolist())
+        return _candidate(rank(probe, templates)[0])
+
+    def check(self) -> None:
+        probe = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
+        for collection, index in list(self._indexes.items()):
+            try:
+                with index.reading() as vectors, self._database.reading() as connection:
+                    stored = rows.count_templates(connection, rows.collection_key(connection, collection))
+                    indexed = vectors.size
+                    if stored:
+                        vectors.search(probe, 1)
+            except CollectionNotFound:
+                continue
+            except RuntimeError as error:
+                raise GalleryUnavailable(f"The index of collection {collection!r} does not answer: {error}.") from error
+            if stored != indexed:
+                raise GalleryUnavailable(
+                    f"The index of collection {collection!r} holds {indexed} templates, its database {stored}. "
+                    "Restart the server: the index is rebuilt from the database."
+                )
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+def _candidate(ranked: Ranked) -> Candidate:
+    template = ranked.template
+    return Candidate(template.subject_id, template.id, ranked.distance, rows.load_metadata(template.metadata))

@@ -1,0 +1,104 @@
+"""Embeddings as numbers: what may be stored, how far apart two of them are, which subjects are nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.gallery.index import VectorIndex
+from app.types import EMBEDDING_SIZE, Embedding
+
+UNIT_LENGTH_TOLERANCE = 1e-3
+MAX_DISTANCE = 4.0
+
+# The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
+_SPARE = 32
+_GROWTH = 4
+
+Vectors = npt.NDArray[np.float32]
+"""float32 [N, 128]."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTemplate:
+    """A template with its embedding as float32 bytes and its subject's metadata as JSON text."""
+
+    key: int
+    id: str
+    subject_id: str
+    metadata: str
+    embedding: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A subject's nearest template; ``distance`` is squared L2, 0..4."""
+
+    distance: float
+    template: StoredTemplate
+
+
+def are_unit_length(vectors: Vectors) -> bool:
+    """Whether every row is finite and of length 1 within 1e-3."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    return bool(np.all(np.abs(lengths - 1.0) <= UNIT_LENGTH_TOLERANCE))
+
+
+def checked(embedding: Embedding) -> Embedding:
+    """The embedding itself, contiguous; ValueError unless it is float32 [128], finite and of unit length."""
+    if not isinstance(embedding, np.ndarray) or embedding.dtype != np.float32 or embedding.shape != (EMBEDDING_SIZE,):
+        raise ValueError(f"An embedding is float32 [{EMBEDDING_SIZE}].")
+    if not are_unit_length(embedding[np.newaxis]):
+        raise ValueError("An embedding is finite and of unit length.")
+    return np.ascontiguousarray(embedding)
+
+
+def vectors_of(blobs: Sequence[bytes]) -> Vectors:
+    """float32 [N, 128] of N stored embeddings."""
+    return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, EMBEDDING_SIZE)
+
+
+def squared_distances(probe: Embedding, vectors: Vectors) -> npt.NDArray[np.float32]:
+    """float32 [N], each 0..4: squared L2 between the probe and every row, the same whatever else is in the rows."""
+    distances: npt.NDArray[np.float32] = np.square(vectors - probe).sum(axis=1)
+    return np.clip(distances, 0.0, MAX_DISTANCE)
+
+
+def rank(probe: Embedding, templates: Sequence[StoredTemplate]) -> list[Ranked]:
+    """One entry a subject, its nearest template (the older of two alike), by distance, then by subject id."""
+    distances = squared_distances(probe, vectors_of([template.embedding for template in templates]))
+    nearest: dict[str, Ranked] = {}
+    for distance, template in sorted(zip(distances.tolist(), templates, strict=True), key=lambda pair: pair[1].key):
+        known = nearest.get(template.subject_id)
+        if known is None or distance < known.distance:
+            nearest[template.subject_id] = Ranked(distance, template)
+    return sorted(nearest.values(), key=lambda ranked: (ranked.distance, ranked.template.subject_id))
+
+
+def nearest_subjects(
+    index: VectorIndex, fetch: Callable[[list[int]], list[StoredTemplate]], probe: Embedding, top_k: int
+) -> list[Ranked]:
+    """The ``top_k`` nearest subjects by exact distance, although the index rounds.
+
+    The index proposes template keys and ``fetch`` reads those templates. More are fetched until nothing that the index
+    has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
+    embeddings may be off; so near ties at the cut are decided by the exact distances.
+    """
+    wanted = top_k + _SPARE
+    probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
+    while True:
+        count = min(wanted, index.size)
+        if count == 0:
+            return []
+        keys, scores = index.search(probe, count)
+        ranked = rank(probe, fetch(keys.tolist()))
+        if len(keys) < count or count == index.size:
+            return ranked[:top_k]
+        best_score_left = float(scores[-1]) + index.tolerance
+        nearest_left = probe_square + (1.0 - UNIT_LENGTH_TOLERANCE) ** 2 - 2.0 * best_score_left
+        if len(ranked) >= top_k and ranked[top_k - 1].distance < min(nearest_left, MAX_DISTANCE):
+            return ranked[:top_k]
+        wanted *= _GROWTH

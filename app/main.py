@@ -1,0 +1,85 @@
+"""The application: builds the parts once and wires the routers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api import collections, operations, subjects, verbs
+from app.api.metrics import Metrics
+from app.api.middleware import RequestMiddleware
+from app.api.problems import Problem, install_problem_handlers
+from app.api.state import Parts
+from app.decisions import load_calibration
+from app.encoding import create_runtime, load_weights
+from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
+from app.gallery import SqliteGallery
+from app.service import TesseraService
+from app.settings import Settings
+from app.version import VERSION
+
+
+def build_service(settings: Settings) -> TesseraService:
+    """Loads encoder and calibration and opens the gallery.
+
+    Raises TesseraError, with a message for the operator, where one of them cannot be used.
+    """
+    weights = load_weights(settings.encoding.weights)
+    calibration = load_calibration(settings.encoding.weights, weights.sha256)
+    encoder = create_runtime(
+        weights,
+        runtime=settings.encoding.runtime,
+        precision=settings.encoding.precision,
+        threads=settings.encoding.threads,
+    )
+    faces = settings.faces
+    finder = FaceFinder(
+        YunetDetector(DetectorSettings(score_threshold=faces.detection_threshold)),
+        DecodeLimits(max_bytes=faces.max_image_bytes, max_pixels=faces.max_image_pixels),
+        QualityLimits(min_eye_distance=faces.min_eye_distance),
+    )
+    gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)
+    return TesseraService(finder, encoder, gallery, calibration, enforce_quality=settings.faces.enforce_quality)
+
+
+def create_app(settings: Settings | None = None, service: TesseraService | None = None) -> FastAPI:
+    """The ASGI application. It closes the service, given or built, when it shuts down."""
+    chosen = settings or Settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        running = service or build_service(chosen)
+        workers = len(os.sched_getaffinity(0))
+        app.state.parts = Parts(chosen, running, metrics, workers)
+        try:
+            yield
+        finally:
+            running.close()
+
+    app = FastAPI(
+        title="Tessera",
+        version=VERSION,
+        summary="Self-hosted face verification: enrol, verify and identify at a measured false match rate",
+        lifespan=lifespan,
+    )
+    app.state.settings = chosen
+    app.add_middleware(RequestMiddleware, metrics=metrics, max_body_bytes=chosen.server.max_body_bytes)
+    install_problem_handlers(app)
+    for router in (verbs.router, subjects.router, collections.router, operations.router):
+        app.include_router(router)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app

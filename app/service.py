@@ -1,0 +1,318 @@
+"""The three verbs: photographs in, decisions out. Composes the rooms and knows no HTTP."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from app.decisions import Calibration, Decision, decide
+from app.encoding import EncoderInfo, EncoderRuntime
+from app.errors import TesseraError
+from app.faces import FaceFinder, FacePolicy, FoundFaces
+from app.gallery import Gallery, OnConflict, PendingReceipt, ReceiptExists
+from app.types import CHIP_SIDE, AlignedFace, Candidate, Embedding, NewTemplate, Subject
+
+EMPTY_GALLERY = "empty_gallery"
+
+
+class PolicyNotAllowed(TesseraError):
+    """A template belongs to one face, so an enrolment cannot take all faces of a photograph."""
+
+    code = "face_policy_not_allowed"
+
+
+class LowQuality(TesseraError):
+    """The face is too small, blurred, dark or turned away to stand for a person."""
+
+    code = "low_quality"
+
+
+class NoUsableImage(TesseraError):
+    """None of several photographs gave a template; ``details`` holds the reason of each."""
+
+    code = "no_usable_image"
+
+
+class IdempotencyMismatch(TesseraError):
+    """An idempotency key was used again with another request."""
+
+    code = "idempotency_key_reused"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The face that was used, its embedding, and how many faces the photograph shows."""
+
+    faces_detected: int
+    face: AlignedFace
+    embedding: Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledImage:
+    """The template made from one photograph; ``index`` is the photograph's place in the request."""
+
+    index: int
+    template_id: str
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedImage:
+    """A photograph that gave no template, and why."""
+
+    index: int
+    error: TesseraError
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an enrolment did; ``possible_duplicates`` are other subjects within the threshold, nearest first."""
+
+    subject: Subject
+    enrolled: tuple[EnrolledImage, ...]
+    rejected: tuple[RejectedImage, ...]
+    possible_duplicates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The stored answer to an enrolment that was done before under the same idempotency key."""
+
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's key, a digest of its request, and how the answer is written down."""
+
+    key: str
+    fingerprint: str
+    render: Callable[[Enrolment], str]
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRequest:
+    """One subject and its photographs (encoded files)."""
+
+    images: Sequence[bytes]
+    subject_id: str | None
+    collection: str
+    metadata: Mapping[str, Any] | None = None
+    face_policy: FacePolicy = FacePolicy.SINGLE
+    on_conflict: OnConflict = OnConflict.APPEND
+    report_duplicates: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject."""
+
+    decision: Decision
+    distance: float
+    threshold: float
+    probe: Probe
+    reference: Probe | None = None
+    candidate: Candidate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FaceIdentification:
+    """Candidates for one face of the probe, nearest subject first."""
+
+    decision: Decision
+    probe: Probe
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """Outcome of 1:N; one entry a face used, the one with the nearest candidate first."""
+
+    threshold: float
+    faces: tuple[FaceIdentification, ...]
+    reason: str | None = field(default=None)
+
+
+class TesseraService:
+    """Enroll, verify and identify. Every method may be called from several threads at once."""
+
+    def __init__(
+        self,
+        finder: FaceFinder,
+        encoder: EncoderRuntime,
+        gallery: Gallery,
+        calibration: Calibration,
+        *,
+        enforce_quality: bool = True,
+    ) -> None:
+        self._finder, self._encoder, self.gallery, self.calibration = finder, encoder, gallery, calibration
+        self._enforce_quality = enforce_quality
+
+    @property
+    def encoder(self) -> EncoderInfo:
+        """Which encoder runs, and how."""
+        return self._encoder.info
+
+    @property
+    def threshold(self) -> float:
+        """The largest squared distance that counts as a match."""
+        return self.calibration.default.threshold
+
+    def detect(self, image: bytes) -> FoundFaces:
+        """All faces of a photograph, largest first; none is no error here."""
+        return self._finder.find_all(image)
+
+    def enroll(self, request: EnrolmentRequest, idempotency: Idempotency | None = None) -> Enrolment | Replay:
+        """Makes templates of the usable photographs and stores them, all in one step.
+
+        Raises what decoding, detection and the gallery raise; NoUsableImage if several photographs were given and
+        none was usable; PolicyNotAllowed; IdempotencyMismatch.
+        """
+        if request.face_policy is FacePolicy.ALL:
+            raise PolicyNotAllowed("a subject is one person: use face_policy single or largest to enrol")
+        if idempotency is not None and (replay := self._replay(idempotency)) is not None:
+            return replay
+        found, rejected = self._usable_faces(request)
+        embeddings = self._encoder.encode(np.stack([face.faces[0].chip for face in found.values()]))
+        enrolled = tuple(
+            EnrolledImage(index, uuid.uuid4().hex, Probe(faces.faces_detected, faces.faces[0], embedding))
+            for (index, faces), embedding in zip(found.items(), embeddings, strict=True)
+        )
+        subject_id = request.subject_id or uuid.uuid4().hex
+        duplicates = self._duplicates(request, subject_id, enrolled)
+
+        def outcome(subject: Subject) -> Enrolment:
+            return Enrolment(subject, enrolled, rejected, duplicates)
+
+        receipt = None
+        if idempotency is not None:
+            render = idempotency.render
+            receipt = PendingReceipt(idempotency.key, idempotency.fingerprint, lambda s: render(outcome(s)))
+        try:
+            subject = self.gallery.enroll(
+                request.collection,
+                subject_id,
+                [NewTemplate(e.template_id, e.probe.embedding) for e in enrolled],
+                metadata=request.metadata,
+                on_conflict=request.on_conflict,
+                receipt=receipt,
+            )
+        except ReceiptExists:
+            # The same request arrived twice at once and the other one was first.
+            if idempotency is None or (replay := self._replay(idempotency)) is None:
+                raise
+            return replay
+        return outcome(subject)
+
+    def verify(self, image: bytes, reference: bytes, *, face_policy: FacePolicy) -> Verification:
+        """Compares two photographs. With ``all``, the closest pair of faces decides."""
+        probes, references = self._probes(image, face_policy), self._probes(reference, face_policy)
+        distances = np.array([[squared_distance(p.embedding, r.embedding) for r in references] for p in probes])
+        row, column = np.unravel_index(int(distances.argmin()), distances.shape)
+        distance = float(distances[row, column])
+        return Verification(
+            decide(distance, self.threshold), distance, self.threshold, probes[row], reference=references[column]
+        )
+
+    def verify_subject(
+        self, image: bytes, collection: str, subject_id: str, *, face_policy: FacePolicy
+    ) -> Verification:
+        """Compares a photograph with an enrolled subject's best template. With ``all``, the closest face decides."""
+        self.gallery.subject(collection, subject_id)
+        probes = self._probes(image, face_policy)
+        candidates = [self.gallery.compare(collection, subject_id, p.embedding) for p in probes]
+        best = min(range(len(probes)), key=lambda i: candidates[i].distance)
+        distance = candidates[best].distance
+        return Verification(
+            decide(distance, self.threshold), distance, self.threshold, probes[best], candidate=candidates[best]
+        )
+
+    def identify(self, image: bytes, collection: str, top_k: int, *, face_policy: FacePolicy) -> Identification:
+        """Searches a collection for the faces of a photograph."""
+        found = []
+        for probe in self._probes(image, face_policy):
+            candidates = tuple(self.gallery.search(collection, probe.embedding, top_k))
+            decision = decide(candidates[0].distance, self.threshold) if candidates else Decision.NO_MATCH
+            found.append(FaceIdentification(decision, probe, candidates))
+        found.sort(key=lambda f: f.candidates[0].distance if f.candidates else np.inf)
+        reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
+        return Identification(self.threshold, tuple(found), reason)
+
+    def check_encoder(self) -> None:
+        """Encodes a blank chip; raises RuntimeError if that gives no embedding."""
+        embedding = self._encoder.encode(np.zeros((1, CHIP_SIDE, CHIP_SIDE, 3), dtype=np.uint8))
+        if not np.isfinite(embedding).all():
+            raise RuntimeError("the encoder gives numbers that are not finite")
+
+    def close(self) -> None:
+        """Gives the gallery free."""
+        self.gallery.close()
+
+    def _replay(self, idempotency: Idempotency) -> Replay | None:
+        receipt = self.gallery.receipt(idempotency.key)
+        if receipt is None:
+            return None
+        if receipt.fingerprint != idempotency.fingerprint:
+            raise IdempotencyMismatch(
+                "this Idempotency-Key belongs to another request of the last 24 hours; use a new key"
+            )
+        return Replay(receipt.body)
+
+    def _usable_faces(self, request: EnrolmentRequest) -> tuple[dict[int, FoundFaces], tuple[RejectedImage, ...]]:
+        usable: dict[int, FoundFaces] = {}
+        rejected: list[RejectedImage] = []
+        for index, image in enumerate(request.images):
+            try:
+                found = self._finder.find(image, request.face_policy)
+                self._require_quality(found.faces[0])
+                usable[index] = found
+            except TesseraError as error:
+                rejected.append(RejectedImage(index, error))
+        if not usable and len(rejected) == 1:
+            raise rejected[0].error
+        if not usable:
+            reasons = [{"image": r.index, "code": r.error.code, "detail": r.error.message} for r in rejected]
+            raise NoUsableImage("no photograph gave a usable face; see failures", failures=reasons)
+        return usable, tuple(rejected)
+
+    def _require_quality(self, face: AlignedFace) -> None:
+        if self._enforce_quality and face.quality.issues:
+            issues = list(face.quality.issues)
+            raise LowQuality(
+                f"the face is not good enough to enrol ({', '.join(issues)}); send a sharper, larger, frontal photograph",
+                issues=issues,
+            )
+
+    def _duplicates(
+        self, request: EnrolmentRequest, subject_id: str, enrolled: Sequence[EnrolledImage]
+    ) -> tuple[Candidate, ...]:
+        if not request.report_duplicates:
+            return ()
+        nearest: dict[str, Candidate] = {}
+        for image in enrolled:
+            for candidate in self.gallery.search(request.collection, image.probe.embedding, top_k=5):
+                known = nearest.get(candidate.subject_id)
+                if (
+                    candidate.subject_id != subject_id
+                    and decide(candidate.distance, self.threshold) is Decision.MATCH
+                    and (known is None or candidate.distance < known.distance)
+                ):
+                    nearest[candidate.subject_id] = candidate
+        return tuple(sorted(nearest.values(), key=lambda c: (c.distance, c.subject_id)))
+
+    def _probes(self, image: bytes, face_policy: FacePolicy) -> list[Probe]:
+        found = self._finder.find(image, face_policy)
+        embeddings = self._encoder.encode(np.stack([face.chip for face in found.faces]))
+        return [
+            Probe(found.faces_detected, face, embedding) for face, embedding in zip(found.faces, embeddings, strict=True)
+        ]
+
+
+def squared_distance(a: Embedding, b: Embedding) -> float:
+    """Squared L2 between two unit vectors, float32 [128] each, in 0..4."""
+    return float(np.clip(np.square(a - b).sum(dtype=np.float64), 0.0, 4.0))

@@ -1,0 +1,74 @@
+"""Every setting, nested by room, read from ``TESSERA_*`` variables; combinations that cannot work refuse to start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.encoding import Precision, RuntimeName
+
+MEBIBYTE = 1024 * 1024
+DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "model" / "weights"
+
+
+class _Room(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Room):
+    """Where the service listens and how much it takes in."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose one")
+    max_body_bytes: PositiveInt = Field(default=32 * MEBIBYTE, description="largest request body, bytes")
+    max_images: PositiveInt = Field(default=16, description="most photographs in one request")
+    max_metadata_bytes: PositiveInt = Field(default=16 * 1024, description="largest metadata of a subject, bytes of JSON")
+    graceful_seconds: PositiveInt = Field(default=20, description="time for requests under way when the service stops")
+
+
+class FacesSettings(_Room):
+    """What is accepted as a photograph and as a face."""
+
+    max_image_bytes: PositiveInt = Field(default=16 * MEBIBYTE, description="largest photograph, bytes")
+    max_image_pixels: PositiveInt = Field(default=50_000_000, description="largest photograph, pixels")
+    detection_threshold: float = Field(default=0.7, gt=0, lt=1, description="lowest detector confidence of a face")
+    min_eye_distance: float = Field(default=16, ge=0, description="smallest distance between the eyes, pixels")
+    enforce_quality: bool = Field(default=True, description="refuse to enrol a face whose quality is outside the limits")
+
+
+class EncodingSettings(_Room):
+    """Which encoder runs, and how."""
+
+    weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with encoder.onnx and calibration.json")
+    runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or torch")
+    precision: Precision = Field(default=Precision.AUTO, description="auto, bf16 or f32")
+    threads: int = Field(default=0, ge=0, description="threads of the encoder; 0 uses every core available")
+
+
+class GallerySettings(_Room):
+    """Where templates are kept."""
+
+    data_dir: Path = Field(default=Path("data"), description="folder of the database; one process at a time")
+    report_duplicates: bool = Field(default=True, description="on enrolment, look for the same face under another subject")
+
+
+class Settings(BaseSettings):
+    """All rooms. ``TESSERA_SERVER__PORT=9000`` sets ``server.port``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TESSERA_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    server: ServerSettings = ServerSettings()
+    faces: FacesSettings = FacesSettings()
+    encoding: EncodingSettings = EncodingSettings()
+    gallery: GallerySettings = GallerySettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.faces.max_image_bytes > self.server.max_body_bytes:
+            raise ValueError("faces.max_image_bytes is above server.max_body_bytes: no such photograph could arrive")
+        return self

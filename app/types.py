@@ -1,0 +1,133 @@
+"""The plain types that the rooms share: frozen dataclasses over numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+EMBEDDING_SIZE = 128
+CHIP_SIDE = 112
+
+Pixels = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB."""
+Embedding = npt.NDArray[np.float32]
+"""float32 [128], unit length."""
+Landmarks = npt.NDArray[np.float32]
+"""float32 [5, 2], x and y in pixels: the eye on the left of the picture, the other eye, nose tip, mouth corners."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """A decoded picture, upright.
+
+    ``pixels`` may be smaller than the file says: ``scale`` is decoded width / original width (1 or less), and
+    ``width`` and ``height`` are the upright original's, in pixels.
+    """
+
+    pixels: Pixels
+    format: str
+    width: int
+    height: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels; it may reach beyond the picture."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedFace:
+    """One face found in a photograph, in the coordinates of ``Photograph.pixels``; confidence 0..1."""
+
+    box: Box
+    landmarks: Landmarks
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What was measured of one face; ``issues`` names every measure that lies outside its limits.
+
+    eye_distance: between the eyes in the original, pixels. sharpness: variance of the Laplacian of the grey chip.
+    brightness: mean grey level of the chip, 0..255. contrast: standard deviation of its grey levels.
+    yaw: horizontal offset of the nose tip from the middle of the eyes, as a share of the eye distance, 0 = frontal,
+    negative to the left of the picture. roll: inclination of the line through the eyes, degrees, clockwise positive.
+    confidence: the detector's, 0..1.
+    """
+
+    eye_distance: float
+    sharpness: float
+    brightness: float
+    contrast: float
+    yaw: float
+    roll: float
+    confidence: float
+    issues: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedFace:
+    """A face ready to be encoded: ``chip`` is uint8 [112, 112, 3], RGB."""
+
+    detected: DetectedFace
+    chip: Pixels
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """An isolated set of subjects."""
+
+    id: str
+    created_at: datetime
+    subjects: int
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewTemplate:
+    """An embedding to be stored under an id chosen by the caller (unique in the whole database)."""
+
+    id: str
+    embedding: Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What is known of a stored template, without its numbers."""
+
+    id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A person in a collection, the templates oldest first."""
+
+    id: str
+    collection: str
+    metadata: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    templates: tuple[Template, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A subject's best template for a probe; ``distance`` is squared L2, 0..4."""
+
+    subject_id: str
+    template_id: str
+    distance: float
+    metadata: Mapping[str, Any]

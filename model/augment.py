@@ -1,0 +1,113 @@
+"""Random changes to a batch of chips that keep the person: geometry, blur, colour, occlusion, borders.
+
+All functions map float [B, 3, H, W] in 0..255 to the same shape, drawing from the generator they are given.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Generator, Tensor
+from torch.nn import functional
+
+
+class Augmentation(BaseModel):
+    """How strong each change is; every probability is per image."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rotation_degrees: float = 6.0
+    scale: float = 0.08
+    shift_pixels: float = 4.0
+    blur_probability: float = 0.25
+    grey_probability: float = 0.1
+    colour_probability: float = 0.6
+    erase_probability: float = 0.15
+    noise_probability: float = 0.15
+
+
+def _uniform(low: float, high: float, size: int, rng: Generator) -> Tensor:
+    return low + (high - low) * torch.rand(size, generator=rng)
+
+
+def _chosen(probability: float, size: int, rng: Generator) -> Tensor:
+    return (torch.rand(size, generator=rng) < probability).nonzero(as_tuple=True)[0]
+
+
+def geometry(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """Flips half of the images and moves each by a small similarity transform.
+
+    What comes into view is a repeated edge, or one random flat colour for half of the images: tight source crops have
+    painted borders, which must not become a feature.
+    """
+    size, side = len(x), x.shape[-1]
+    angle = _uniform(-config.rotation_degrees, config.rotation_degrees, size, rng) * (math.pi / 180)
+    zoom = 1 + _uniform(-config.scale, config.scale, size, rng)
+    mirror = torch.where(torch.rand(size, generator=rng) < 0.5, -1.0, 1.0)
+    limit = 2 * config.shift_pixels / side
+    shift = torch.stack([_uniform(-limit, limit, size, rng) for _ in range(2)], dim=1)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    rows = torch.stack([cos * mirror, -sin, sin * mirror, cos], dim=1).view(size, 2, 2)
+    grid = functional.affine_grid(torch.cat([rows, shift[:, :, None]], dim=2), list(x.shape), align_corners=False)
+    moved = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    painted = _chosen(0.5, size, rng)
+    outside = (grid[painted].abs() > 1).any(dim=3)[:, None]
+    colour = _uniform(0, 255, len(painted) * 3, rng).view(-1, 3, 1, 1)
+    moved[painted] = torch.where(outside, colour, moved[painted])
+    return moved
+
+
+def blur(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """Shrinks some images to 20-70 % and enlarges them again, as small or distant faces are."""
+    chosen = _chosen(config.blur_probability, len(x), rng)
+    side = x.shape[-1]
+    for part in chosen.chunk(4):
+        small = int(side * float(_uniform(0.2, 0.7, 1, rng)))
+        shrunk = functional.interpolate(x[part], size=small, mode="area")
+        x[part] = functional.interpolate(shrunk, size=side, mode="bilinear", align_corners=False)
+    return x
+
+
+def colour(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """Changes brightness, contrast, saturation and white balance of some images and makes some grey."""
+    chosen = _chosen(config.colour_probability, len(x), rng)
+    y, size = x[chosen], len(chosen)
+    contrast, saturation = (_uniform(0.7, 1.3, size, rng).view(-1, 1, 1, 1) for _ in range(2))
+    gain = _uniform(0.9, 1.1, size * 3, rng).view(-1, 3, 1, 1)
+    brightness = _uniform(-30, 30, size, rng).view(-1, 1, 1, 1)
+    middle = y.mean(dim=(1, 2, 3), keepdim=True)
+    luma = y.mean(dim=1, keepdim=True)
+    y = (luma + (y - luma) * saturation) * gain
+    x[chosen] = (middle + (y - middle) * contrast + brightness).clamp(0, 255)
+    grey = _chosen(config.grey_probability, len(x), rng)
+    x[grey] = x[grey].mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    return x
+
+
+def erase(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """Covers a rectangle of some images with one colour (Zhong et al. 2020, arXiv 1708.04896)."""
+    side = x.shape[-1]
+    for i in _chosen(config.erase_probability, len(x), rng).tolist():
+        height, width = (int(v) for v in _uniform(0.1 * side, 0.45 * side, 2, rng))
+        top = int(torch.randint(side - height, (1,), generator=rng))
+        left = int(torch.randint(side - width, (1,), generator=rng))
+        x[i, :, top : top + height, left : left + width] = _uniform(0, 255, 3, rng).view(3, 1, 1)
+    return x
+
+
+def noise(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """Adds normal noise of 2-15 grey levels to some images."""
+    chosen = _chosen(config.noise_probability, len(x), rng)
+    level = _uniform(2, 15, len(chosen), rng).view(-1, 1, 1, 1)
+    x[chosen] = (x[chosen] + level * torch.randn(x[chosen].shape, generator=rng)).clamp(0, 255)
+    return x
+
+
+def augment(chips: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """uint8 [B, H, W, 3] -> augmented float [B, 3, H, W] in 0..255; the input is left as it is."""
+    x = chips.permute(0, 3, 1, 2).float()
+    for change in (geometry, blur, colour, erase, noise):
+        x = change(x, config, rng)
+    return x

@@ -1,0 +1,109 @@
+"""Weights -> what the service serves: ``encoder.onnx`` with preprocessing inside, and its description.
+
+    python -m model.export runs/tessera-m/triplet.pt model/weights --name tessera-m --version 1
+
+The network takes uint8 [B, 112, 112, 3] RGB chips and gives unit-length float32 [B, 128]. Batch normalisation is
+folded into the layers before it; large weights are stored as float16, and every runtime widens them when it loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import torch
+import typer
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
+
+from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
+from model.backbone import PIXEL_MEAN, PIXEL_SCALE, Encoder
+from model.data import CHIP_SIDE
+from model.train import load_encoder
+
+OPSET = 17
+SMALL = 1024
+
+
+class ExportedEncoder(nn.Module):
+    """The encoder in the shape it is served in, last layer and normalisation folded into one."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        encoder = copy.deepcopy(encoder).eval()
+        self.features = nn.Sequential(encoder.stem, encoder.blocks, nn.Flatten())
+        self.project = fuse_linear_bn_eval(encoder.project, encoder.norm)
+
+    def forward(self, chips: Tensor) -> Tensor:
+        x = (chips.permute(0, 3, 1, 2).float() - PIXEL_MEAN) * PIXEL_SCALE
+        x = self.project(self.features(x))
+        return x / x.norm(dim=1, keepdim=True)
+
+
+def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Keeps initializers of more than ``SMALL`` float32 values as float16 behind a Cast, in place."""
+    graph, casts = model.graph, []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > SMALL:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.f16"))
+            casts.append(helper.make_node("Cast", [f"{name}.f16"], [name], to=TensorProto.FLOAT))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    return model
+
+
+def to_onnx(encoder: Encoder) -> bytes:
+    """The served network as an ONNX file; its batch size is free."""
+    buffer = io.BytesIO()
+    example = torch.zeros(2, CHIP_SIDE, CHIP_SIDE, 3, dtype=torch.uint8)
+    batch = {"chips": {0: "batch"}, "embeddings": {0: "batch"}}
+    torch.onnx.export(
+        ExportedEncoder(encoder).eval(),
+        (example,),
+        buffer,
+        input_names=["chips"],
+        output_names=["embeddings"],
+        dynamic_axes=batch,
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    model = store_as_float16(onnx.load_from_string(buffer.getvalue()))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def main(
+    weights: Annotated[Path, typer.Argument(help="a .pt file of model.train")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    name: Annotated[str, typer.Option(help="name of the encoder")],
+    version: Annotated[str, typer.Option(help="version of these weights")],
+) -> None:
+    """Writes ``encoder.onnx`` and ``encoder.json``. The calibration must be measured anew afterwards."""
+    encoder = load_encoder(weights)
+    network = to_onnx(encoder)
+    description = {
+        "name": name,
+        "version": version,
+        "sha256": hashlib.sha256(network).hexdigest(),
+        "embedding_size": encoder.config.embedding_size,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "backbone": json.loads(encoder.config.model_dump_json()),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / NETWORK_FILE).write_bytes(network)
+    (out / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    typer.echo(f"{out / NETWORK_FILE}: {len(network) / 1e6:.1f} MB, SHA-256 {description['sha256']}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

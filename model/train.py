@@ -1,0 +1,273 @@
+"""The one training loop: bf16 on the CPU, resumable after a kill at any moment.
+
+    python -m model.train model/recipes/tessera-m.toml --faces runs/faces --out runs/tessera-m
+
+Running the same command again continues from the newest checkpoint. Batches and augmentations are functions of seed
+and step, so the checkpoint holds weights, optimizer and step, and nothing else is needed to go on exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+
+from model.augment import augment
+from model.backbone import BackboneConfig, Encoder, embed
+from model.config import Recipe, Stage, load_recipe
+from model.data import FaceSet, load_face_set
+from model.losses import DistillationLoss, TripletLoss, spread, squared_distances
+from model.metrics import all_pair_distances, tar_at_far
+from model.mining import MINERS
+from model.sampling import IdentitySampler, Sampler, ShuffledSampler
+from model.teacher import CACHE_FILE
+
+CHECKPOINT_FILE = "checkpoint.pt"
+COLLAPSE_SHARE = 0.2
+VALIDATION_FARS = (1e-3, 1e-4, 1e-5)
+
+
+class CollapseError(RuntimeError):
+    """The encoder maps all faces to nearly one point; going on would be a waste."""
+
+
+class Ema:
+    """Exponential moving average of weights and batch-norm statistics, with a short memory in the first steps."""
+
+    def __init__(self, encoder: Encoder, decay: float) -> None:
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self._decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, encoder: Encoder) -> None:
+        self.updates += 1
+        decay = min(self._decay, self.updates / (self.updates + 10))
+        for mean, value in zip(self.encoder.state_dict().values(), encoder.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+
+def learning_rate(stage: Stage, step: int) -> float:
+    """Linear warm-up, then a cosine to zero at the stage's last step."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    progress = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
+    return stage.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_optimizer(encoder: Encoder, stage: Stage) -> torch.optim.AdamW:
+    """AdamW; normalisation weights and biases do not decay."""
+    decayed = [p for p in encoder.parameters() if p.ndim > 1]
+    others = [p for p in encoder.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=stage.learning_rate)
+
+
+def make_sampler(faces: FaceSet, stage: Stage, seed: int) -> Sampler:
+    """The sampler that a stage asks for."""
+    if stage.batch_size is not None:
+        return ShuffledSampler(len(faces), stage.batch_size, seed)
+    assert stage.identities is not None and stage.images is not None
+    return IdentitySampler(faces.identity, stage.identities, stage.images, seed)
+
+
+def load_teacher(directory: Path, faces: FaceSet) -> Tensor:
+    """Cached teacher embeddings of ``faces``, centred (they lie in a narrow cone) and scaled to unit length.
+
+    Raises FileNotFoundError where ``model.teacher`` has not been run.
+    """
+    path = directory / CACHE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; write it with `python -m model.teacher {directory}`")
+    vectors = torch.from_numpy(np.load(path)[faces.rows])
+    return nn.functional.normalize(vectors - vectors.mean(dim=0), dim=1)
+
+
+class Trainer:
+    """One run of one recipe in one directory."""
+
+    def __init__(self, recipe: Recipe, faces: FaceSet, teacher: Tensor | None, out: Path) -> None:
+        self.recipe, self.out, self.teacher = recipe, out, teacher
+        self.train_faces, self.heldout = faces.of_split("train"), faces.of_split("heldout")
+        torch.manual_seed(recipe.seed)
+        self.encoder = Encoder(recipe.backbone).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = Ema(self.encoder, recipe.ema_decay)
+        self.stage_number, self.step = 0, 0
+        self.optimizer = make_optimizer(self.encoder, recipe.stages[0])
+        out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT_FILE
+        if not path.is_file():
+            return
+        state = torch.load(path, weights_only=True)
+        if state["recipe"] != self.recipe.model_dump_json():
+            raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
+        self.stage_number, self.step = state["stage"], state["step"]
+        self.encoder.load_state_dict(state["encoder"])
+        self.ema.encoder.load_state_dict(state["ema"])
+        self.ema.updates = state["ema_updates"]
+        if self.stage_number < len(self.recipe.stages):
+            self.optimizer = make_optimizer(self.encoder, self.recipe.stages[self.stage_number])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def save(self) -> None:
+        """Replaces the checkpoint in one step, so that a kill leaves the old one or the new one."""
+        state = {
+            "recipe": self.recipe.model_dump_json(),
+            "stage": self.stage_number,
+            "step": self.step,
+            "encoder": self.encoder.state_dict(),
+            "ema": self.ema.encoder.state_dict(),
+            "ema_updates": self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.out / f"{CHECKPOINT_FILE}.part"
+        torch.save(state, part)
+        part.replace(self.out / CHECKPOINT_FILE)
+
+    def log(self, **values: Any) -> None:
+        """Appends one JSON line to ``log.jsonl`` and shows it."""
+        line = json.dumps({"stage": self.recipe.stages[self.stage_number].name, "step": self.step, **values})
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+        typer.echo(line)
+
+    def run(self) -> None:
+        """Trains every stage that is left; ``<stage>.pt`` holds the averaged weights after each."""
+        while self.stage_number < len(self.recipe.stages):
+            stage = self.recipe.stages[self.stage_number]
+            self._run_stage(stage)
+            self._validate()
+            save_encoder(self.ema.encoder, self.out / f"{stage.name}.pt")
+            self.stage_number, self.step = self.stage_number + 1, 0
+            if self.stage_number < len(self.recipe.stages):
+                self.encoder.load_state_dict(self.ema.encoder.state_dict())
+                self.optimizer = make_optimizer(self.encoder, self.recipe.stages[self.stage_number])
+            self.save()
+
+    def _run_stage(self, stage: Stage) -> None:
+        sampler = make_sampler(self.train_faces, stage, self.recipe.seed + self.stage_number)
+        started, images, sums, count = time.monotonic(), 0, dict[str, float](), 0
+        while self.step < stage.steps:
+            index = sampler.batch(self.step)
+            values = self._train_step(stage, index)
+            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+            images, count, self.step = images + len(index), count + 1, self.step + 1
+            if self.step % self.recipe.log_every == 0:
+                means = {name: round(value / count, 5) for name, value in sums.items()}
+                self._check_collapse(means["spread"])
+                self.log(**means, images_per_second=round(images / (time.monotonic() - started), 1))
+                started, images, sums, count = time.monotonic(), 0, {}, 0
+            if self.step % self.recipe.checkpoint_every == 0:
+                self.save()
+            if self.step % self.recipe.validate_every == 0 and self.step < stage.steps:
+                self._validate()
+
+    def _check_collapse(self, value: float) -> None:
+        floor = COLLAPSE_SHARE / math.sqrt(self.recipe.backbone.embedding_size)
+        if self.step > self.recipe.log_every and not value > floor:
+            raise CollapseError(
+                f"the embeddings' spread fell to {value:.4f} (below {floor:.4f}) at step {self.step}: "
+                "lower the learning rate, mine semi-hard negatives, or raise the distillation weight"
+            )
+
+    def _train_step(self, stage: Stage, index: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, float]:
+        """One update. Returns what is logged."""
+        seeds = np.random.SeedSequence([self.recipe.seed, self.stage_number, self.step])
+        rng = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+        pixels = augment(torch.from_numpy(self.train_faces.images(index)), self.recipe.augmentation, rng)
+        self.encoder.train()
+        if stage.freeze_batch_norm:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                    module.eval()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(stage, self.step)
+        with torch.autocast("cpu", torch.bfloat16):
+            embeddings = self.encoder(pixels.contiguous(memory_format=torch.channels_last))
+        loss, values = self._objective(stage, embeddings, index)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.ema.update(self.encoder)
+        return {"loss": loss.item(), "spread": spread(embeddings.detach()).item(), **values}
+
+    def _objective(
+        self, stage: Stage, embeddings: Tensor, index: np.ndarray[Any, np.dtype[np.int64]]
+    ) -> tuple[Tensor, dict[str, float]]:
+        loss, values = embeddings.new_zeros(()), dict[str, float]()
+        if stage.distillation_weight:
+            if self.teacher is None:
+                raise ValueError(f"stage {stage.name!r} distils, but no teacher embeddings were given")
+            term = DistillationLoss(stage.similarity_weight)(embeddings, self.teacher[index])
+            loss = loss + stage.distillation_weight * term
+            values["distillation"] = term.item()
+        if stage.triplet_weight:
+            identity = torch.from_numpy(self.train_faces.identity[index])
+            distances = squared_distances(embeddings, embeddings)
+            triplets = MINERS[stage.miner](distances.detach(), identity, stage.margin)
+            term = TripletLoss(stage.margin)(distances, triplets)
+            loss = loss + stage.triplet_weight * term
+            values |= {"triplet": term.item(), **_triplet_statistics(distances.detach(), identity, len(triplets[0]))}
+        return loss, values
+
+    def _validate(self) -> None:
+        """Logs the rate of true accepts on held-out identities, all pairs, averaged weights."""
+        chips = torch.from_numpy(self.heldout.images(np.arange(len(self.heldout))))
+        vectors = embed(self.ema.encoder, chips).numpy()
+        pairs = all_pair_distances(vectors, self.heldout.identity)
+        self.log(heldout={f"tar@{far:g}": round(tar_at_far(pairs, far), 4) for far in VALIDATION_FARS})
+
+
+def _triplet_statistics(distances: Tensor, identity: Tensor, active: int) -> dict[str, float]:
+    same = identity[:, None] == identity[None, :]
+    mated = same & ~torch.eye(len(identity), dtype=torch.bool)
+    return {
+        "d_ap": distances[mated].mean().item(),
+        "d_an": distances[~same].mean().item(),
+        "active": active / int(mated.sum()),
+    }
+
+
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Writes weights and shape, for ``load_encoder``."""
+    torch.save({"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}, path)
+
+
+def load_encoder(path: Path) -> Encoder:
+    """Reads what ``save_encoder`` wrote, in evaluation mode."""
+    state = torch.load(path, weights_only=True)
+    encoder = Encoder(BackboneConfig.model_validate_json(state["backbone"]))
+    encoder.load_state_dict(state["weights"])
+    return encoder.eval()
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="a file of model/recipes")],
+    faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
+    out: Annotated[Path, typer.Option(help="folder for checkpoints, log and weights")],
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch")] = 0,
+) -> None:
+    """Trains a recipe, or goes on with it."""
+    if threads:
+        torch.set_num_threads(threads)
+    config, face_set = load_recipe(recipe), load_face_set(faces)
+    distils = any(stage.distillation_weight for stage in config.stages)
+    teacher = load_teacher(faces, face_set.of_split("train")) if distils else None
+    Trainer(config, face_set, teacher, out).run()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import io
+import random
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from app.faces import (
+    AnimatedImageError,
+    CorruptImageError,
+    DecodeLimits,
+    EmptyImageError,
+    ImageTooLargeError,
+    ImageTooSmallError,
+    PhotographError,
+    TruncatedImageError,
+    UnsupportedFormatError,
+    decode,
+)
+from app.types import Photograph, Pixels
+from tests.app.faces.conftest import encode
+
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
+
+LIMITS = DecodeLimits()
+ORIENTATION = 0x0112
+CODES = {
+    "empty_image",
+    "unsupported_image_format",
+    "image_too_large",
+    "image_too_small",
+    "animated_image",
+    "truncated_image",
+    "corrupt_image",
+}
+
+
+def sample(width: int = 96, height: int = 64) -> Image.Image:
+    """Smooth colours that differ in every corner."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [x * 200 / width + 20, y * 200 / height + 20, (x + y) * 100 / (width + height) + 50]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def close(photograph: Photograph, expected: Image.Image | Pixels, tolerance: float) -> None:
+    expected = np.asarray(expected).astype(int)
+    assert photograph.pixels.shape == expected.shape
+    assert photograph.pixels.dtype == np.uint8
+    assert np.abs(photograph.pixels.astype(int) - expected).mean() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name", "tolerance"),
+    [
+        ("JPEG", {"quality": 95}, "JPEG", 2),
+        ("JPEG", {"quality": 95, "progressive": True}, "JPEG", 2),
+        ("PNG", {}, "PNG", 0),
+        ("WEBP", {"lossless": True}, "WebP", 0),
+        ("WEBP", {"quality": 95}, "WebP", 3),
+    ],
+)
+def test_formats(kind: str, options: dict[str, object], name: str, tolerance: float) -> None:
+    photograph = decode(encode(sample(), kind, **options), LIMITS)
+    close(photograph, sample(), tolerance)
+    assert (photograph.format, photograph.width, photograph.height, photograph.scale) == (name, 96, 64, 1.0)
+    assert photograph.pixels.flags.c_contiguous
+    assert photograph.pixels.flags.writeable
+
+
+def test_greyscale_and_one_bit() -> None:
+    grey = sample().convert("L")
+    close(decode(encode(grey, "PNG"), LIMITS), grey.convert("RGB"), 0)
+    close(decode(encode(grey, "JPEG", quality=95), LIMITS), grey.convert("RGB"), 2)
+    bits = grey.convert("1")
+    close(decode(encode(bits, "PNG"), LIMITS), bits.convert("RGB"), 0)
+
+
+def test_sixteen_bit_greyscale_is_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = decode(encode(Image.fromarray(ramp), "PNG"), LIMITS).pixels
+    np.testing.assert_array_equal(pixels[..., 0], ramp >> 8)
+    np.testing.assert_array_equal(pixels[..., 1], pixels[..., 0])
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A 16-bit RGB PNG, which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour() -> None:
+    eight = np.asarray(sample())
+    close(decode(png16(eight.astype(np.uint16) * 257), LIMITS), eight, 0)
+
+
+def test_cmyk_comes_back_as_the_colours_that_went_in() -> None:
+    # Pillow writes CMYK JPEGs the Adobe way, inverted and with the Adobe marker.
+    data = encode(sample().convert("CMYK"), "JPEG", quality=95)
+    assert b"Adobe" in data
+    close(decode(data, LIMITS), sample(), 3)
+
+
+def test_palette() -> None:
+    palette = sample().quantize(64)
+    close(decode(encode(palette, "PNG"), LIMITS), palette.convert("RGB"), 0)
+
+
+def test_transparency_is_composited_over_white() -> None:
+    rgba = sample().convert("RGBA")
+    rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
+    white = Image.new("RGBA", rgba.size, "white")
+    expected = Image.alpha_composite(white, rgba).convert("RGB")
+    close(decode(encode(rgba, "PNG"), LIMITS), expected, 0)
+    close(decode(encode(rgba, "WEBP", lossless=True, exact=True), LIMITS), expected, 1)
+    grey = rgba.convert("LA")
+    close(decode(encode(grey, "PNG"), LIMITS), Image.alpha_composite(white, grey.convert("RGBA")).convert("RGB"), 0)
+
+
+def test_transparent_palette_entry_and_colour_key_become_white() -> None:
+    palette = Image.new("P", (64, 64), 0)
+    palette.putpalette([0, 0, 0, 200, 0, 0])
+    palette.paste(1, (0, 0, 64, 32))
+    for image, key in ((palette, 0), (palette.convert("RGB"), (0, 0, 0))):
+        pixels = decode(encode(image, "PNG", transparency=key), LIMITS).pixels
+        assert (pixels[:32] == (200, 0, 0)).all()
+        assert (pixels[32:] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_animated_is_refused(kind: str) -> None:
+    data = encode(sample(), kind, save_all=True, append_images=[sample().rotate(90)], duration=100)
+    with pytest.raises(AnimatedImageError) as caught:
+        decode(data, LIMITS)
+    assert caught.value.code == "animated_image"
+    assert caught.value.details["frames"] == 2
+
+
+def test_multi_picture_jpeg_is_its_first_picture() -> None:
+    data = encode(sample(), "MPO", save_all=True, append_images=[Image.new("RGB", (48, 48))], quality=95)
+    close(decode(data, LIMITS), sample(), 2)
+
+
+def test_empty() -> None:
+    with pytest.raises(EmptyImageError):
+        decode(b"", LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "ICO", "AVIF", "PDF"])
+def test_known_but_unsupported_formats_are_named(kind: str) -> None:
+    with pytest.raises(UnsupportedFormatError) as caught:
+        decode(encode(sample(), kind), LIMITS)
+    assert caught.value.details["format"] == kind
+    assert kind in caught.value.message
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_named(brand: bytes) -> None:
+    with pytest.raises(UnsupportedFormatError, match="HEIC"):
+        decode(b"\x00\x00\x00\x18ftyp" + brand + bytes(64), LIMITS)
+
+
+def test_text_is_no_image() -> None:
+    with pytest.raises(UnsupportedFormatError) as caught:
+        decode(b"holiday.jpg, but not really" * 100, LIMITS)
+    assert caught.value.details == {}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_every_prefix_is_refused_or_decoded_and_the_middle_is_truncated(kind: str) -> None:
+    data = encode(sample(), kind)
+    whole = decode(data, LIMITS).pixels
+    for end in range(1, len(data), max(1, len(data) // 300)):
+        outcome = attempt(data[:end])
+        if isinstance(outcome, Photograph):  # only what lies behind the last pixel is missing
+            np.testing.assert_array_equal(outcome.pixels, whole)
+        else:
+            assert outcome.code in {"truncated_image", "unsupported_image_format"}, end
+    with pytest.raises(TruncatedImageError):
+        decode(data[: len(data) // 2], LIMITS)
+
+
+def test_progressive_jpeg_truncated() -> None:
+    data = encode(sample(), "JPEG", progressive=True)
+    with pytest.raises(TruncatedImageError):
+        decode(data[: len(data) * 3 // 4], LIMITS)
+
+
+def test_a_whole_but_damaged_file_is_corrupt() -> None:
+    data = bytearray(encode(sample(), "PNG"))
+    start = data.index(b"IDAT") + 4
+    data[start : start + 40] = bytes(40)
+    with pytest.raises(CorruptImageError) as caught:
+        decode(bytes(data), LIMITS)
+    assert caught.value.details == {"format": "PNG"}
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    data = encode(sample(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:-2] + data[last:-2] * 200 + data[-2:]
+    with pytest.raises(CorruptImageError) as caught:
+        decode(bomb, LIMITS)
+    assert caught.value.details["scans"] > 200
+
+
+def test_byte_limit() -> None:
+    data = encode(sample(), "PNG")
+    decode(data, replace(LIMITS, max_bytes=len(data)))
+    with pytest.raises(ImageTooLargeError) as caught:
+        decode(data, replace(LIMITS, max_bytes=len(data) - 1))
+    assert caught.value.details == {"bytes": len(data), "max_bytes": len(data) - 1}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_size_guards(kind: str) -> None:
+    data = encode(sample(96, 64), kind)
+    decode(data, replace(LIMITS, max_pixels=96 * 64, max_side=96, min_side=64))
+    for limits in (replace(LIMITS, max_pixels=96 * 64 - 1), replace(LIMITS, max_side=95)):
+        with pytest.raises(ImageTooLargeError) as caught:
+            decode(data, limits)
+        assert caught.value.details["width"] == 96
+    with pytest.raises(ImageTooSmallError):
+        decode(data, replace(LIMITS, min_side=65))
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files whose headers claim very many pixels."""
+    png = bytearray(encode(sample(), "PNG"))
+    png[16:24] = struct.pack(">II", 100_000, 100_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    jpeg = bytearray(encode(sample(), "JPEG"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
+    body = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16_000).to_bytes(3, "little") * 2
+    webp = b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+    return {"PNG": bytes(png), "JPEG": bytes(jpeg), "WebP": webp}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WebP"])
+def test_decompression_bombs_are_refused_without_a_warning(kind: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageTooLargeError):
+            decode(bombs()[kind], LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    upright = sample(96, 64)
+    data = encode(turned(upright, orientation), kind, exif=exif(orientation))
+    photograph = decode(data, LIMITS)
+    assert (photograph.width, photograph.height) == (96, 64)
+    close(photograph, upright, 5)
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+def turned(upright: Image.Image, orientation: int) -> Image.Image:
+    """The picture as a camera stores it that names this orientation."""
+    inverse = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    return upright.transpose(inverse[orientation]) if orientation in inverse else upright
+
+
+@pytest.mark.parametrize(
+    "broken", [b"Exif\x00\x00", b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00II*\x00" + b"\xff" * 64]
+)
+def test_broken_exif_is_ignored(broken: bytes) -> None:
+    close(decode(encode(sample(), "JPEG", quality=95, exif=broken), LIMITS), sample(), 2)
+
+
+def test_orientation_out_of_range_is_ignored() -> None:
+    close(decode(encode(sample(), "PNG", exif=exif(77)), LIMITS), sample(), 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_large_pictures_are_brought_down_to_the_working_side(kind: str) -> None:
+    data = encode(sample(1000, 600), kind, quality=95, exif=exif(6))
+    photograph = decode(data, replace(LIMITS, working_side=200))
+    assert photograph.pixels.shape == (200, 120, 3)
+    assert (photograph.width, photograph.height) == (600, 1000)
+    assert photograph.scale == pytest.approx(0.2)
+    expected = sample(1000, 600).resize((200, 120), Image.Resampling.BOX).transpose(Image.Transpose.ROTATE_270)
+    close(photograph, expected, 3)
+
+
+def test_jpeg_is_never_drafted_below_the_working_side() -> None:
+    for width in (399, 400, 401, 799, 801, 1601):
+        photograph = decode(encode(sample(width, 300), "JPEG"), replace(LIMITS, working_side=200))
+        assert max(photograph.pixels.shape) == 200
+
+
+def test_smaller_pictures_are_not_enlarged() -> None:
+    assert decode(encode(sample(), "PNG"), replace(LIMITS, working_side=96)).scale == 1.0
+
+
+def test_icc_profile_is_converted_to_srgb() -> None:
+    # A profile whose first channel is blue turns red into blue, so it would show if it were ignored.
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    swapped = swap_red_and_blue(srgb.tobytes())
+    image = Image.new("RGB", (64, 64), (220, 40, 40))
+    pixels = decode(encode(image, "PNG", icc_profile=swapped), LIMITS).pixels
+    red, _, blue = pixels[0, 0]
+    assert red < 90
+    assert blue > 180
+    for ignored in (srgb.tobytes(), lab.tobytes(), b"not a profile", swapped[:200]):
+        close(decode(encode(image, "PNG", icc_profile=ignored), LIMITS), image, 0)
+
+
+def swap_red_and_blue(profile: bytes) -> bytes:
+    """An RGB profile whose first channel is blue, under a description that does not say sRGB."""
+    out = profile.replace(b"s\x00R\x00G\x00B", b"x\x00X\x00Y\x00Z").replace(b"sRGB", b"xXYZ")
+    return out.replace(b"rXYZ", b"tmp!").replace(b"bXYZ", b"rXYZ").replace(b"tmp!", b"bXYZ")
+
+
+def attempt(data: bytes, limits: DecodeLimits = LIMITS) -> Photograph | PhotographError:
+    try:
+        return decode(data, limits)
+    except PhotographError as error:
+        return error
+
+
+def only_photograph_errors(data: bytes) -> None:
+    outcome = attempt(data, replace(LIMITS, max_pixels=1_000_000))
+    if isinstance(outcome, Photograph):
+        assert outcome.pixels.shape == (*outcome.pixels.shape[:2], 3)
+    else:
+        assert outcome.code in CODES
+        assert outcome.message
+
+
+SEEDS = [
+    encode(sample(40, 36), kind, **options)
+    for kind, options in [
+        ("JPEG", {"exif": exif(6)}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {"exif": exif(3), "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}),
+        ("WEBP", {"exif": exif(8)}),
+        ("WEBP", {"lossless": True}),
+    ]
+] + [encode(sample(40, 36).quantize(8), "PNG", transparency=2), encode(sample(40, 36).convert("CMYK"), "JPEG")]
+MAGIC = [
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"RIFF\x40\x00\x00\x00WEBPVP8X",
+    b"\xff\xd8\xff\xe1\x00\x20Exif\x00\x00",
+]
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", *MAGIC]))
+@settings(max_examples=300, deadline=None)
+def test_random_bytes_raise_nothing_else(tail: bytes, magic: bytes) -> None:
+    only_photograph_errors(magic + tail)
+
+
+@given(st.sampled_from(SEEDS), st.data())
+@settings(max_examples=400, deadline=None)
+def test_mutated_files_raise_nothing_else(seed: bytes, data: st.DataObject) -> None:
+    mutated = bytearray(seed)
+    for _ in range(data.draw(st.integers(1, 8))):
+        mutated[data.draw(st.integers(0, len(seed) - 1))] = data.draw(st.integers(0, 255))
+    only_photograph_errors(
+        bytes(mutated[: data.draw(st.integers(1, len(seed)))]) if data.draw(st.booleans()) else bytes(mutated)
+    )
+
+
+def test_mutated_headers_raise_nothing_else() -> None:
+    rng = random.Random(7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(3000):
+            mutated = bytearray(rng.choice(SEEDS))
+            for _ in range(rng.randint(1, 6)):
+                mutated[rng.randrange(min(len(mutated), 160))] = rng.choice(
+                    (0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256))
+                )
+            only_photograph_errors(bytes(mutated))
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 30_000), st.integers(1, 200), st.integers(1, 200))
+@settings(max_examples=100, deadline=None)
+def test_what_is_decoded_is_within_the_limits(
+    width: int, height: int, pixels: int, longest: int, shortest: int
+) -> None:
+    limits = DecodeLimits(max_pixels=pixels, max_side=longest, min_side=shortest, working_side=64)
+    allowed = width * height <= pixels and max(width, height) <= longest and min(width, height) >= shortest
+    data = encode(Image.new("RGB", (width, height)), "PNG")
+    if allowed:
+        assert max(decode(data, limits).pixels.shape[:2]) == min(64, max(width, height))
+    else:
+        with pytest.raises((ImageTooLargeError, ImageTooSmallError)):
+            decode(data, limits)
+
+
+def test_threads_decode_alike() -> None:
+    profile = swap_red_and_blue(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data = encode(sample(), "JPEG", icc_profile=profile)
+    expected = decode(data, LIMITS).pixels
+    with ThreadPoolExecutor(8) as pool:
+        for photograph in pool.map(lambda _: decode(data, LIMITS), range(64)):
+            np.testing.assert_array_equal(photograph.pixels, expected)
+
+
+def test_the_pillow_globals_are_left_alone() -> None:
+    before = (Image.MAX_IMAGE_PIXELS, Image.open(io.BytesIO(encode(sample(), "PNG"))).size)
+    decode(encode(sample(), "PNG"), LIMITS)
+    assert before == (Image.MAX_IMAGE_PIXELS, (96, 64))

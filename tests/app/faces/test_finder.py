@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from app.faces import (
+    TEMPLATE,
+    DecodeLimits,
+    FaceFinder,
+    FacePolicy,
+    MultipleFacesError,
+    NoFaceError,
+    YunetDetector,
+    choose,
+)
+from app.types import Box, DetectedFace, Pixels
+from tests.app.faces.conftest import encode
+from tests.app.faces.test_decode import exif, turned
+from tests.app.faces.test_detect import at
+
+FACES = st.lists(
+    st.tuples(st.floats(-50, 500), st.floats(-50, 500), st.floats(1, 300), st.floats(1, 300)).map(
+        lambda box: DetectedFace(box=Box(*box), landmarks=TEMPLATE, confidence=0.9)
+    ),
+    max_size=6,
+)
+
+
+@pytest.fixture(scope="module")
+def finder(detector: YunetDetector) -> FaceFinder:
+    return FaceFinder(detector)
+
+
+@pytest.fixture(scope="module")
+def pair(astronaut: Pixels) -> Pixels:
+    canvas = np.full((512, 800, 3), 200, dtype=np.uint8)
+    canvas[:256, :256] = cv2.resize(astronaut, (256, 256), interpolation=cv2.INTER_AREA)
+    canvas[:, 288:] = astronaut
+    return canvas
+
+
+def test_single(finder: FaceFinder, astronaut: Pixels) -> None:
+    found = finder.find(encode(astronaut, "PNG"), FacePolicy.SINGLE)
+    assert (found.width, found.height, found.faces_detected) == (512, 512, 1)
+    (face,) = found.faces
+    assert at(face.detected)
+    assert face.chip.shape == (112, 112, 3)
+    assert face.quality.issues == ()
+
+
+def test_no_face(finder: FaceFinder) -> None:
+    with pytest.raises(NoFaceError) as caught:
+        finder.find(encode(np.full((200, 200, 3), 90, dtype=np.uint8), "PNG"), FacePolicy.ALL)
+    assert caught.value.code == "no_face"
+
+
+def test_largest_and_all_say_how_many_there_are(finder: FaceFinder, pair: Pixels) -> None:
+    largest = finder.find(encode(pair, "PNG"), FacePolicy.LARGEST)
+    assert largest.faces_detected == 2
+    (face,) = largest.faces
+    assert at(face.detected, offset=(288, 0))
+    every = finder.find(encode(pair, "PNG"), FacePolicy.ALL)
+    assert every.faces_detected == len(every.faces) == 2
+    assert at(every.faces[1].detected, scale=0.5)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_coordinates_are_the_upright_originals(
+    detector: YunetDetector, astronaut: Pixels, pair: Pixels, orientation: int
+) -> None:
+    finder = FaceFinder(detector, decode_limits=DecodeLimits(working_side=400))
+    large = Image.fromarray(astronaut).resize((1536, 1536), Image.Resampling.BICUBIC)
+    data = encode(turned(large, orientation), "JPEG", quality=95, exif=exif(orientation))
+    found = finder.find(data, FacePolicy.SINGLE)
+    assert (found.width, found.height) == (1536, 1536)
+    (face,) = found.faces
+    assert at(face.detected, scale=3)
+    assert face.detected.box.width == pytest.approx(3 * 90, abs=25)
+    assert face.quality.eye_distance == pytest.approx(3 * 45, abs=10)
+    with pytest.raises(MultipleFacesError) as caught:
+        finder.find(
+            encode(turned(Image.fromarray(pair), orientation), "PNG", exif=exif(orientation)), FacePolicy.SINGLE
+        )
+    details = caught.value.details
+    assert details["count"] == 2
+    assert [box["x"] for box in details["boxes"]] == pytest.approx([288 + 178, 89], abs=8)
+    json.dumps(details)
+
+
+def test_reduced_decoding_cuts_the_same_chip(detector: YunetDetector, astronaut: Pixels) -> None:
+    data = encode(Image.fromarray(astronaut).resize((2048, 2048), Image.Resampling.BICUBIC), "PNG")
+    chips = [
+        FaceFinder(detector, decode_limits=DecodeLimits(working_side=side)).find(data, FacePolicy.SINGLE).faces[0].chip
+        for side in (2048, 640)
+    ]
+    assert np.abs(chips[0].astype(int) - chips[1].astype(int)).mean() < 6
+
+
+@given(FACES, st.sampled_from(FacePolicy))
+def test_choose(faces: list[DetectedFace], policy: FacePolicy) -> None:
+    areas = sorted((face.box.width * face.box.height for face in faces), reverse=True)
+    if not faces:
+        with pytest.raises(NoFaceError):
+            choose(faces, policy)
+    elif policy is FacePolicy.SINGLE and len(faces) > 1:
+        with pytest.raises(MultipleFacesError) as caught:
+            choose(faces, policy)
+        assert caught.value.details["count"] == len(caught.value.details["boxes"]) == len(faces)
+    else:
+        chosen = [face.box.width * face.box.height for face in choose(faces, policy)]
+        assert chosen == (areas if policy is FacePolicy.ALL else areas[:1])
+
+
+def test_the_policies_names_are_stable() -> None:
+    assert {policy.value for policy in FacePolicy} == {"single", "largest", "all"}

@@ -1,0 +1,634 @@
+"""What every implementation of ``Gallery`` must do: one test for each sentence of the protocol."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import numpy as np
+import pytest
+
+from app.gallery.protocol import (
+    DEFAULT_COLLECTION,
+    CollectionExists,
+    CollectionNotFound,
+    Gallery,
+    LastTemplate,
+    OnConflict,
+    PendingReceipt,
+    Receipt,
+    ReceiptExists,
+    SubjectExists,
+    SubjectNotFound,
+    TemplateNotFound,
+)
+from app.types import Embedding, NewTemplate, Subject
+
+_NUMBERS = count()
+
+
+class Clock:
+    """A clock that the test sets; every reading is a microsecond later than the last."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(microseconds=1)
+        return self.now
+
+
+def unit(values: np.ndarray) -> Embedding:
+    return (values / np.linalg.norm(values)).astype(np.float32)
+
+
+def random_embedding(random: np.random.Generator) -> Embedding:
+    return unit(random.standard_normal(128))
+
+
+def axis(index: int, towards: int | None = None, share: float = 0.0) -> Embedding:
+    """A unit vector along an axis, turned a little towards another one."""
+    values = np.zeros(128)
+    values[index] = 1.0
+    if towards is not None:
+        values[towards] += share
+    return unit(values)
+
+
+def near(random: np.random.Generator, centre: Embedding, spread: float = 0.02) -> Embedding:
+    return unit(centre + spread * random.standard_normal(128))
+
+
+def template(embedding: Embedding, id_: str | None = None) -> NewTemplate:
+    return NewTemplate(id_ or f"t{next(_NUMBERS)}", embedding)
+
+
+def ids(subject: Subject) -> list[str]:
+    return [stored.id for stored in subject.templates]
+
+
+def exact(probe: Embedding, embedding: Embedding) -> float:
+    difference = probe.astype(np.float64) - embedding.astype(np.float64)
+    return float(difference @ difference)
+
+
+def pending(key: str, body: str = "{}", fingerprint: str = "f") -> PendingReceipt:
+    return PendingReceipt(key, fingerprint, lambda subject: body)
+
+
+class GalleryContract:
+    """Subclasses provide the fixture ``gallery``: empty, and telling the time by the fixture ``clock``."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def random(self) -> np.random.Generator:
+        return np.random.default_rng(20260301)
+
+    @pytest.fixture(autouse=True)
+    def still_sound(self, gallery: Gallery) -> Iterator[None]:
+        """Whatever a test did, refused or not, the gallery must be consistent after it."""
+        yield
+        gallery.check()
+
+    # Collections
+
+    def test_default_collection_exists_from_the_start(self, gallery: Gallery, clock: Clock) -> None:
+        (default,) = gallery.collections()
+        assert (default.id, default.subjects, default.templates) == (DEFAULT_COLLECTION, 0, 0)
+        assert default.created_at.utcoffset() == timedelta(0)
+        with pytest.raises(CollectionExists):
+            gallery.create_collection(DEFAULT_COLLECTION)
+
+    def test_created_collections_are_listed_by_id_with_their_counts(self, gallery: Gallery) -> None:
+        created = gallery.create_collection("b")
+        gallery.create_collection("a")
+        gallery.enroll("b", "ada", [template(axis(0)), template(axis(1))])
+        gallery.enroll("b", "bob", [template(axis(2))])
+        assert (created.id, created.subjects, created.templates) == ("b", 0, 0)
+        listed = gallery.collections()
+        assert [(each.id, each.subjects, each.templates) for each in listed] == [
+            ("a", 0, 0),
+            ("b", 2, 3),
+            ("default", 0, 0),
+        ]
+        assert listed[1].created_at == created.created_at
+
+    def test_a_collection_cannot_be_created_twice(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        with pytest.raises(CollectionExists):
+            gallery.create_collection("a")
+
+    def test_deleting_a_collection_erases_all_in_it(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        gallery.enroll("a", "ada", [template(axis(0)), template(axis(1))], receipt=pending("k"))
+        gallery.enroll("a", "bob", [template(axis(2))])
+        gallery.enroll("default", "cy", [template(axis(0))])
+        assert gallery.delete_collection("a") == 3
+        assert [each.id for each in gallery.collections()] == ["default"]
+        assert gallery.receipt("k") is None
+        assert [found.subject_id for found in gallery.search("default", axis(0), 5)] == ["cy"]
+
+    def test_a_collection_made_again_is_empty(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        gallery.enroll("a", "ada", [template(axis(0), "first")])
+        gallery.delete_collection("a")
+        gallery.create_collection("a")
+        assert gallery.search("a", axis(0), 5) == []
+        assert gallery.subjects("a", after=None, limit=5) == []
+        gallery.enroll("a", "bob", [template(axis(0), "first")])
+        assert [found.subject_id for found in gallery.search("a", axis(0), 5)] == ["bob"]
+
+    def test_deleting_the_default_collection_empties_it(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
+        assert gallery.delete_collection("default") == 2
+        assert [(each.id, each.subjects, each.templates) for each in gallery.collections()] == [("default", 0, 0)]
+        assert gallery.search("default", axis(0), 5) == []
+        gallery.enroll("default", "bob", [template(axis(3))])
+        assert [found.subject_id for found in gallery.search("default", axis(0), 5)] == ["bob"]
+
+    def test_collections_are_isolated(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        gallery.enroll("a", "ada", [template(axis(0))], metadata={"in": "a"})
+        gallery.enroll("default", "ada", [template(axis(1))], metadata={"in": "default"})
+        assert gallery.subject("a", "ada").metadata == {"in": "a"}
+        assert gallery.compare("default", "ada", axis(1)).distance == 0.0
+        gallery.delete_subject("default", "ada")
+        assert gallery.search("default", axis(0), 5) == []
+        assert gallery.search("a", axis(0), 5)[0].metadata == {"in": "a"}
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda gallery: gallery.delete_collection("x"),
+            lambda gallery: gallery.enroll("x", "ada", [template(axis(0))]),
+            lambda gallery: gallery.subject("x", "ada"),
+            lambda gallery: gallery.subjects("x", after=None, limit=5),
+            lambda gallery: gallery.update_subject("x", "ada", {}),
+            lambda gallery: gallery.delete_subject("x", "ada"),
+            lambda gallery: gallery.delete_template("x", "ada", "t"),
+            lambda gallery: gallery.search("x", axis(0), 5),
+            lambda gallery: gallery.compare("x", "ada", axis(0)),
+        ],
+    )
+    @pytest.mark.parametrize("erased", [False, True])
+    def test_unknown_collection(self, gallery: Gallery, call: Callable[[Gallery], object], erased: bool) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))])
+        if erased:
+            gallery.create_collection("x")
+            gallery.enroll("x", "ada", [template(axis(0))])
+            gallery.delete_collection("x")
+        with pytest.raises(CollectionNotFound):
+            call(gallery)
+
+    # Enrolment
+
+    def test_enrolled_subject_is_returned_stored_and_found(self, gallery: Gallery, clock: Clock) -> None:
+        before = clock.now
+        subject = gallery.enroll(
+            "default", "ada", [template(axis(0), "t-b"), template(axis(1), "t-a")], metadata={"name": "Ada", "n": [1]}
+        )
+        assert (subject.id, subject.collection, subject.metadata) == ("ada", "default", {"name": "Ada", "n": [1]})
+        assert ids(subject) == ["t-b", "t-a"]
+        assert before < subject.created_at == subject.updated_at == subject.templates[0].created_at <= clock.now
+        assert subject.created_at.utcoffset() == timedelta(0)
+        assert gallery.subject("default", "ada") == subject
+        (found,) = gallery.search("default", axis(1), 5)
+        assert (found.subject_id, found.template_id, found.distance) == ("ada", "t-a", 0.0)
+        assert found.metadata == {"name": "Ada", "n": [1]}
+
+    def test_append_adds_templates_after_the_old_ones(self, gallery: Gallery) -> None:
+        first = gallery.enroll("default", "ada", [template(axis(0), "z")], metadata={"a": 1})
+        second = gallery.enroll("default", "ada", [template(axis(1), "a")])
+        assert ids(second) == ["z", "a"]
+        assert second.metadata == {"a": 1}
+        assert second.created_at == first.created_at < second.updated_at
+        assert second.templates[0] == first.templates[0]
+        assert gallery.compare("default", "ada", axis(0)).template_id == "z"
+        assert gallery.compare("default", "ada", axis(1)).template_id == "a"
+
+    def test_a_given_metadata_replaces_what_is_stored(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))], metadata={"a": 1})
+        assert gallery.enroll("default", "ada", [template(axis(1))], metadata={"b": 2}).metadata == {"b": 2}
+        assert gallery.enroll("default", "ada", [template(axis(2))], metadata={}).metadata == {}
+        assert gallery.enroll("default", "bob", [template(axis(2))]).metadata == {}
+
+    def test_replace_erases_the_old_templates(self, gallery: Gallery) -> None:
+        first = gallery.enroll("default", "ada", [template(axis(0), "a"), template(axis(1), "b")], metadata={"a": 1})
+        second = gallery.enroll("default", "ada", [template(axis(2), "a")], on_conflict=OnConflict.REPLACE)
+        assert ids(second) == ["a"]
+        assert second.metadata == {"a": 1}
+        assert second.created_at == first.created_at < second.updated_at
+        (found,) = gallery.search("default", axis(0), 5)
+        assert (found.template_id, found.distance) == ("a", pytest.approx(2.0))
+        assert gallery.collections()[0].templates == 1
+
+    def test_replace_of_an_unknown_subject_enrols_it(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))], on_conflict=OnConflict.REPLACE)
+        gallery.enroll("default", "bob", [template(axis(1))], on_conflict=OnConflict.REJECT)
+        assert gallery.collections()[0].subjects == 2
+
+    def test_reject_refuses_a_subject_that_exists(self, gallery: Gallery) -> None:
+        before = gallery.enroll("default", "ada", [template(axis(0))])
+        with pytest.raises(SubjectExists):
+            gallery.enroll(
+                "default",
+                "ada",
+                [template(axis(1))],
+                metadata={"new": 1},
+                on_conflict=OnConflict.REJECT,
+                receipt=pending("k"),
+            )
+        assert gallery.subject("default", "ada") == before
+        assert gallery.receipt("k") is None
+
+    @pytest.mark.parametrize(
+        "embedding",
+        [
+            axis(0).astype(np.float64),
+            axis(0)[:127],
+            axis(0)[np.newaxis],
+            axis(0) * np.float32(1.01),
+            axis(0) * np.float32(0.99),
+            np.zeros(128, np.float32),
+            np.where(axis(0) > 0, np.float32(np.nan), axis(0)),
+            np.where(axis(0) > 0, np.float32(np.inf), axis(0)),
+        ],
+        ids=["float64", "short", "two-dimensional", "long", "near", "zero", "nan", "infinite"],
+    )
+    def test_an_embedding_that_is_none_is_refused_everywhere(self, gallery: Gallery, embedding: Embedding) -> None:
+        before = gallery.enroll("default", "ada", [template(axis(0))])
+        with pytest.raises(ValueError, match="embedding"):
+            gallery.enroll("default", "ada", [template(axis(1)), template(embedding)], metadata={"new": 1})
+        with pytest.raises(ValueError, match="embedding"):
+            gallery.search("default", embedding, 1)
+        with pytest.raises(ValueError, match="embedding"):
+            gallery.compare("default", "ada", embedding)
+        assert gallery.subject("default", "ada") == before
+
+    def test_an_embedding_may_be_a_view(self, gallery: Gallery) -> None:
+        strided = np.stack([axis(0), axis(1)], axis=1)[:, 1]
+        gallery.enroll("default", "ada", [template(strided)])
+        assert gallery.search("default", strided, 1)[0].distance == 0.0
+        assert gallery.compare("default", "ada", axis(1)).distance == 0.0
+
+    def test_mistakes_of_the_caller_are_value_errors(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), "taken")])
+        gallery.create_collection("a")
+        for collection, subject, templates, metadata in [
+            ("default", "bob", [], None),
+            ("default", "", [template(axis(1))], None),
+            ("default", "bob", [template(axis(1), "new"), template(axis(2), "new")], None),
+            ("a", "bob", [template(axis(1)), template(axis(2), "taken")], None),
+            ("default", "bob", [template(axis(1))], {"x": float("nan")}),
+        ]:
+            with pytest.raises(ValueError):  # noqa: PT011
+                gallery.enroll(collection, subject, templates, metadata=metadata)
+        with pytest.raises(TypeError):
+            gallery.enroll("default", "bob", [template(axis(1))], metadata={"x": object()})
+        for call in (
+            lambda: gallery.create_collection(""),
+            lambda: gallery.search("default", axis(0), 0),
+            lambda: gallery.subjects("default", after=None, limit=0),
+        ):
+            with pytest.raises(ValueError):  # noqa: PT011
+                call()
+        assert [(each.id, each.subjects, each.templates) for each in gallery.collections()] == [
+            ("a", 0, 0),
+            ("default", 1, 1),
+        ]
+        assert [found.subject_id for found in gallery.search("default", axis(1), 5)] == ["ada"]
+
+    # Receipts
+
+    def test_a_receipt_is_rendered_from_the_subject_and_kept(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), "t0")])
+        seen: list[Subject] = []
+
+        def render(subject: Subject) -> str:
+            seen.append(subject)
+            return ",".join(ids(subject))
+
+        assert gallery.receipt("k") is None
+        subject = gallery.enroll("default", "ada", [template(axis(1), "t9")], receipt=PendingReceipt("k", "f1", render))
+        assert seen == [subject]
+        assert gallery.receipt("k") == Receipt("k", "f1", "t0,t9")
+        assert gallery.receipt("other") is None
+
+    def test_a_key_is_used_once(self, gallery: Gallery) -> None:
+        before = gallery.enroll("default", "ada", [template(axis(0))], receipt=pending("k", "first"))
+        for on_conflict in OnConflict:
+            with pytest.raises(ReceiptExists):
+                gallery.enroll(
+                    "default",
+                    "ada",
+                    [template(axis(1))],
+                    metadata={"new": 1},
+                    on_conflict=on_conflict,
+                    receipt=pending("k", "second"),
+                )
+        assert gallery.subject("default", "ada") == before
+        assert gallery.receipt("k") == Receipt("k", "f", "first")
+        assert len(gallery.search("default", axis(1), 5)) == 1
+
+    def test_twins_enrol_once(self, gallery: Gallery) -> None:
+        barrier = threading.Barrier(4)
+
+        def attempt(_: int) -> str:
+            barrier.wait()
+            try:
+                gallery.enroll("default", "ada", [template(axis(0))], receipt=pending("k"))
+            except ReceiptExists:
+                return "refused"
+            return "enrolled"
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(attempt, range(4))) == ["enrolled", "refused", "refused", "refused"]
+        assert len(gallery.subject("default", "ada").templates) == 1
+
+    def test_a_receipt_that_cannot_be_rendered_enrols_nothing(self, gallery: Gallery) -> None:
+        def render(subject: Subject) -> str:
+            raise KeyError(subject.id)
+
+        with pytest.raises(KeyError, match="ada"):
+            gallery.enroll("default", "ada", [template(axis(0))], receipt=PendingReceipt("k", "f", render))
+        with pytest.raises(SubjectNotFound):
+            gallery.subject("default", "ada")
+        assert gallery.receipt("k") is None
+        assert gallery.search("default", axis(0), 1) == []
+
+    def test_a_receipt_lasts_24_hours(self, gallery: Gallery, clock: Clock) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))], receipt=pending("k", "old"))
+        clock.now += timedelta(hours=24) - timedelta(seconds=1)
+        assert gallery.receipt("k") is not None
+        clock.now += timedelta(seconds=1)
+        assert gallery.receipt("k") is None
+        gallery.enroll("default", "ada", [template(axis(1))], receipt=pending("k", "new"))
+        assert gallery.receipt("k") == Receipt("k", "f", "new")
+
+    def test_a_receipt_is_erased_with_its_subject(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))], receipt=pending("k1"))
+        gallery.enroll("default", "bob", [template(axis(1))], receipt=pending("k2"))
+        gallery.enroll("default", "ada", [template(axis(0))], on_conflict=OnConflict.REPLACE)
+        assert gallery.receipt("k1") is not None
+        gallery.delete_subject("default", "ada")
+        assert gallery.receipt("k1") is None
+        assert gallery.receipt("k2") is not None
+        gallery.delete_collection("default")
+        assert gallery.receipt("k2") is None
+
+    # Subjects
+
+    def test_subjects_are_paged_by_code_point(self, gallery: Gallery) -> None:
+        names = ["a", "B", "é", "\uffff", "\U0001f600", "a b", "10", "9"]
+        for number, name in enumerate(names):
+            gallery.enroll("default", name, [template(axis(number)), template(axis(number + 20))], metadata={"n": name})
+        pages: list[Subject] = []
+        while page := gallery.subjects("default", after=pages[-1].id if pages else None, limit=3):
+            assert len(page) <= 3
+            pages.extend(page)
+        assert [subject.id for subject in pages] == sorted(names)
+        assert pages == [gallery.subject("default", name) for name in sorted(names)]
+        assert [subject.id for subject in gallery.subjects("default", after="9z", limit=1)] == ["B"]
+
+    def test_update_replaces_the_metadata(self, gallery: Gallery) -> None:
+        first = gallery.enroll("default", "ada", [template(axis(0))], metadata={"a": 1})
+        updated = gallery.update_subject("default", "ada", {"b": "ü"})
+        assert updated == gallery.subject("default", "ada")
+        assert updated.metadata == {"b": "ü"}
+        assert updated.created_at == first.created_at < updated.updated_at
+        assert updated.templates == first.templates
+        assert gallery.search("default", axis(0), 1)[0].metadata == {"b": "ü"}
+        assert gallery.compare("default", "ada", axis(0)).metadata == {"b": "ü"}
+
+    def test_deleting_a_subject_erases_its_templates(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), "t"), template(axis(1))], metadata={"a": 1})
+        gallery.enroll("default", "bob", [template(axis(2))])
+        assert gallery.delete_subject("default", "ada") == 2
+        assert [found.subject_id for found in gallery.search("default", axis(0), 5)] == ["bob"]
+        again = gallery.enroll("default", "ada", [template(axis(3), "t")], on_conflict=OnConflict.REJECT)
+        assert (ids(again), again.metadata) == (["t"], {})
+        assert gallery.compare("default", "ada", axis(0)).distance == pytest.approx(2.0)
+
+    def test_unknown_subject(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))])
+        gallery.create_collection("a")
+        for collection, subject in [("a", "ada"), ("default", "bob"), ("default", "ADA"), ("default", "")]:
+            for call in (
+                gallery.subject,
+                lambda c, s: gallery.update_subject(c, s, {}),
+                gallery.delete_subject,
+                lambda c, s: gallery.delete_template(c, s, "t"),
+                lambda c, s: gallery.compare(c, s, axis(0)),
+            ):
+                with pytest.raises(SubjectNotFound):
+                    call(collection, subject)
+
+    def test_deleting_a_template_leaves_the_others(self, gallery: Gallery) -> None:
+        first = gallery.enroll("default", "ada", [template(axis(index), f"t{index}-") for index in range(3)])
+        left = gallery.delete_template("default", "ada", "t1-")
+        assert ids(left) == ["t0-", "t2-"]
+        assert left.created_at == first.created_at < left.updated_at
+        assert gallery.subject("default", "ada") == left
+        assert gallery.compare("default", "ada", axis(1)).distance == pytest.approx(2.0)
+        assert gallery.search("default", axis(1), 1)[0].distance == pytest.approx(2.0)
+        assert gallery.compare("default", "ada", axis(2)).template_id == "t2-"
+
+    def test_only_a_subjects_own_and_not_its_last_template_can_be_deleted(self, gallery: Gallery) -> None:
+        before = gallery.enroll("default", "ada", [template(axis(0), "t0")])
+        gallery.enroll("default", "bob", [template(axis(1), "t1"), template(axis(2), "t2")])
+        with pytest.raises(TemplateNotFound):
+            gallery.delete_template("default", "ada", "t1")
+        with pytest.raises(TemplateNotFound):
+            gallery.delete_template("default", "bob", "t0")
+        with pytest.raises(LastTemplate):
+            gallery.delete_template("default", "ada", "t0")
+        gallery.delete_template("default", "bob", "t1")
+        with pytest.raises(LastTemplate):
+            gallery.delete_template("default", "bob", "t2")
+        assert gallery.subject("default", "ada") == before
+        assert {found.template_id for found in gallery.search("default", axis(0), 5)} == {"t0", "t2"}
+
+    # Search and comparison
+
+    def test_an_empty_gallery_finds_nobody(self, gallery: Gallery) -> None:
+        assert gallery.search("default", axis(0), 10) == []
+
+    def test_top_k_beyond_the_gallery_gives_everyone(self, gallery: Gallery) -> None:
+        for index in range(3):
+            gallery.enroll("default", f"s{index}", [template(axis(index))])
+        assert len(gallery.search("default", axis(0), 1000)) == 3
+
+    def test_one_candidate_a_subject_however_many_templates(
+        self, gallery: Gallery, random: np.random.Generator
+    ) -> None:
+        for _ in range(20):
+            gallery.enroll("default", "crowd", [template(near(random, axis(0))) for _ in range(20)])
+        gallery.enroll("default", "ada", [template(axis(1))])
+        gallery.enroll("default", "bob", [template(axis(1, 0, 0.2))])
+        assert [found.subject_id for found in gallery.search("default", axis(0), 3)] == ["crowd", "bob", "ada"]
+
+    def test_ties_are_broken_by_subject_id(self, gallery: Gallery) -> None:
+        names = [f"s{index:02}" for index in range(60)]
+        for name in reversed(names):
+            gallery.enroll("default", name, [template(axis(1))])
+        gallery.enroll("default", "zz", [template(axis(0))])
+        assert [found.subject_id for found in gallery.search("default", axis(0), 5)] == ["zz", *names[:4]]
+
+    def test_opposite_and_equal_embeddings_are_4_and_0_apart(self, gallery: Gallery) -> None:
+        long = axis(0) * np.float32(1.0009)
+        gallery.enroll("default", "ada", [template(-long)])
+        assert gallery.compare("default", "ada", long).distance == 4.0
+        assert gallery.compare("default", "ada", -long).distance == 0.0
+        assert gallery.search("default", long, 1)[0].distance == 4.0
+
+    def test_search_equals_brute_force_through_any_history(self, gallery: Gallery, random: np.random.Generator) -> None:
+        centres = {f"s{index}": random_embedding(random) for index in range(25)}
+        model: dict[str, dict[str, Embedding]] = {}
+        for step in range(120):
+            name = f"s{random.integers(25)}"
+            new = [template(near(random, centres[name], 0.05)) for _ in range(random.integers(1, 4))]
+            added = {each.id: each.embedding for each in new}
+            action = random.choice(["append", "append", "replace", "delete", "delete template"])
+            stored = model.get(name, {})
+            if action in ("append", "replace") or not stored:
+                on_conflict = OnConflict.REPLACE if action == "replace" else OnConflict.APPEND
+                gallery.enroll("default", name, new, on_conflict=on_conflict)
+                model[name] = added if action == "replace" else stored | added
+            elif action == "delete" or len(stored) == 1:
+                assert gallery.delete_subject("default", name) == len(model.pop(name))
+            else:
+                gallery.delete_template("default", name, stored_id := next(iter(stored)))
+                del stored[stored_id]
+            if step % 5 == 0:
+                probe = near(random, centres[f"s{random.integers(25)}"], 0.1)
+                self.assert_search_is_exact(gallery, model, probe, int(random.integers(1, 30)))
+
+    def test_near_ties_are_decided_by_the_exact_distance(self, gallery: Gallery, random: np.random.Generator) -> None:
+        """The subjects differ by less than half precision can tell, so an index that rounds cannot order them."""
+        model = {}
+        for index in range(300):
+            new = template(unit(axis(0) + 0.3 * axis(1) + 2e-5 * random.standard_normal(128)))
+            model[f"s{index}"] = {new.id: new.embedding}
+            gallery.enroll("default", f"s{index}", [new])
+        probe = unit(axis(0) + 0.5 * axis(2) + 0.01 * random.standard_normal(128))
+        for top_k in (1, 5, 40):
+            self.assert_search_is_exact(gallery, model, probe, top_k)
+
+    @staticmethod
+    def assert_search_is_exact(
+        gallery: Gallery, model: dict[str, dict[str, Embedding]], probe: Embedding, top_k: int
+    ) -> None:
+        found = gallery.search("default", probe, top_k)
+        best = {name: min(exact(probe, vector) for vector in stored.values()) for name, stored in model.items()}
+        assert len({each.subject_id for each in found}) == len(found) == min(top_k, len(model))
+        assert [(each.distance, each.subject_id) for each in found] == sorted(
+            (each.distance, each.subject_id) for each in found
+        )
+        np.testing.assert_allclose([each.distance for each in found], sorted(best.values())[: len(found)], atol=1e-6)
+        for each in found:
+            assert each.distance == pytest.approx(exact(probe, model[each.subject_id][each.template_id]), abs=1e-6)
+            assert gallery.compare("default", each.subject_id, probe) == each
+
+    # Concurrency
+
+    def test_a_write_is_seen_by_every_search_that_starts_after_it(
+        self, gallery: Gallery, random: np.random.Generator
+    ) -> None:
+        """Readers note who was enrolled and who erased before a search, and hold its answer against that."""
+        embeddings = [random_embedding(random) for _ in range(60)]
+        enrolled: set[int] = set()
+        leaving: set[int] = set()
+        erased: set[int] = set()
+        done = threading.Event()
+
+        def write() -> None:
+            try:
+                for index, embedding in enumerate(embeddings):
+                    gallery.enroll("default", f"s{index}", [template(embedding)])
+                    enrolled.add(index)
+                    if index % 2:
+                        leaving.add(index - 1)
+                        gallery.delete_subject("default", f"s{index - 1}")
+                        erased.add(index - 1)
+            finally:
+                done.set()
+
+        def read(seed: int) -> int:
+            mine = np.random.default_rng(seed)
+            searches = 0
+            while not done.is_set() or searches < 20:
+                index = int(mine.integers(max(1, len(enrolled))))
+                certain, gone = index in enrolled, index in erased
+                found = gallery.search("default", embeddings[index], 1)
+                hit = bool(found) and found[0].subject_id == f"s{index}"
+                assert not (hit and gone), "an erased subject was found"
+                assert hit or not certain or index in leaving, "an enrolled subject was not found"
+                searches += 1
+            return searches
+
+        with ThreadPoolExecutor(4) as pool:
+            readers = [pool.submit(read, seed) for seed in range(3)]
+            pool.submit(write).result()
+            assert all(reader.result() for reader in readers)
+        assert {found.subject_id for found in gallery.search("default", embeddings[1], 99)} == {
+            f"s{index}" for index in enrolled - erased
+        }
+
+    def test_replace_never_shows_a_subject_without_or_with_mixed_templates(
+        self, gallery: Gallery, random: np.random.Generator
+    ) -> None:
+        """Each generation of templates lies along its own axis, so a search sees which generation it was given."""
+        gallery.enroll("default", "other", [template(axis(100))])
+        gallery.enroll("default", "ada", [template(axis(0), "g0-a"), template(axis(1), "g0-b")])
+        done = threading.Event()
+
+        def write() -> None:
+            try:
+                for generation in range(1, 40):
+                    new = [template(axis(0), f"g{generation}-a"), template(axis(1), f"g{generation}-b")]
+                    gallery.enroll("default", "ada", new, on_conflict=OnConflict.REPLACE)
+            finally:
+                done.set()
+
+        def read(_: int) -> None:
+            seen = 0
+            while not done.is_set():
+                first, second = gallery.search("default", axis(seen % 2), 5)
+                assert (first.subject_id, second.subject_id) == ("ada", "other")
+                assert first.distance == 0.0
+                generation = int(first.template_id.split("-")[0][1:])
+                assert generation >= seen, "a template came back after it was replaced"
+                seen = generation
+                templates = ids(gallery.subject("default", "ada"))
+                assert len(templates) == 2
+                assert templates[0].split("-")[0] == templates[1].split("-")[0]
+                assert gallery.compare("default", "ada", axis(0)).distance == 0.0
+
+        with ThreadPoolExecutor(4) as pool:
+            readers = [pool.submit(read, seed) for seed in range(3)]
+            pool.submit(write).result()
+            for reader in readers:
+                reader.result()
+
+    def test_parallel_writers_lose_nothing(self, gallery: Gallery, random: np.random.Generator) -> None:
+        embeddings = [[random_embedding(random) for _ in range(12)] for _ in range(4)]
+
+        def write(writer: int) -> None:
+            for index, embedding in enumerate(embeddings[writer]):
+                gallery.enroll("default", f"own-{writer}-{index}", [template(embedding)])
+                gallery.enroll("default", "shared", [template(embedding)])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        assert len(gallery.subject("default", "shared").templates) == 48
+        for writer in range(4):
+            for index, embedding in enumerate(embeddings[writer]):
+                found = gallery.search("default", embedding, 2)
+                assert [each.subject_id for each in found] == [f"own-{writer}-{index}", "shared"]
+                assert [each.distance for each in found] == [0.0, 0.0]

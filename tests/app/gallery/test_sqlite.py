@@ -1,0 +1,504 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.gallery import (
+    EncoderMismatch,
+    Gallery,
+    GalleryInUse,
+    GalleryUnavailable,
+    OnConflict,
+    PendingReceipt,
+    Receipt,
+    SqliteGallery,
+    SubjectNotFound,
+)
+from app.gallery.index import FlatIndex, Keys
+from app.gallery.sqlite import DATABASE_NAME
+from app.types import Embedding
+from tests.app.gallery.contract import (
+    Clock,
+    GalleryContract,
+    axis,
+    exact,
+    ids,
+    near,
+    pending,
+    random_embedding,
+    template,
+)
+
+DIGEST = "sha256:" + "a" * 64
+ROOT = Path(__file__).parents[3]
+
+
+def opened(directory: Path, digest: str = DIGEST) -> closing[SqliteGallery]:
+    return closing(SqliteGallery(directory, encoder_digest=digest))
+
+
+class TestSqliteGallery(GalleryContract):
+    @pytest.fixture
+    def gallery(self, tmp_path: Path, clock: Clock) -> Iterator[Gallery]:
+        with closing(SqliteGallery(tmp_path / "data", encoder_digest=DIGEST, clock=clock)) as gallery:
+            yield gallery
+
+
+# Opening
+
+
+def test_reopening_keeps_everything(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    embeddings = [random_embedding(random) for _ in range(40)]
+    with opened(tmp_path) as gallery:
+        gallery.create_collection("a")
+        for index, embedding in enumerate(embeddings):
+            gallery.enroll("a", f"s{index}", [template(embedding)], metadata={"n": index}, receipt=pending(f"k{index}"))
+        gallery.delete_subject("a", "s0")
+        gallery.update_subject("a", "s1", {"n": "one"})
+        subjects = gallery.subjects("a", after=None, limit=100)
+        collections = gallery.collections()
+        found = gallery.search("a", embeddings[0], 100)
+    with opened(tmp_path) as gallery:
+        assert gallery.collections() == collections
+        assert gallery.subjects("a", after=None, limit=100) == subjects
+        assert gallery.search("a", embeddings[0], 100) == found
+        assert len(found) == 39
+        assert gallery.receipt("k1") == Receipt("k1", "f", "{}")
+        gallery.check()
+        gallery.enroll("a", "s0", [template(embeddings[0])])
+        assert gallery.search("a", embeddings[0], 1)[0].subject_id == "s0"
+
+
+def test_a_gallery_larger_than_one_batch_is_loaded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.gallery.rows._LOAD_BATCH", 3)
+    with opened(tmp_path) as gallery:
+        gallery.enroll("default", "ada", [template(axis(index)) for index in range(10)])
+        gallery.enroll("default", "bob", [template(axis(index)) for index in range(10, 17)])
+    with opened(tmp_path) as gallery:
+        gallery.check()
+        for index in range(17):
+            assert gallery.search("default", axis(index), 1)[0].distance == 0.0
+
+
+def test_a_missing_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "tessera"
+    with opened(directory) as gallery:
+        gallery.enroll("default", "ada", [template(axis(0))])
+        assert directory.stat().st_mode & 0o777 == 0o700
+        assert len(list(directory.iterdir())) > 1
+        assert all(path.stat().st_mode & 0o077 == 0 for path in directory.iterdir())
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(GalleryUnavailable, match="cannot be created or written"):
+            SqliteGallery(directory, encoder_digest=DIGEST)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(GalleryUnavailable, match="cannot be created or written"):
+            SqliteGallery(tmp_path, encoder_digest=DIGEST)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_closing_twice_is_harmless_and_the_closed_gallery_refuses(tmp_path: Path) -> None:
+    gallery = SqliteGallery(tmp_path, encoder_digest=DIGEST)
+    gallery.close()
+    gallery.close()
+    for call in (
+        lambda: gallery.search("default", axis(0), 1),
+        lambda: gallery.delete_collection("default"),
+        gallery.check,
+    ):
+        with pytest.raises(GalleryUnavailable, match="closed"):
+            call()
+
+
+def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
+    gallery = SqliteGallery(tmp_path, encoder_digest=DIGEST)
+    rendering, answered = threading.Event(), threading.Event()
+
+    def render(_: object) -> str:
+        rendering.set()
+        assert answered.wait(5)
+        return "slow"
+
+    with ThreadPoolExecutor(2) as pool:
+        receipt = PendingReceipt("k", "f", render)
+        enrolment = pool.submit(gallery.enroll, "default", "ada", [template(axis(0))], receipt=receipt)
+        assert rendering.wait(5)
+        closing_ = pool.submit(gallery.close)
+        with pytest.raises(TimeoutError):
+            closing_.result(timeout=0.1)
+        answered.set()
+        enrolment.result(5)
+        closing_.result(5)
+    with opened(tmp_path) as again:
+        assert again.receipt("k") == Receipt("k", "f", "slow")
+
+
+# One process at a time
+
+
+def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from app.gallery import SqliteGallery
+gallery = SqliteGallery(Path(sys.argv[1]), encoder_digest=sys.argv[2])
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> None:
+    with run_python(HOLD, str(tmp_path), DIGEST) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "open\n"
+            with pytest.raises(GalleryInUse, match=str(holder.pid)) as refusal:
+                SqliteGallery(tmp_path, encoder_digest=DIGEST)
+            assert str(tmp_path) in refusal.value.message
+        finally:
+            holder.kill()
+    assert holder.returncode == -signal.SIGKILL
+    with opened(tmp_path) as gallery:
+        gallery.check()
+
+
+def test_a_second_gallery_in_one_process_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path), pytest.raises(GalleryInUse):
+        SqliteGallery(tmp_path, encoder_digest=DIGEST)
+    with opened(tmp_path):
+        pass
+
+
+def test_a_refused_opening_frees_the_directory(tmp_path: Path) -> None:
+    with opened(tmp_path) as gallery:
+        gallery.enroll("default", "ada", [template(axis(0))])
+    with pytest.raises(EncoderMismatch):
+        SqliteGallery(tmp_path, encoder_digest="sha256:other")
+    with opened(tmp_path):
+        pass
+
+
+# Surviving
+
+
+ENROL = """
+import sys
+from pathlib import Path
+import numpy as np
+from app.gallery import OnConflict, SqliteGallery
+from app.types import NewTemplate
+
+gallery = SqliteGallery(Path(sys.argv[1]), encoder_digest=sys.argv[2])
+random = np.random.default_rng(int(sys.argv[3]))
+for number in range(100000):
+    vectors = random.standard_normal((3, 128))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    templates = [NewTemplate(f"{sys.argv[3]}-{number}-{index}", vector) for index, vector in enumerate(vectors)]
+    gallery.enroll("default", f"{sys.argv[3]}-{number}", templates)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("acknowledged_before_kill", [1, 40])
+def test_killed_while_enrolling_nothing_acknowledged_is_lost(tmp_path: Path, acknowledged_before_kill: int) -> None:
+    seed = str(acknowledged_before_kill)
+    with run_python(ENROL, str(tmp_path), DIGEST, seed) as enroller:
+        assert enroller.stdout is not None
+        acknowledged = [enroller.stdout.readline() for _ in range(acknowledged_before_kill)]
+        enroller.kill()
+        acknowledged += enroller.stdout.readlines()
+    # A number cut off by the kill was not acknowledged.
+    numbers = [int(line) for line in acknowledged if line.endswith("\n")]
+    assert len(numbers) >= acknowledged_before_kill
+    random = np.random.default_rng(int(seed))
+    with opened(tmp_path) as gallery:
+        gallery.check()
+        for number in numbers:
+            for index, vector in enumerate(random.standard_normal((3, 128))):
+                embedding = (vector / np.linalg.norm(vector)).astype(np.float32)
+                (found,) = gallery.search("default", embedding, 1)
+                assert found.template_id == f"{seed}-{number}-{index}"
+                assert found.distance < 1e-6
+        subjects = gallery.subjects("default", after=None, limit=100000)
+        assert {len(subject.templates) for subject in subjects} == {3}
+        assert len(numbers) <= len(subjects) <= len(numbers) + 1
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Writing beyond this many bytes of a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_refuses_writes_and_changes_nothing(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    embeddings = [random_embedding(random) for _ in range(400)]
+    with opened(tmp_path) as gallery:
+        gallery.enroll("default", "before", [template(axis(0))])
+        enrolled: list[int] = []
+
+        def enroll_all() -> None:
+            for index, embedding in enumerate(embeddings):
+                gallery.enroll("default", f"s{index}", [template(embedding)])
+                enrolled.append(index)
+
+        with files_limited_to(200_000), pytest.raises(GalleryUnavailable, match="does not answer"):
+            enroll_all()
+        assert 0 < len(enrolled) < len(embeddings)
+        with pytest.raises(SubjectNotFound):
+            gallery.subject("default", f"s{len(enrolled)}")
+        gallery.check()
+        gallery.enroll("default", "after", [template(axis(1))])
+        expected = {"before", "after", *(f"s{index}" for index in enrolled)}
+        assert {found.subject_id for found in gallery.search("default", axis(0), 1000)} == expected
+    with opened(tmp_path) as gallery:
+        gallery.check()
+        assert {subject.id for subject in gallery.subjects("default", after=None, limit=1000)} == expected
+
+
+class FailingIndex(FlatIndex):
+    """Fails at the next ``failures`` additions, having lost what it held."""
+
+    failures = 0
+
+    def add(self, keys: Keys, vectors: np.ndarray) -> None:
+        if FailingIndex.failures > 0:
+            FailingIndex.failures -= 1
+            self._index.reset()
+            raise MemoryError("no room")
+        super().add(keys, vectors)
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Iterator[SqliteGallery]:
+    FailingIndex.failures = 0
+    with closing(SqliteGallery(tmp_path, encoder_digest=DIGEST, make_index=FailingIndex)) as gallery:
+        gallery.enroll("default", "ada", [template(axis(0))])
+        yield gallery
+
+
+def test_an_index_that_fails_after_the_commit_is_rebuilt(failing: SqliteGallery) -> None:
+    FailingIndex.failures = 1
+    failing.enroll("default", "bob", [template(axis(1))])
+    assert FailingIndex.failures == 0
+    assert [found.subject_id for found in failing.search("default", axis(1), 5)] == ["bob", "ada"]
+    failing.check()
+
+
+def test_an_index_that_cannot_be_rebuilt_refuses_until_it_can(failing: SqliteGallery) -> None:
+    FailingIndex.failures = 3
+    failing.enroll("default", "bob", [template(axis(1))])
+    with pytest.raises(GalleryUnavailable, match="no room"):
+        failing.search("default", axis(1), 5)
+    assert failing.compare("default", "bob", axis(1)).distance == 0.0
+    assert [found.subject_id for found in failing.search("default", axis(1), 5)] == ["bob", "ada"]
+    FailingIndex.failures = 4
+    failing.enroll("default", "cy", [template(axis(2))])
+    with pytest.raises(GalleryUnavailable):
+        failing.check()
+    FailingIndex.failures = 0
+    failing.delete_subject("default", "bob")
+    assert [found.subject_id for found in failing.search("default", axis(2), 5)] == ["cy", "ada"]
+
+
+def test_check_notices_an_index_out_of_step(tmp_path: Path) -> None:
+    made: list[FlatIndex] = []
+
+    def make_index() -> FlatIndex:
+        made.append(FlatIndex())
+        return made[-1]
+
+    with closing(SqliteGallery(tmp_path, encoder_digest=DIGEST, make_index=make_index)) as gallery:
+        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
+        gallery.check()
+        made[-1].remove(np.array([1], dtype=np.int64))
+        with pytest.raises(GalleryUnavailable, match="holds 1 templates, its database 2"):
+            gallery.check()
+
+
+# What does not belong here
+
+
+def test_templates_of_another_encoder_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    with opened(tmp_path) as gallery:
+        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
+    other = "sha256:" + "b" * 64
+    with pytest.raises(EncoderMismatch) as refusal:
+        SqliteGallery(tmp_path, encoder_digest=other)
+    message = refusal.value.message
+    for part in ("2 stored template(s)", "a" * 12, "b" * 12, "Serve with the encoder", "new data directory", "enrol"):
+        assert part in message
+    assert "a" * 13 not in message
+    assert refusal.value.details == {"templates": 2, "stored_encoders": [DIGEST], "encoder": other}
+    with opened(tmp_path) as gallery:
+        assert gallery.search("default", axis(0), 1)[0].distance == 0.0
+        gallery.delete_collection("default")
+    with opened(tmp_path, other) as gallery:
+        gallery.enroll("default", "ada", [template(axis(0))])
+    with pytest.raises(EncoderMismatch):
+        SqliteGallery(tmp_path, encoder_digest=DIGEST)
+
+
+def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(GalleryUnavailable, match="schema version 99"):
+        SqliteGallery(tmp_path, encoder_digest=DIGEST)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE_NAME
+    path.write_bytes(b"certainly not a database " * 400)
+    with pytest.raises(GalleryUnavailable, match="file is not a database"):
+        SqliteGallery(tmp_path, encoder_digest=DIGEST)
+    assert path.read_bytes().startswith(b"certainly")
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    random = np.random.default_rng(3)
+    with opened(tmp_path) as gallery:
+        for index in range(10):
+            gallery.enroll("default", f"s{index}", [template(random_embedding(random)) for _ in range(20)])
+    return tmp_path / DATABASE_NAME
+
+
+@pytest.mark.parametrize("page", [5, 20, 40])
+def test_a_damaged_page_is_refused(filled: Path, page: int) -> None:
+    with filled.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xff" * 4096)
+    with pytest.raises(GalleryUnavailable, match=r"cannot be opened.*malformed.*backup"):
+        SqliteGallery(filled.parent, encoder_digest=DIGEST)
+
+
+def test_a_truncated_database_is_refused(filled: Path) -> None:
+    os.truncate(filled, filled.stat().st_size // 2)
+    with pytest.raises(GalleryUnavailable, match=r"cannot be opened.*backup"):
+        SqliteGallery(filled.parent, encoder_digest=DIGEST)
+
+
+def test_a_damaged_embedding_is_refused(filled: Path) -> None:
+    content = bytearray(filled.read_bytes())
+    with closing(sqlite3.connect(filled)) as connection:
+        blob = connection.execute("SELECT embedding FROM templates WHERE key = 100").fetchone()[0]
+    assert content.count(blob) == 1
+    start = content.index(blob)
+    content[start : start + 4] = np.float32(3.0).tobytes()
+    filled.write_bytes(content)
+    with pytest.raises(GalleryUnavailable, match="not of unit length"):
+        SqliteGallery(filled.parent, encoder_digest=DIGEST)
+
+
+# Erasure
+
+
+def is_on_disk(directory: Path, content: bytes) -> bool:
+    return any(content in path.read_bytes() for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("erase", ["subject", "template", "collection", "replace"])
+def test_what_is_erased_is_in_no_file(tmp_path: Path, erase: str) -> None:
+    random = np.random.default_rng(4)
+    erased, kept = random_embedding(random), random_embedding(random)
+    with opened(tmp_path) as gallery:
+        gallery.create_collection("a")
+        gallery.enroll("a", "ada", [template(erased, "t"), template(near(random, erased))], metadata={"x": "y" * 50})
+        gallery.enroll("default", "bob", [template(kept)])
+        assert is_on_disk(tmp_path, erased.tobytes())
+        match erase:
+            case "subject":
+                gallery.delete_subject("a", "ada")
+            case "template":
+                gallery.delete_template("a", "ada", "t")
+            case "collection":
+                gallery.delete_collection("a")
+            case "replace":
+                gallery.enroll("a", "ada", [template(kept)], on_conflict=OnConflict.REPLACE)
+        assert not is_on_disk(tmp_path, erased.tobytes())
+        assert is_on_disk(tmp_path, kept.tobytes())
+        assert is_on_disk(tmp_path, b"y" * 50) == (erase in ("template", "replace"))
+
+
+def test_receipts_are_not_kept_longer_than_they_count(tmp_path: Path) -> None:
+    clock = Clock()
+    with closing(SqliteGallery(tmp_path, encoder_digest=DIGEST, clock=clock)) as gallery:
+        gallery.enroll("default", "ada", [template(axis(0))], receipt=pending("k1"))
+        clock.now += timedelta(hours=25)
+        gallery.enroll("default", "bob", [template(axis(1))], receipt=pending("k2"))
+    assert stored_receipts(tmp_path) == ["k2"]
+    clock.now += timedelta(hours=25)
+    with closing(SqliteGallery(tmp_path, encoder_digest=DIGEST, clock=clock)):
+        pass
+    assert stored_receipts(tmp_path) == []
+
+
+def stored_receipts(directory: Path) -> list[str]:
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as connection:
+        return [row[0] for row in connection.execute("SELECT key FROM receipts")]
+
+
+# The index
+
+
+def test_the_index_is_no_further_off_than_it_says() -> None:
+    random = np.random.default_rng(5)
+    vectors = np.stack([random_embedding(random) for _ in range(2000)])
+    index = FlatIndex()
+    index.add(np.arange(2000, dtype=np.int64), vectors)
+    probe: Embedding = vectors[0]
+    keys, scores = index.search(probe, 2000)
+    assert sorted(keys.tolist()) == list(range(2000))
+    for key, score in zip(keys.tolist(), scores.tolist(), strict=True):
+        assert abs(score - (1 - exact(probe, vectors[key]) / 2)) <= index.tolerance
+
+
+def test_removing_what_the_index_does_not_hold_fails() -> None:
+    index = FlatIndex()
+    index.add(np.array([7], dtype=np.int64), axis(0)[np.newaxis])
+    with pytest.raises(RuntimeError, match="1 of 2"):
+        index.remove(np.array([7, 8], dtype=np.int64))
+
+
+def test_ids_of_templates_are_unique_in_the_whole_database(tmp_path: Path) -> None:
+    with opened(tmp_path) as gallery:
+        gallery.create_collection("a")
+        gallery.enroll("a", "ada", [template(axis(0), "same")])
+        with pytest.raises(ValueError, match="same"):
+            gallery.enroll("default", "ada", [template(axis(0), "same")])
+        assert ids(gallery.subject("a", "ada")) == ["same"]
