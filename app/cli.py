@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -41,7 +42,9 @@ def _settings(host: str | None, port: int | None, data_dir: Path | None) -> Sett
 @cli.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on  [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="port; 0 lets the system choose  [default: 8000]", min=0, max=65535)] = None,
+    port: Annotated[
+        int | None, typer.Option(help="port; 0 lets the system choose  [default: 8000]", min=0, max=65535)
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder of the database  [default: data]")] = None,
 ) -> None:
     """Starts the service; SIGTERM and Ctrl-C let requests under way finish."""
@@ -56,6 +59,8 @@ def serve(
         f"templates in {settings.gallery.data_dir}, documentation at /docs",
         err=True,
     )
+    # After a graceful stop uvicorn raises the signal again, which would end the process as if it had been killed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create_app(settings, service),
         host=settings.server.host,

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.api import collections, operations, subjects, verbs
+from app.api.bodies import request_definitions
 from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.problems import Problem, install_problem_handlers
@@ -77,7 +78,7 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-            document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+            document["components"]["schemas"] |= {"Problem": Problem.model_json_schema()} | request_definitions()
             app.openapi_schema = document
         return app.openapi_schema
 

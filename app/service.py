@@ -284,7 +284,7 @@ class TesseraService:
         if self._enforce_quality and face.quality.issues:
             issues = list(face.quality.issues)
             raise LowQuality(
-                f"the face is not good enough to enrol ({', '.join(issues)}); send a sharper, larger, frontal photograph",
+                f"the face is not good enough to enrol ({', '.join(issues)}); send a sharp, large, frontal one",
                 issues=issues,
             )
 
@@ -309,7 +309,8 @@ class TesseraService:
         found = self._finder.find(image, face_policy)
         embeddings = self._encoder.encode(np.stack([face.chip for face in found.faces]))
         return [
-            Probe(found.faces_detected, face, embedding) for face, embedding in zip(found.faces, embeddings, strict=True)
+            Probe(found.faces_detected, face, embedding)
+            for face, embedding in zip(found.faces, embeddings, strict=True)
         ]
 
 

@@ -25,7 +25,9 @@ class ServerSettings(_Room):
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose one")
     max_body_bytes: PositiveInt = Field(default=32 * MEBIBYTE, description="largest request body, bytes")
     max_images: PositiveInt = Field(default=16, description="most photographs in one request")
-    max_metadata_bytes: PositiveInt = Field(default=16 * 1024, description="largest metadata of a subject, bytes of JSON")
+    max_metadata_bytes: PositiveInt = Field(
+        default=16 * 1024, description="largest metadata of a subject, bytes of JSON"
+    )
     graceful_seconds: PositiveInt = Field(default=20, description="time for requests under way when the service stops")
 
 
@@ -34,9 +36,11 @@ class FacesSettings(_Room):
 
     max_image_bytes: PositiveInt = Field(default=16 * MEBIBYTE, description="largest photograph, bytes")
     max_image_pixels: PositiveInt = Field(default=50_000_000, description="largest photograph, pixels")
-    detection_threshold: float = Field(default=0.7, gt=0, lt=1, description="lowest detector confidence of a face")
+    detection_threshold: float = Field(default=0.6, gt=0, lt=1, description="lowest detector confidence of a face")
     min_eye_distance: float = Field(default=16, ge=0, description="smallest distance between the eyes, pixels")
-    enforce_quality: bool = Field(default=True, description="refuse to enrol a face whose quality is outside the limits")
+    enforce_quality: bool = Field(
+        default=True, description="refuse to enrol a face whose quality is outside the limits"
+    )
 
 
 class EncodingSettings(_Room):
@@ -52,7 +56,9 @@ class GallerySettings(_Room):
     """Where templates are kept."""
 
     data_dir: Path = Field(default=Path("data"), description="folder of the database; one process at a time")
-    report_duplicates: bool = Field(default=True, description="on enrolment, look for the same face under another subject")
+    report_duplicates: bool = Field(
+        default=True, description="on enrolment, look for the same face under another subject"
+    )
 
 
 class Settings(BaseSettings):

@@ -48,7 +48,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class DetectedFace:
-    """One face found in a photograph, in the coordinates of ``Photograph.pixels``; confidence 0..1."""
+    """One face of a photograph, in pixels of ``Photograph.pixels``; in an ``AlignedFace``, of the upright original.
+
+    ``confidence`` is the detector's, 0..1.
+    """
 
     box: Box
     landmarks: Landmarks

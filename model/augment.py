@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
@@ -18,14 +18,14 @@ class Augmentation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rotation_degrees: float = 6.0
-    scale: float = 0.08
-    shift_pixels: float = 4.0
-    blur_probability: float = 0.25
-    grey_probability: float = 0.1
-    colour_probability: float = 0.6
-    erase_probability: float = 0.15
-    noise_probability: float = 0.15
+    rotation_degrees: float = Field(default=6.0, ge=0)
+    scale: float = Field(default=0.08, ge=0, lt=1)
+    shift_pixels: float = Field(default=4.0, ge=0)
+    blur_probability: float = Field(default=0.25, ge=0, le=1)
+    grey_probability: float = Field(default=0.1, ge=0, le=1)
+    colour_probability: float = Field(default=0.6, ge=0, le=1)
+    erase_probability: float = Field(default=0.15, ge=0, le=1)
+    noise_probability: float = Field(default=0.15, ge=0, le=1)
 
 
 def _uniform(low: float, high: float, size: int, rng: Generator) -> Tensor:

@@ -6,8 +6,10 @@ patch stem leaves the 112-pixel map in one step. Residual blocks after He et al.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,9 +25,15 @@ class BackboneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    widths: tuple[int, ...] = Field(min_length=1)
-    depths: tuple[int, ...] = Field(min_length=1)
-    embedding_size: int = 128
+    widths: tuple[PositiveInt, ...] = Field(min_length=1)
+    depths: tuple[PositiveInt, ...] = Field(min_length=1)
+    embedding_size: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.widths) != len(self.depths):
+            raise ValueError(f"widths has {len(self.widths)} stages, depths {len(self.depths)}: one depth a width")
+        return self
 
 
 class ResidualBlock(nn.Module):
@@ -39,9 +47,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.norm1(self.conv1(x)))
@@ -87,9 +93,9 @@ class ServedEncoder(nn.Module):
 
 
 @torch.no_grad()
-def embed(encoder: nn.Module, chips: Tensor, *, batch: int = 256, bf16: bool = True) -> Tensor:
+def embed(encoder: Encoder, chips: Tensor, *, batch: int = 256, bf16: bool = True) -> Tensor:
     """uint8 [N, 112, 112, 3] -> float32 [N, embedding_size], in evaluation mode and in batches."""
-    served, training = ServedEncoder(encoder), encoder.training  # type: ignore[arg-type]
+    served, training = ServedEncoder(encoder), encoder.training
     served.eval()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         parts = [served(chips[i : i + batch]) for i in range(0, len(chips), batch)]

@@ -37,12 +37,19 @@ def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: 
 
 def smallest_supported_fmr(subjects: int) -> float:
     """Rule of three over the pairs of subjects: comparisons that share a subject are not independent."""
-    return 3 / (subjects * (subjects - 1) / 2)
+    return min(3 / max(subjects * (subjects - 1) / 2, 1), 1.0)
 
 
 def operating_point(pairs: PairDistances, unrelated: PairDistances, target: float) -> OperatingPoint:
-    """The most permissive threshold whose measured false match rate is at most ``target``."""
+    """The most permissive threshold whose measured false match rate is at most ``target``.
+
+    Raises ValueError if more non-mated pairs than that are at distance 0, which no threshold refuses.
+    """
     threshold = threshold_at_fmr(pairs.non_mated, target)
+    if threshold < 0:
+        raise ValueError(
+            f"a share {target:g} or more of the non-mated pairs are equal: some faces are labelled wrongly"
+        )
     return OperatingPoint(
         threshold=threshold,
         false_match_rate=accepted_share(pairs.non_mated, threshold),
@@ -52,13 +59,20 @@ def operating_point(pairs: PairDistances, unrelated: PairDistances, target: floa
 
 
 def calibrate(runtime: EncoderRuntime, faces: FaceSet, description: str) -> Calibration:
-    """Measures a runtime on labelled faces of identities that its encoder never saw."""
+    """Measures a runtime on labelled faces of identities that its encoder never saw.
+
+    The default is ``DEFAULT_FMR`` or the lowest of ``TARGETS`` that the subjects support. Raises ValueError if they
+    support none.
+    """
+    subjects = len(np.unique(faces.identity))
+    floor = smallest_supported_fmr(subjects)
+    targets = [target for target in TARGETS if target >= floor]
+    if not targets:
+        raise ValueError(f"{subjects} subjects cannot show a false match rate of {TARGETS[0]:g}; calibrate on more")
     embeddings = encode_all(runtime, faces.images(np.arange(len(faces))))
     pairs = all_pair_distances(embeddings, faces.identity)
     unrelated = all_pair_distances(embeddings, faces.identity, faces.family)
-    subjects = len(np.unique(faces.identity))
-    floor = smallest_supported_fmr(subjects)
-    points = [operating_point(pairs, unrelated, t) for t in TARGETS if t >= floor]
+    points = [operating_point(pairs, unrelated, target) for target in targets]
     return Calibration(
         schema_version=1,
         version=f"{runtime.info.name}-{runtime.info.version}-{runtime.info.sha256[:8]}",
@@ -73,7 +87,7 @@ def calibrate(runtime: EncoderRuntime, faces: FaceSet, description: str) -> Cali
             precision=runtime.info.precision,
         ),
         smallest_supported_fmr=floor,
-        default_fmr=max(DEFAULT_FMR, floor),
+        default_fmr=max(DEFAULT_FMR, targets[-1]),
         operating_points=tuple(points),
     )
 

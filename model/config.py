@@ -21,14 +21,14 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: str = Field(pattern=r"^[\w-]+$")
     steps: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     batch_size: PositiveInt | None = None
-    identities: PositiveInt | None = None
-    images: PositiveInt | None = None
+    identities: int | None = Field(default=None, ge=2)
+    images: int | None = Field(default=None, ge=2)
     distillation_weight: float = Field(default=0, ge=0)
     similarity_weight: float = Field(default=10, ge=0)
     triplet_weight: float = Field(default=0, ge=0)
@@ -39,10 +39,13 @@ class Stage(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         by_identity = self.identities is not None and self.images is not None
-        if (self.batch_size is None) != by_identity:
+        half = (self.identities is None) != (self.images is None)
+        if half or (self.batch_size is None) != by_identity:
             raise ValueError("a stage has either batch_size or both identities and images")
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
         if self.triplet_weight and not by_identity:
-            raise ValueError("triplets need batches of identities x images")
+            raise ValueError("triplet_weight needs batches of identities x images")
         if not self.triplet_weight and not self.distillation_weight:
             raise ValueError("a stage needs a positive triplet_weight or distillation_weight")
         return self
@@ -61,6 +64,13 @@ class Recipe(BaseModel):
     backbone: BackboneConfig
     augmentation: Augmentation
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _own_files(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names) or "checkpoint" in names:
+            raise ValueError(f"each stage needs a name of its own for its weights, and not 'checkpoint': {names}")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

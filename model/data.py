@@ -66,12 +66,17 @@ def write_table(directory: Path, columns: dict[str, list[str]]) -> None:
 def load_face_set(directory: Path) -> FaceSet:
     """Opens a packed set without reading the pixels.
 
-    Raises FileNotFoundError where ``directory`` was not written by ``model.prepare``.
+    Raises FileNotFoundError where ``directory`` was not written by ``model.prepare``, ValueError where it was
+    interrupted and chips and table are not of one set.
     """
-    if not (directory / TABLE_FILE).is_file():
+    if not (directory / TABLE_FILE).is_file() or not (directory / CHIPS_FILE).is_file():
         raise FileNotFoundError(f"{directory} holds no packed faces; write them with `python -m model.prepare`")
     table = pq.read_table(directory / TABLE_FILE)
     chips = np.load(directory / CHIPS_FILE, mmap_mode="r")
+    if len(chips) != len(table):
+        raise ValueError(
+            f"{directory} has {len(chips)} chips and labels of {len(table)}; write both with `python -m model.prepare`"
+        )
     return FaceSet(
         chips=chips,
         identity=codes(table["identity"].to_pylist()),

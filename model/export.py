@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -42,9 +42,10 @@ class ExportedEncoder(nn.Module):
         self.project = fuse_linear_bn_eval(encoder.project, encoder.norm)
 
     def forward(self, chips: Tensor) -> Tensor:
-        x = (chips.permute(0, 3, 1, 2).float() - PIXEL_MEAN) * PIXEL_SCALE
-        x = self.project(self.features(x))
-        return x / x.norm(dim=1, keepdim=True)
+        pixels = (chips.permute(0, 3, 1, 2).float() - PIXEL_MEAN) * PIXEL_SCALE
+        x = self.project(self.features(pixels))
+        embeddings: Tensor = x / x.norm(dim=1, keepdim=True)
+        return embeddings
 
 
 def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -64,22 +65,24 @@ def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def to_onnx(encoder: Encoder) -> bytes:
     """The served network as an ONNX file; its batch size is free."""
-    buffer = io.BytesIO()
     example = torch.zeros(2, CHIP_SIDE, CHIP_SIDE, 3, dtype=torch.uint8)
     batch = {"chips": {0: "batch"}, "embeddings": {0: "batch"}}
-    torch.onnx.export(
-        ExportedEncoder(encoder).eval(),
-        (example,),
-        buffer,
-        input_names=["chips"],
-        output_names=["embeddings"],
-        dynamic_axes=batch,
-        opset_version=OPSET,
-        dynamo=False,
-    )
-    model = store_as_float16(onnx.load_from_string(buffer.getvalue()))
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / NETWORK_FILE
+        torch.onnx.export(
+            ExportedEncoder(encoder).eval(),
+            (example,),
+            path,
+            input_names=["chips"],
+            output_names=["embeddings"],
+            dynamic_axes=batch,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = store_as_float16(onnx.load_from_string(path.read_bytes()))
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    network: bytes = model.SerializeToString(deterministic=True)
+    return network
 
 
 def main(

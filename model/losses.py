@@ -55,5 +55,3 @@ def spread(embeddings: Tensor) -> Tensor:
     About ``1 / sqrt(D)`` (0.088 at 128) for a healthy encoder, 0 for one that maps every face to one point.
     """
     return embeddings.var(dim=0, unbiased=False).mean().sqrt()
-
-

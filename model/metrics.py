@@ -41,22 +41,34 @@ def all_pair_distances(
     return PairDistances(np.sort(np.concatenate(mated)), np.sort(np.concatenate(non_mated)))
 
 
+def _allowed(non_mated: Floats, fmr: float) -> int:
+    return int(np.floor(fmr * len(non_mated) + 1e-9))
+
+
+def can_show(non_mated: Floats, fmr: float) -> bool:
+    """Whether one false match among so many non-mated pairs is a share of ``fmr`` or less."""
+    return _allowed(non_mated, fmr) >= 1
+
+
 def threshold_at_fmr(non_mated: Floats, fmr: float) -> float:
     """The largest threshold ``t`` at which ``distance <= t`` accepts at most a share ``fmr`` of non-mated pairs.
 
     non_mated: ascending. The threshold lies just below the first distance that must be refused, so that it never
-    accepts more than was asked for. Raises ValueError if the pairs are too few to measure ``fmr``.
+    accepts more than was asked for; where that distance is 0 it is negative, and accepts nothing. Raises ValueError if
+    the pairs are too few to measure ``fmr``.
     """
-    allowed = int(np.floor(fmr * len(non_mated) + 1e-9))
-    if allowed < 1:
+    allowed = _allowed(non_mated, fmr)
+    if not can_show(non_mated, fmr):
         raise ValueError(f"{len(non_mated)} non-mated pairs cannot show a false match rate of {fmr:g}")
     if allowed >= len(non_mated):
         return float(non_mated[-1])
-    return float(np.nextafter(np.float32(non_mated[allowed]), np.float32(0)))
+    return float(np.nextafter(np.float32(non_mated[allowed]), np.float32(-1)))
 
 
 def accepted_share(sorted_distances: Floats, threshold: float) -> float:
-    """Share of distances ``<= threshold``; the distances ascend."""
+    """Share of distances ``<= threshold``; the distances ascend. Raises ValueError if there are none."""
+    if not len(sorted_distances):
+        raise ValueError("there are no distances to take a share of")
     return float(np.searchsorted(sorted_distances, threshold, side="right") / len(sorted_distances))
 
 

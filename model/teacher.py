@@ -85,9 +85,7 @@ class Teacher:
         network.reshape({"data": [-1, 3, 112, 112]})
         self._compiled = core.compile_model(network, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
 
-    def embed(
-        self, chips: npt.NDArray[np.uint8], *, flip: bool = True, batch: int = 32
-    ) -> npt.NDArray[np.float32]:
+    def embed(self, chips: npt.NDArray[np.uint8], *, flip: bool = True, batch: int = 32) -> npt.NDArray[np.float32]:
         """uint8 [N, 112, 112, 3] -> unit-length float32 [N, 128]; ``flip`` averages with the mirrored face."""
         total: npt.NDArray[np.float32] = np.zeros((len(chips), 128), dtype=np.float32)
         requests = ov.AsyncInferQueue(self._compiled)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic_core
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import RequestError, invalid_fields
+from app.api.schemas import REQUESTS
 from app.settings import ServerSettings
 
 Body = TypeVar("Body", bound=BaseModel)
 
+JSON = "application/json"
+MULTIPART = "multipart/form-data"
+SCHEMA_REFERENCE = "#/components/schemas/{model}"
 FILE_FIELDS = ("image", "reference")
 JSON_FIELDS = ("metadata",)
 REPEATABLE_FIELDS = ("image",)
@@ -24,14 +30,14 @@ MAX_FORM_FIELDS = 16
 
 
 def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency that reads and validates the body of a request as ``model``."""
+    """A dependency that reads and validates the body of a request, multipart or JSON, as ``model``."""
 
     async def read(request: Request) -> Body:
         settings: ServerSettings = request.app.state.settings.server
-        media_type = parse_options_header(request.headers.get("content-type"))[0]
-        if media_type == b"application/json":
+        media_type = _media_type(request)
+        if media_type == JSON:
             fields = await _read_json(request)
-        elif media_type == b"multipart/form-data":
+        elif media_type == MULTIPART:
             fields = await _read_form(request, settings)
         else:
             raise RequestError(
@@ -42,23 +48,46 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     return read
 
 
+def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
+    """A dependency that reads and validates a JSON body as ``model``."""
+
+    async def read(request: Request) -> Body:
+        if _media_type(request) != JSON:
+            raise RequestError("unsupported_media_type", "send application/json")
+        return _validated(model, await _read_json(request), request.app.state.settings.server)
+
+    return read
+
+
 def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI description of a body that comes as multipart or JSON."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    form = {**schema, "properties": {name: _form_field(name, s) for name, s in schema["properties"].items()}}
-    example = {"image": "/9j/4AAQSkZJRgABAQ..."}
-    if "subject_id" in schema["properties"]:
-        example["subject_id"] = "ada"
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {"schema": form},
-                "application/json": {"schema": schema, "example": example},
-            },
-        }
+    described = openapi_json_body(model)
+    schema = model.model_json_schema(ref_template=SCHEMA_REFERENCE)
+    form = {
+        "type": "object",
+        "properties": {name: _form_field(name, field) for name, field in schema["properties"].items()},
+        "required": schema["required"],
+        "additionalProperties": False,
     }
+    described["requestBody"]["content"][MULTIPART] = {"schema": form}
+    return described
+
+
+def openapi_json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of a JSON body; ``request_definitions`` has the schema that it refers to."""
+    reference = {"$ref": SCHEMA_REFERENCE.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": reference}}}}
+
+
+def request_definitions() -> dict[str, Any]:
+    """The schemas of all request bodies, by name."""
+    models: list[tuple[type[BaseModel], Literal["validation"]]] = [(model, "validation") for model in REQUESTS]
+    definitions: dict[str, Any] = models_json_schema(models, ref_template=SCHEMA_REFERENCE)[1]["$defs"]
+    return definitions
+
+
+def _media_type(request: Request) -> str:
+    return parse_options_header(request.headers.get("content-type"))[0].decode("latin-1")
 
 
 def _form_field(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +135,7 @@ async def _read_form(request: Request, settings: ServerSettings) -> dict[str, An
 async def _form_fields(form: FormData) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name in form:
+        _require_unicode(name)
         values = form.getlist(name)
         if len(values) > 1 and name not in REPEATABLE_FIELDS:
             raise invalid_fields([{"field": name, "message": "given more than once"}])
@@ -119,6 +149,7 @@ async def _form_value(name: str, value: UploadFile | str) -> Any:
         if name not in FILE_FIELDS:
             raise invalid_fields([{"field": name, "message": "is text, not a file"}])
         return await value.read()
+    _require_unicode(value)
     if name in FILE_FIELDS:
         raise invalid_fields([{"field": name, "message": "must be sent as a file (with a filename)"}])
     if name in JSON_FIELDS:
@@ -127,6 +158,14 @@ async def _form_value(name: str, value: UploadFile | str) -> Any:
         except ValueError as error:
             raise invalid_fields([{"field": name, "message": f"is not valid JSON: {error}"}]) from error
     return value
+
+
+def _require_unicode(text: str) -> None:
+    # The charset that a form names may decode to halves of surrogate pairs, which no answer could repeat.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError("malformed_body", "the text of the form is not valid Unicode; send it as UTF-8") from error
 
 
 def _validated(model: type[Body], fields: Any, settings: ServerSettings) -> Body:
@@ -141,13 +180,17 @@ def _validated(model: type[Body], fields: Any, settings: ServerSettings) -> Body
     images = getattr(body, "image", None)
     if isinstance(images, list) and len(images) > settings.max_images:
         raise _too_many_images(settings)
-    check_metadata(getattr(body, "metadata", None), settings)
+    _check_metadata(getattr(body, "metadata", None), settings)
     return body
 
 
-def check_metadata(metadata: Any, settings: ServerSettings) -> None:
-    """Raises RequestError if the metadata of a subject takes more bytes as JSON than is allowed."""
-    if metadata and len(pydantic_core.to_json(metadata)) > settings.max_metadata_bytes:
+def _check_metadata(metadata: Any, settings: ServerSettings) -> None:
+    try:
+        size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode())
+    except ValueError as error:
+        # Numbers beyond the range of a double arrive as infinite.
+        raise invalid_fields([{"field": "metadata", "message": "holds a number that is too large"}]) from error
+    if size > settings.max_metadata_bytes:
         message = f"is larger than {settings.max_metadata_bytes} bytes of JSON"
         raise invalid_fields([{"field": "metadata", "message": message}])
 

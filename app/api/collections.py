@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 
 from app.api import schemas
+from app.api.bodies import json_body_of, openapi_json_body
 from app.api.problems import problems
 from app.api.state import PartsDependency
 
@@ -26,9 +27,19 @@ async def list_collections(parts: PartsDependency) -> schemas.CollectionList:
     "",
     status_code=201,
     summary="Create a collection",
-    responses=problems("invalid_request", "malformed_body", "collection_exists", "gallery_unavailable"),
+    openapi_extra=openapi_json_body(schemas.NewCollection),
+    responses=problems(
+        "invalid_request",
+        "malformed_body",
+        "unsupported_media_type",
+        "body_too_large",
+        "collection_exists",
+        "gallery_unavailable",
+    ),
 )
-async def create_collection(parts: PartsDependency, body: schemas.NewCollection) -> schemas.CollectionOut:
+async def create_collection(
+    parts: PartsDependency, body: Annotated[schemas.NewCollection, Depends(json_body_of(schemas.NewCollection))]
+) -> schemas.CollectionOut:
     """Creates an empty collection."""
     found = await parts.read(parts.service.gallery.create_collection, body.id)
     return schemas.CollectionOut.model_validate(found)

@@ -8,7 +8,6 @@ from app.encoding import EncoderInfo
 from app.service import Enrolment, FaceIdentification, Identification, Probe, Verification
 from app.types import AlignedFace, Candidate
 
-
 LANDMARK_NAMES = tuple(schemas.LandmarksOut.model_fields)
 
 
@@ -24,10 +23,12 @@ def face(aligned: AlignedFace) -> schemas.FaceOut:
 
 
 def probe(used: Probe) -> schemas.ProbeOut:
+    """The face used and how many there were."""
     return schemas.ProbeOut(faces_detected=used.faces_detected, face=face(used.face))
 
 
 def candidate(found: Candidate, threshold: float) -> schemas.CandidateOut:
+    """A candidate with the decision on it alone."""
     return schemas.CandidateOut(
         subject_id=found.subject_id,
         template_id=found.template_id,
@@ -39,6 +40,7 @@ def candidate(found: Candidate, threshold: float) -> schemas.CandidateOut:
 
 
 def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
+    """The two versions that every answer carries."""
     return {
         "encoder_version": f"{encoder.name}-{encoder.version}-{encoder.sha256[:8]}",
         "calibration_version": calibration.version,
@@ -46,6 +48,7 @@ def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
 
 
 def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration) -> schemas.EnrollResponse:
+    """Answer of ``/enroll``."""
     threshold = calibration.default.threshold
     return schemas.EnrollResponse(
         subject_id=result.subject.id,
@@ -64,6 +67,7 @@ def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration)
 
 
 def verification(result: Verification, encoder: EncoderInfo, calibration: Calibration) -> schemas.VerifyResponse:
+    """Answer of ``/verify``."""
     return schemas.VerifyResponse(
         decision=result.decision,
         distance=result.distance,
@@ -87,6 +91,7 @@ def _identified(result: FaceIdentification, threshold: float) -> schemas.Identif
 
 
 def identification(result: Identification, encoder: EncoderInfo, calibration: Calibration) -> schemas.IdentifyResponse:
+    """Answer of ``/identify``."""
     faces = [_identified(f, result.threshold) for f in result.faces]
     first = faces[0]
     nearest = first.candidates[0] if first.candidates else None

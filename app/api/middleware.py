@@ -8,12 +8,15 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.metrics import Metrics
 from app.api.problems import KINDS, RequestError, problem_response
 
 REQUEST_ID_HEADER = "X-Request-Id"
+CLIENT_GONE = 499
+"""What metrics show for a client that hung up before it had sent its request."""
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 
 logger = logging.getLogger("tessera")
@@ -45,6 +48,8 @@ class RequestMiddleware:
         self._metrics.in_progress.inc()
         try:
             await self._guarded(scope, self._limited(receive), send_with_id, request_id)
+        except ClientDisconnect:
+            status = CLIENT_GONE
         except Exception:
             logger.exception("request %s failed", request_id)
             if status:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.api import schemas
+from app.api import examples, schemas
 from app.api.problems import RequestError, problems
 from app.api.state import PartsDependency
 from app.errors import TesseraError
@@ -51,7 +51,10 @@ async def model(parts: PartsDependency) -> schemas.ModelResponse:
 
 
 @router.get(
-    "/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems("gallery_unavailable")
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=PlainTextResponse,
+    responses=problems("gallery_unavailable") | {200: {"content": {"text/plain": {"example": examples.METRICS}}}},
 )
 async def metrics(parts: PartsDependency) -> PlainTextResponse:
     """Requests, durations, decisions and the size of the gallery."""

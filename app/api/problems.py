@@ -38,10 +38,14 @@ KINDS: dict[str, ProblemKind] = {
     "degenerate_landmarks": ProblemKind(422, "Face cannot be aligned", "the landmarks of the face coincide"),
     "low_quality": ProblemKind(422, "Face quality too low", "the face is not good enough to enrol (blurred)"),
     "no_usable_image": ProblemKind(422, "No usable image", "no photograph gave a usable face; see failures"),
-    "face_policy_not_allowed": ProblemKind(422, "Face policy not allowed", "use face_policy single or largest to enrol"),
+    "face_policy_not_allowed": ProblemKind(
+        422, "Face policy not allowed", "use face_policy single or largest to enrol"
+    ),
     "invalid_request": ProblemKind(422, "Invalid request", "the request has 1 invalid field; see errors"),
     "malformed_body": ProblemKind(400, "Malformed body", "the body is not valid JSON"),
-    "unsupported_media_type": ProblemKind(415, "Unsupported media type", "send multipart/form-data or application/json"),
+    "unsupported_media_type": ProblemKind(
+        415, "Unsupported media type", "send multipart/form-data or application/json"
+    ),
     "body_too_large": ProblemKind(413, "Body too large", "the body is larger than 33554432 bytes"),
     "too_many_images": ProblemKind(413, "Too many images", "at most 16 images are taken in one request"),
     "idempotency_key_reused": ProblemKind(422, "Idempotency key reused", "this key belongs to another request"),

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.api import examples
 from app.decisions import Decision
 from app.encoding import Precision, RuntimeName
 from app.faces import FacePolicy
@@ -66,18 +67,24 @@ Images = Annotated[
 Metadata = dict[str, JsonValue]
 
 
-class _Request(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+
+class _Request(_Body):
     collection: Identifier = DEFAULT_COLLECTION
 
 
 class EnrollRequest(_Request):
     """One subject and one or more photographs of it."""
 
+    model_config = examples.config(examples.ENROLL_REQUEST)
+
     image: Images
     subject_id: Identifier | None = Field(default=None, description="generated if left out")
-    metadata: Metadata | None = Field(default=None, description="a JSON object kept with the subject; replaces the old one")
+    metadata: Metadata | None = Field(
+        default=None, description="a JSON object kept with the subject; replaces the old one"
+    )
     face_policy: FacePolicy = Field(default=FacePolicy.SINGLE, description="single or largest")
     on_conflict: OnConflict = Field(default=OnConflict.APPEND, description="what to do if the subject exists")
     report_duplicates: bool | None = Field(
@@ -87,6 +94,8 @@ class EnrollRequest(_Request):
 
 class VerifyRequest(_Request):
     """A photograph with either a second photograph or an enrolled subject."""
+
+    model_config = examples.config(examples.VERIFY_REQUEST)
 
     image: Image
     reference: Image | None = None
@@ -103,33 +112,38 @@ class VerifyRequest(_Request):
 class IdentifyRequest(_Request):
     """A photograph to be searched for in a collection."""
 
+    model_config = examples.config(examples.IDENTIFY_REQUEST)
+
     image: Image
     top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="most candidates to return")
     face_policy: FacePolicy = FacePolicy.LARGEST
 
 
-class DetectRequest(BaseModel):
+class DetectRequest(_Body):
     """A photograph to be looked at; nothing is stored or compared."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = examples.config(examples.DETECT_REQUEST)
 
     image: Image
 
 
-class SubjectUpdate(BaseModel):
+class SubjectUpdate(_Body):
     """What can be changed of a subject."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = examples.config(examples.SUBJECT_UPDATE)
 
     metadata: Metadata = Field(description="replaces the stored metadata")
 
 
-class NewCollection(BaseModel):
+class NewCollection(_Body):
     """A collection to be created."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = examples.config(examples.NEW_COLLECTION)
 
     id: Identifier
+
+
+REQUESTS = (EnrollRequest, VerifyRequest, IdentifyRequest, DetectRequest, SubjectUpdate, NewCollection)
 
 
 class _FromAttributes(BaseModel):
@@ -211,6 +225,8 @@ class TemplateOut(_FromAttributes):
 class SubjectOut(_FromAttributes):
     """An enrolled person."""
 
+    model_config = examples.config(examples.SUBJECT)
+
     id: str
     collection: str
     metadata: dict[str, Any]
@@ -221,6 +237,8 @@ class SubjectOut(_FromAttributes):
 
 class SubjectPage(BaseModel):
     """Subjects by id; ask again with ``next_cursor`` until it is null."""
+
+    model_config = examples.config(examples.SUBJECT_PAGE)
 
     subjects: list[SubjectOut]
     next_cursor: str | None
@@ -256,6 +274,8 @@ class CandidateOut(BaseModel):
 class EnrollResponse(BaseModel):
     """What was stored, what was not, and who looks the same."""
 
+    model_config = examples.config(examples.ENROLL)
+
     subject_id: str
     collection: str
     template_count: int = Field(description="templates of the subject now")
@@ -269,6 +289,8 @@ class EnrollResponse(BaseModel):
 
 class VerifyResponse(Versions):
     """Is this that person?"""
+
+    model_config = examples.config(examples.VERIFY)
 
     decision: Decision
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
@@ -292,6 +314,8 @@ class IdentifiedFace(BaseModel):
 class IdentifyResponse(Versions):
     """Who is this? The first members are about the face with the nearest candidate; ``faces`` has every face used."""
 
+    model_config = examples.config(examples.IDENTIFY)
+
     decision: Decision
     subject_id: str | None = Field(description="the best candidate's, if it is a match")
     distance: float | None
@@ -307,6 +331,8 @@ class IdentifyResponse(Versions):
 class DetectResponse(BaseModel):
     """All faces, largest first; width and height of the upright photograph in pixels."""
 
+    model_config = examples.config(examples.DETECT)
+
     width: int
     height: int
     faces: list[FaceOut]
@@ -314,6 +340,8 @@ class DetectResponse(BaseModel):
 
 class CollectionOut(_FromAttributes):
     """An isolated set of subjects."""
+
+    model_config = examples.config(examples.COLLECTION)
 
     id: str
     created_at: datetime
@@ -324,17 +352,23 @@ class CollectionOut(_FromAttributes):
 class CollectionList(BaseModel):
     """All collections by id."""
 
+    model_config = examples.config(examples.COLLECTION_LIST)
+
     collections: list[CollectionOut]
 
 
 class Erased(BaseModel):
     """How many templates were erased."""
 
+    model_config = examples.config(examples.ERASED)
+
     templates: int
 
 
 class Health(BaseModel):
     """The service, or each part of it, works."""
+
+    model_config = examples.config(examples.HEALTH)
 
     status: Literal["ok"] = "ok"
     checks: dict[str, Literal["ok"]] = {}
@@ -353,6 +387,8 @@ class EncoderOut(_FromAttributes):
 
 class ModelResponse(BaseModel):
     """What decides: encoder, calibration and the operating point in force."""
+
+    model_config = examples.config(examples.MODEL)
 
     encoder: EncoderOut
     calibration_version: str

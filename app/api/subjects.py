@@ -6,10 +6,10 @@ import base64
 import binascii
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 
 from app.api import schemas
-from app.api.bodies import check_metadata
+from app.api.bodies import json_body_of, openapi_json_body
 from app.api.problems import invalid_fields, problems
 from app.api.state import PartsDependency
 from app.gallery import DEFAULT_COLLECTION
@@ -65,15 +65,19 @@ async def get_subject(
     return schemas.SubjectOut.model_validate(found)
 
 
-@router.patch("/{subject_id}", summary="Replace the metadata of a subject", responses=problems(*NOT_FOUND))
+@router.patch(
+    "/{subject_id}",
+    summary="Replace the metadata of a subject",
+    openapi_extra=openapi_json_body(schemas.SubjectUpdate),
+    responses=problems(*NOT_FOUND, "malformed_body", "unsupported_media_type", "body_too_large"),
+)
 async def update_subject(
     parts: PartsDependency,
     subject_id: SubjectId,
-    body: schemas.SubjectUpdate,
+    body: Annotated[schemas.SubjectUpdate, Depends(json_body_of(schemas.SubjectUpdate))],
     collection: CollectionId = DEFAULT_COLLECTION,
 ) -> schemas.SubjectOut:
     """Replaces the stored metadata; templates stay as they are."""
-    check_metadata(body.metadata, parts.settings.server)
     found = await parts.read(parts.service.gallery.update_subject, collection, subject_id, body.metadata)
     return schemas.SubjectOut.model_validate(found)
 

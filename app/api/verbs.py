@@ -31,7 +31,15 @@ IMAGE_CODES = (
     "image_too_large",
     "image_too_small",
 )
-FACE_CODES = (*BODY_CODES, *IMAGE_CODES, "no_face", "multiple_faces", "gallery_unavailable", "collection_not_found")
+FACE_CODES = (
+    *BODY_CODES,
+    *IMAGE_CODES,
+    "no_face",
+    "multiple_faces",
+    "degenerate_landmarks",
+    "gallery_unavailable",
+    "collection_not_found",
+)
 
 EnrollBody = Annotated[schemas.EnrollRequest, Depends(body_of(schemas.EnrollRequest))]
 VerifyBody = Annotated[schemas.VerifyRequest, Depends(body_of(schemas.VerifyRequest))]
@@ -134,9 +142,7 @@ async def verify(body: VerifyBody, parts: PartsDependency) -> schemas.VerifyResp
 async def identify(body: IdentifyBody, parts: PartsDependency) -> schemas.IdentifyResponse:
     """Searches a collection; candidates come one a subject, nearest first, each with its own decision."""
     service = parts.service
-    result = await parts.work(
-        service.identify, body.image, body.collection, body.top_k, face_policy=body.face_policy
-    )
+    result = await parts.work(service.identify, body.image, body.collection, body.top_k, face_policy=body.face_policy)
     parts.metrics.decisions.labels("identify", result.faces[0].decision).inc()
     return convert.identification(result, service.encoder, service.calibration)
 
@@ -146,7 +152,7 @@ async def identify(body: IdentifyBody, parts: PartsDependency) -> schemas.Identi
     response_model=schemas.DetectResponse,
     summary="Find faces and measure their quality",
     openapi_extra=openapi_body(schemas.DetectRequest),
-    responses=problems(*BODY_CODES, *IMAGE_CODES),
+    responses=problems(*BODY_CODES, *IMAGE_CODES, "degenerate_landmarks"),
 )
 async def detect(body: DetectBody, parts: PartsDependency) -> schemas.DetectResponse:
     """Boxes, landmarks and quality of all faces; nothing is stored or compared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -63,7 +64,7 @@ class Calibration(_Table):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         points = self.operating_points
-        for loose, strict in zip(points, points[1:], strict=False):
+        for loose, strict in pairwise(points):
             if strict.threshold > loose.threshold or strict.false_match_rate >= loose.false_match_rate:
                 raise ValueError("operating points must run from the most permissive to the strictest")
         if self.default_fmr < self.smallest_supported_fmr:

@@ -34,7 +34,11 @@ def _convolution(inputs: list[Tensor], attributes: Attributes) -> Tensor:
     before, after = attributes["pads"][:2], attributes["pads"][2:]
     if before != after:
         raise WeightsError(f"convolutions with uneven padding {attributes['pads']} are not supported")
-    return functional.conv2d(*inputs, stride=attributes["strides"], padding=before)
+    pixels, weight, *bias = inputs
+    result: Tensor = functional.conv2d(
+        pixels, weight, bias[0] if bias else None, stride=attributes["strides"], padding=before
+    )
+    return result
 
 
 def _linear(inputs: list[Tensor], attributes: Attributes) -> Tensor:

@@ -118,6 +118,8 @@ class YunetDetector:
         network: cv2.FaceDetectorYN | None = getattr(self._local, "network", None)
         if network is None:
             settings = self._settings
+            # OpenCV 5 warns at every creation that it ignores the default target; errors are still shown.
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
             network = cv2.FaceDetectorYN.create(
                 "onnx",
                 self._weights,

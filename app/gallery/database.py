@@ -42,7 +42,8 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._borrowed = 0
         self._closed = False
-        self._log_holds_erased = False
+        # A process that was killed may have left a log behind.
+        self._log_holds_erased = True
         try:
             # SQLite gives its log the rights of the database file.
             path.touch(mode=0o600)

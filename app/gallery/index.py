@@ -82,6 +82,9 @@ class FlatIndex:
             raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
 
     def search(self, probe: Embedding, count: int) -> tuple[Keys, npt.NDArray[np.float32]]:
+        # Searches run in parallel with each other already; sharing one probe's out among threads costs more in waiting
+        # for them than it saves, many times over on busy cores. The setting holds for the calling thread.
+        faiss.omp_set_num_threads(1)
         scores, keys = self._index.search(probe[np.newaxis], count)
         found = keys[0] >= 0
         return keys[0][found], scores[0][found]

@@ -1,6 +1,5 @@
 """What every gallery does, whatever keeps its templates; one contract test suite holds all of them to it."""
 
-# ruff: noqa: N818 -- the names say what was refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -228,6 +228,31 @@ class GalleryContract:
         assert (found.template_id, found.distance) == ("a", pytest.approx(2.0))
         assert gallery.collections()[0].templates == 1
 
+    @pytest.mark.parametrize("on_conflict", [OnConflict.APPEND, OnConflict.REPLACE])
+    def test_an_enrolment_that_fails_changes_nothing(self, gallery: Gallery, on_conflict: OnConflict) -> None:
+        gallery.enroll("default", "bob", [template(axis(5), "taken")])
+        before = gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))], metadata={"a": 1})
+        for new_id, body in [("taken", None), ("new", ZeroDivisionError())]:
+
+            def render(_: Subject, body: Exception | None = body) -> str:
+                if body is not None:
+                    raise body
+                return ""
+
+            with pytest.raises((ValueError, ZeroDivisionError)):
+                gallery.enroll(
+                    "default",
+                    "ada",
+                    [template(axis(2)), template(axis(3), new_id)],
+                    metadata={"b": 2},
+                    on_conflict=on_conflict,
+                    receipt=PendingReceipt("k", "f", render),
+                )
+        assert gallery.subject("default", "ada") == before
+        assert gallery.receipt("k") is None
+        assert gallery.search("default", axis(0), 1)[0].distance == 0.0
+        assert gallery.search("default", axis(2), 1)[0].distance == pytest.approx(2.0)
+
     def test_replace_of_an_unknown_subject_enrols_it(self, gallery: Gallery) -> None:
         gallery.enroll("default", "ada", [template(axis(0))], on_conflict=OnConflict.REPLACE)
         gallery.enroll("default", "bob", [template(axis(1))], on_conflict=OnConflict.REJECT)

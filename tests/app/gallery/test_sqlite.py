@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from app.gallery import (
+    CollectionNotFound,
     EncoderMismatch,
     Gallery,
     GalleryInUse,
@@ -27,7 +29,7 @@ from app.gallery import (
     SqliteGallery,
     SubjectNotFound,
 )
-from app.gallery.index import FlatIndex, Keys
+from app.gallery.index import Batch, CollectionIndex, FlatIndex, Keys
 from app.gallery.sqlite import DATABASE_NAME
 from app.types import Embedding
 from tests.app.gallery.contract import (
@@ -154,6 +156,28 @@ def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
         closing_.result(5)
     with opened(tmp_path) as again:
         assert again.receipt("k") == Receipt("k", "f", "slow")
+
+
+def test_closing_waits_for_searches(tmp_path: Path) -> None:
+    searching, answered = threading.Event(), threading.Event()
+
+    class SlowIndex(FlatIndex):
+        def search(self, probe: Embedding, count: int) -> tuple[Keys, np.ndarray]:
+            searching.set()
+            assert answered.wait(5)
+            return super().search(probe, count)
+
+    gallery = SqliteGallery(tmp_path, encoder_digest=DIGEST, make_index=SlowIndex)
+    gallery.enroll("default", "ada", [template(axis(0))])
+    with ThreadPoolExecutor(2) as pool:
+        search = pool.submit(gallery.search, "default", axis(0), 1)
+        assert searching.wait(5)
+        closing_ = pool.submit(gallery.close)
+        with pytest.raises(TimeoutError):
+            closing_.result(timeout=0.1)
+        answered.set()
+        assert search.result(5)[0].subject_id == "ada"
+        closing_.result(5)
 
 
 # One process at a time
@@ -488,6 +512,36 @@ def test_the_index_is_no_further_off_than_it_says() -> None:
         assert abs(score - (1 - exact(probe, vectors[key]) / 2)) <= index.tolerance
 
 
+def test_a_search_that_comes_too_late_for_its_collection_says_so() -> None:
+    def one() -> Generator[Batch, None, None]:
+        yield np.array([1], dtype=np.int64), axis(0)[np.newaxis]
+
+    index = CollectionIndex("a", one, FlatIndex)
+    index.rebuild()
+    with index.reading() as vectors:
+        assert vectors.size == 1
+    index.drop(lambda: None)
+    with pytest.raises(CollectionNotFound), index.reading():
+        pass
+
+
+def test_a_commit_that_fails_leaves_the_index_as_it_was() -> None:
+    def one() -> Generator[Batch, None, None]:
+        yield np.array([1], dtype=np.int64), axis(0)[np.newaxis]
+
+    def commit() -> None:
+        raise OSError("disk full")
+
+    index = CollectionIndex("a", one, FlatIndex)
+    index.rebuild()
+    with pytest.raises(OSError, match="disk full"):
+        index.follow(commit, removed=np.array([1], dtype=np.int64))
+    with pytest.raises(OSError, match="disk full"):
+        index.drop(commit)
+    with index.reading() as vectors:
+        assert vectors.size == 1
+
+
 def test_removing_what_the_index_does_not_hold_fails() -> None:
     index = FlatIndex()
     index.add(np.array([7], dtype=np.int64), axis(0)[np.newaxis])
@@ -502,3 +556,20 @@ def test_ids_of_templates_are_unique_in_the_whole_database(tmp_path: Path) -> No
         with pytest.raises(ValueError, match="same"):
             gallery.enroll("default", "ada", [template(axis(0), "same")])
         assert ids(gallery.subject("a", "ada")) == ["same"]
+
+
+def test_what_was_erased_before_a_kill_is_gone_after_the_next_opening(tmp_path: Path) -> None:
+    """A log left behind by a killed process is copied beside the database, as it would be found."""
+    random = np.random.default_rng(6)
+    erased = random_embedding(random)
+    with opened(tmp_path / "live") as gallery:
+        gallery.enroll("default", "ada", [template(erased)])
+        with closing(sqlite3.connect(tmp_path / "live" / DATABASE_NAME)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT COUNT(*) FROM templates").fetchone()
+            gallery.delete_subject("default", "ada")
+            shutil.copytree(tmp_path / "live", tmp_path / "left")
+    assert is_on_disk(tmp_path / "left", erased.tobytes())
+    with opened(tmp_path / "left") as gallery:
+        assert gallery.search("default", erased, 1) == []
+        assert not is_on_disk(tmp_path / "left", erased.tobytes())

@@ -1,0 +1,116 @@
+"""Examples for the OpenAPI document; the tests validate each against its schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict
+
+Example = dict[str, Any]
+
+IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkS"
+TEMPLATE_ID = "0c9e8f4b6a5d4f0e9b7a3c2d1e0f5a6b"
+
+_VERSIONS: Example = {"encoder_version": "tessera-m-1-5f0c21ab", "calibration_version": "tessera-m-1-5f0c21ab"}
+_FACE: Example = {
+    "box": {"x": 177.92, "y": 62.31, "width": 90.95, "height": 114.18},
+    "landmarks": {
+        "left_eye": [201.31, 108.75],
+        "right_eye": [248.37, 109.56],
+        "nose": [221.02, 136.4],
+        "left_mouth": [207.64, 152.18],
+        "right_mouth": [245.9, 152.77],
+    },
+    "confidence": 0.932,
+    "quality": {
+        "eye_distance": 47.07,
+        "sharpness": 688.35,
+        "brightness": 138.55,
+        "contrast": 60.97,
+        "yaw": -0.07,
+        "roll": 0.99,
+        "issues": [],
+    },
+}
+_PROBE: Example = {"faces_detected": 1, "face": _FACE}
+_POINT: Example = {"threshold": 0.945, "false_match_rate": 0.0001, "false_non_match_rate": 0.041}
+_MATCH: Example = {"decision": "match", "distance": 0.412, "similarity": 0.794}
+_CANDIDATE: Example = {
+    "subject_id": "ada",
+    "template_id": TEMPLATE_ID,
+    **_MATCH,
+    "metadata": {"name": "Ada Lovelace"},
+}
+
+ENROLL_REQUEST: Example = {"image": [IMAGE], "subject_id": "ada", "metadata": {"name": "Ada Lovelace"}}
+VERIFY_REQUEST: Example = {"image": IMAGE, "subject_id": "ada"}
+IDENTIFY_REQUEST: Example = {"image": IMAGE, "top_k": 3}
+DETECT_REQUEST: Example = {"image": IMAGE}
+SUBJECT_UPDATE: Example = {"metadata": {"name": "Ada King"}}
+NEW_COLLECTION: Example = {"id": "staff"}
+
+ENROLL: Example = {
+    "subject_id": "ada",
+    "collection": "default",
+    "template_count": 1,
+    "templates": [{"image": 0, "template_id": TEMPLATE_ID, "probe": _PROBE}],
+    "failures": [{"image": 1, "code": "no_face", "detail": "No face was found."}],
+    "possible_duplicate": False,
+    "possible_duplicates": [],
+    **_VERSIONS,
+}
+VERIFY: Example = {
+    **_MATCH,
+    "threshold": 0.945,
+    "operating_point": _POINT,
+    "subject_id": "ada",
+    "template_id": TEMPLATE_ID,
+    "probe": _PROBE,
+    "reference": None,
+    **_VERSIONS,
+}
+IDENTIFY: Example = {
+    **_MATCH,
+    "subject_id": "ada",
+    "threshold": 0.945,
+    "operating_point": _POINT,
+    "reason": None,
+    "probe": _PROBE,
+    "candidates": [_CANDIDATE],
+    "faces": [{"decision": "match", "probe": _PROBE, "candidates": [_CANDIDATE]}],
+    **_VERSIONS,
+}
+DETECT: Example = {"width": 512, "height": 512, "faces": [_FACE]}
+SUBJECT: Example = {
+    "id": "ada",
+    "collection": "default",
+    "metadata": {"name": "Ada Lovelace"},
+    "created_at": "2026-03-01T09:30:00.000000Z",
+    "updated_at": "2026-03-01T09:30:00.000000Z",
+    "templates": [{"id": TEMPLATE_ID, "created_at": "2026-03-01T09:30:00.000000Z"}],
+}
+SUBJECT_PAGE: Example = {"subjects": [SUBJECT], "next_cursor": "YWRh"}
+COLLECTION: Example = {"id": "staff", "created_at": "2026-03-01T09:30:00.000000Z", "subjects": 0, "templates": 0}
+COLLECTION_LIST: Example = {"collections": [COLLECTION]}
+ERASED: Example = {"templates": 1}
+HEALTH: Example = {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok"}}
+MODEL: Example = {
+    "encoder": {
+        "name": "tessera-m",
+        "version": "1",
+        "sha256": "5f0c21ab7d5c9e1f2a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091",
+        "runtime": "openvino",
+        "precision": "bf16",
+        "device": "Intel(R) Xeon(R) Processor",
+    },
+    "calibration_version": "tessera-m-1-5f0c21ab",
+    "smallest_supported_fmr": 0.0000113,
+    "operating_point": _POINT,
+    "operating_points": [_POINT],
+}
+METRICS = 'tessera_http_requests_total{method="POST",route="/verify",status="200"} 42.0\n'
+
+
+def config(example: Example) -> ConfigDict:
+    """The configuration of a schema that shows an example."""
+    return ConfigDict(json_schema_extra={"examples": [example]})

@@ -1,0 +1,108 @@
+"""How long an answer takes: one client, one request after the other, over HTTP on loopback.
+
+    python -m benchmarks.latency
+
+The photograph is scikit-image's astronaut (public domain), 512x512 JPEG. The encoder alone is measured beside the
+answers, in both precisions, on one thread.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+from PIL import Image
+from skimage import data
+
+from app.encoding import Precision, WeightsError, create_runtime, load_weights
+from app.faces import FaceFinder, FacePolicy, YunetDetector
+from app.gallery import DEFAULT_COLLECTION, SqliteGallery
+from app.settings import DEFAULT_WEIGHTS
+from app.types import EMBEDDING_SIZE, NewTemplate
+from benchmarks.running import service
+
+
+def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Median and 95th percentile of a call, after three calls that do not count."""
+    times = []
+    for number in range(repeats + 3):
+        start = time.perf_counter()
+        call()
+        if number >= 3:
+            times.append((time.perf_counter() - start) * 1000)
+    return statistics.median(times), float(np.percentile(times, 95))
+
+
+def photograph() -> bytes:
+    """The astronaut as a JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(data.astronaut()).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def fill_gallery(directory: Path, encoder_digest: str, templates: int) -> None:
+    """Random unit vectors, ten a subject: the time of a search does not depend on whose they are."""
+    vectors = np.random.default_rng(0).normal(size=(templates, EMBEDDING_SIZE)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    gallery = SqliteGallery(directory, encoder_digest=encoder_digest)
+    for number in range(0, templates, 10):
+        new = [NewTemplate(uuid.uuid4().hex, vector) for vector in vectors[number : number + 10]]
+        gallery.enroll(DEFAULT_COLLECTION, f"person-{number}", new)
+    gallery.close()
+
+
+def show(name: str, median: float, high: float) -> None:
+    """One row of the table."""
+    typer.echo(f"{name:<44} {median:8.2f} {high:8.2f}")
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="requests of each kind")] = 200,
+    templates: Annotated[int, typer.Option(help="size of the gallery that is searched")] = 10_000,
+) -> None:
+    """Prints a table: median and 95th percentile in milliseconds."""
+    image = photograph()
+    weights = load_weights(DEFAULT_WEIGHTS)
+    typer.echo(f"{'milliseconds':<44} {'median':>8} {'p95':>8}")
+    finder = FaceFinder(YunetDetector())
+    chips = np.stack([finder.find(image, FacePolicy.SINGLE).faces[0].chip])
+    show(
+        "photograph to aligned face, in-process", *milliseconds(lambda: finder.find(image, FacePolicy.SINGLE), repeats)
+    )
+    for precision in (Precision.F32, Precision.BF16):
+        try:
+            runtime = create_runtime(weights, precision=precision, threads=1)
+        except WeightsError as error:
+            typer.echo(f"encoder, {precision}: {error.message}")
+            continue
+        show(f"encoder, {precision}, one face, one thread", *milliseconds(lambda r=runtime: r.encode(chips), repeats))
+    with tempfile.TemporaryDirectory() as directory:
+        fill_gallery(Path(directory), weights.sha256, templates)
+        with service(Path(directory)) as url, httpx.Client(base_url=url, timeout=60) as client:
+
+            def post(path: str, *, files: tuple[str, ...] = ("image",), **fields: str) -> None:
+                client.post(path, files=[(name, ("a.jpg", image)) for name in files], data=fields).raise_for_status()
+
+            post("/enroll", subject_id="ada")
+            show("GET /livez (the floor)", *milliseconds(lambda: client.get("/livez"), repeats))
+            show("POST /detect", *milliseconds(lambda: post("/detect"), repeats))
+            show(
+                "POST /verify, two photographs",
+                *milliseconds(lambda: post("/verify", files=("image", "reference")), repeats),
+            )
+            show("POST /verify, subject", *milliseconds(lambda: post("/verify", subject_id="ada"), repeats))
+            show(f"POST /identify, {templates} templates", *milliseconds(lambda: post("/identify"), repeats))
+            show("POST /enroll", *milliseconds(lambda: post("/enroll"), repeats))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,144 @@
+"""The Dockerfile, the compose file and the README name only things that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions, continuation lines joined."""
+    text = re.sub(r"\\\n\s*", " ", (ROOT / "Dockerfile").read_text())
+    lines = [line.strip() for line in text.splitlines()]
+    return [(name, rest) for name, _, rest in (li.partition(" ") for li in lines if li and not li.startswith("#"))]
+
+
+def arguments(instruction: str) -> list[str]:
+    return [rest for name, rest in instructions() if name == instruction]
+
+
+def environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for rest in arguments("ENV") for pair in shlex.split(rest))
+
+
+def settings_fields() -> dict[str, Any]:
+    """Every setting as the environment names it, with its default."""
+    fields = {}
+    for room, field in Settings.model_fields.items():
+        model = type(field.default)
+        assert issubclass(model, BaseModel)
+        for name in model.model_fields:
+            fields[f"TESSERA_{room.upper()}__{name.upper()}"] = getattr(field.default, name)
+    return fields
+
+
+def compose_service() -> dict[str, Any]:
+    document = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    service: dict[str, Any] = document["services"]["tessera"]
+    assert service["volumes"] == ["tessera-data:/data"]
+    assert "tessera-data" in document["volumes"]
+    return service
+
+
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    sources = [s for rest in arguments("COPY") if "--from" not in rest for s in rest.split()[:-1]]
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert any(line.startswith(f"!{source}") for line in ignored), f"{source} is in .dockerignore"
+
+
+def test_build_stage_has_what_the_package_needs() -> None:
+    copied = {s for rest in arguments("COPY") if "--from" not in rest for s in rest.split()[:-1]}
+    assert {PROJECT["readme"], *PROJECT["license-files"], "constraints.txt"} <= copied
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(packages["packages"]) <= copied
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "encoder.json", "calibration.json"])
+def test_weights_are_inside(name: str) -> None:
+    assert (ROOT / "model" / "weights" / name).is_file()
+    assert "!model/weights" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+def test_commands_are_installed_scripts() -> None:
+    commands = re.findall(r'CMD \["(\w+)"', (ROOT / "Dockerfile").read_text())
+    assert len(commands) == 2
+    assert set(commands) <= set(PROJECT["scripts"])
+
+
+def test_image_variables_are_settings() -> None:
+    variables = {name: value for name, value in environment().items() if name.startswith("TESSERA_")}
+    assert variables
+    assert variables.keys() <= settings_fields().keys()
+    assert variables["TESSERA_GALLERY__DATA_DIR"] == arguments("VOLUME")[0]
+    assert variables["TESSERA_SERVER__PORT"] == arguments("EXPOSE")[0]
+
+
+def test_image_runs_as_an_ordinary_user_with_a_health_check() -> None:
+    user = arguments("USER")[-1].split(":")[0]
+    assert user.isdecimal()
+    assert int(user) > 0
+    assert arguments("HEALTHCHECK")
+    assert arguments("STOPSIGNAL") == ["SIGTERM"]
+
+
+def test_compose_listens_on_loopback_and_locks_the_container() -> None:
+    service = compose_service()
+    port = arguments("EXPOSE")[0]
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert (ROOT / service["build"] / "Dockerfile").is_file()
+    assert service["image"] == f"{PROJECT['name']}:{PROJECT['version']}"
+
+
+def test_compose_waits_longer_than_the_service_takes_to_stop() -> None:
+    grace = int(compose_service()["stop_grace_period"].removesuffix("s"))
+    assert grace > settings_fields()["TESSERA_SERVER__GRACEFUL_SECONDS"]
+
+
+def test_serving_needs_no_torch() -> None:
+    assert not [d for d in PROJECT["dependencies"] if re.match(r"(torch|onnx)\b", d)]
+
+
+def test_every_dependency_is_pinned() -> None:
+    pinned = {
+        re.split("==", line)[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    wanted = [*PROJECT["dependencies"], *(d for extra in PROJECT["optional-dependencies"].values() for d in extra)]
+    names = {re.split(r"[<>=\[]", d)[0].lower().replace("_", "-") for d in wanted} - {"tessera-face"}
+    assert names <= pinned
+
+
+def test_readme_lists_every_setting_with_its_default() -> None:
+    rows = re.findall(r"^\| `(TESSERA_\w+)` \| `([^`]*)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    documented = dict(rows)
+    fields = settings_fields()
+    assert documented.keys() == fields.keys()
+    for name, default in fields.items():
+        if name != "TESSERA_ENCODING__WEIGHTS":
+            assert documented[name] == str(default).lower() if isinstance(default, bool) else str(default), name
+
+
+def test_readme_files_and_make_targets_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make (\w+)", readme)) <= targets
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / link).exists(), link
