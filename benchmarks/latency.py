@@ -31,12 +31,12 @@ from app.types import EMBEDDING_SIZE, NewTemplate
 from benchmarks.running import service
 
 
-def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+def milliseconds(repeats: int, call: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[float, float]:
     """Median and 95th percentile of a call, after three calls that do not count."""
     times = []
     for number in range(repeats + 3):
         start = time.perf_counter()
-        call()
+        call(*arguments, **named)
         if number >= 3:
             times.append((time.perf_counter() - start) * 1000)
     return statistics.median(times), float(np.percentile(times, 95))
@@ -45,7 +45,7 @@ def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
 def photograph() -> bytes:
     """The astronaut as a JPEG."""
     buffer = io.BytesIO()
-    Image.fromarray(data.astronaut()).save(buffer, "JPEG", quality=90)
+    Image.fromarray(data.astronaut()).save(buffer, "JPEG", quality=90)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -75,16 +75,14 @@ def main(
     typer.echo(f"{'milliseconds':<44} {'median':>8} {'p95':>8}")
     finder = FaceFinder(YunetDetector())
     chips = np.stack([finder.find(image, FacePolicy.SINGLE).faces[0].chip])
-    show(
-        "photograph to aligned face, in-process", *milliseconds(lambda: finder.find(image, FacePolicy.SINGLE), repeats)
-    )
+    show("photograph to aligned face, in-process", *milliseconds(repeats, finder.find, image, FacePolicy.SINGLE))
     for precision in (Precision.F32, Precision.BF16):
         try:
             runtime = create_runtime(weights, precision=precision, threads=1)
         except WeightsError as error:
             typer.echo(f"encoder, {precision}: {error.message}")
             continue
-        show(f"encoder, {precision}, one face, one thread", *milliseconds(lambda r=runtime: r.encode(chips), repeats))
+        show(f"encoder, {precision}, one face, one thread", *milliseconds(repeats, runtime.encode, chips))
     with tempfile.TemporaryDirectory() as directory:
         fill_gallery(Path(directory), weights.sha256, templates)
         with service(Path(directory)) as url, httpx.Client(base_url=url, timeout=60) as client:
@@ -93,15 +91,15 @@ def main(
                 client.post(path, files=[(name, ("a.jpg", image)) for name in files], data=fields).raise_for_status()
 
             post("/enroll", subject_id="ada")
-            show("GET /livez (the floor)", *milliseconds(lambda: client.get("/livez"), repeats))
-            show("POST /detect", *milliseconds(lambda: post("/detect"), repeats))
+            show("GET /livez (the floor)", *milliseconds(repeats, client.get, "/livez"))
+            show("POST /detect", *milliseconds(repeats, post, "/detect"))
             show(
                 "POST /verify, two photographs",
-                *milliseconds(lambda: post("/verify", files=("image", "reference")), repeats),
+                *milliseconds(repeats, post, "/verify", files=("image", "reference")),
             )
-            show("POST /verify, subject", *milliseconds(lambda: post("/verify", subject_id="ada"), repeats))
-            show(f"POST /identify, {templates} templates", *milliseconds(lambda: post("/identify"), repeats))
-            show("POST /enroll", *milliseconds(lambda: post("/enroll"), repeats))
+            show("POST /verify, subject", *milliseconds(repeats, post, "/verify", subject_id="ada"))
+            show(f"POST /identify, {templates} templates", *milliseconds(repeats, post, "/identify"))
+            show("POST /enroll", *milliseconds(repeats, post, "/enroll"))
 
 
 if __name__ == "__main__":

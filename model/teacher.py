@@ -15,10 +15,10 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import onnx
-import openvino as ov
 import typer
 from onnx import numpy_helper
 
+from app.encoding.silent_openvino import ov
 from model.data import load_face_set
 
 SFACE_RESOURCE = "models/face_recognition_sface_2021dec_int8bq.onnx"

@@ -7,9 +7,9 @@ import queue
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 
 from app.encoding.runtime import EncoderInfo, Precision, RuntimeName, check_chips
+from app.encoding.silent_openvino import ov
 from app.encoding.weights import EncoderWeights, WeightsError
 from app.types import Pixels
 

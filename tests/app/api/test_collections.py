@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.app.api.conftest import Enroll
+from tests.app.api.helpers import invalid_field, ok, problem
+
+
+def counts(client: TestClient) -> dict[str, tuple[int, int]]:
+    found = ok(client.get("/collections"))["collections"]
+    return {c["id"]: (c["subjects"], c["templates"]) for c in found}
+
+
+def test_the_default_collection_always_exists(client: TestClient) -> None:
+    assert counts(client) == {"default": (0, 0)}
+
+
+def test_a_collection_is_created_counted_and_erased(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    created = ok(client.post("/collections", json={"id": "staff"}), 201)
+    assert (created["id"], created["subjects"], created["templates"]) == ("staff", 0, 0)
+    enroll(ada, ada, subject_id="a", collection="staff")
+    enroll(ada, subject_id="b", collection="staff")
+    assert counts(client) == {"default": (0, 0), "staff": (2, 3)}
+    assert ok(client.delete("/collections/staff")) == {"templates": 3}
+    assert counts(client) == {"default": (0, 0)}
+    problem(client.get("/subjects/a", params={"collection": "staff"}), 404, "collection_not_found")
+
+
+def test_a_collection_created_anew_is_empty(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    for _ in range(2):
+        ok(client.post("/collections", json={"id": "staff"}), 201)
+        assert ok(client.get("/subjects", params={"collection": "staff"}))["subjects"] == []
+        enroll(ada, subject_id="a", collection="staff")
+        ok(client.delete("/collections/staff"))
+
+
+def test_an_id_is_given_once(client: TestClient) -> None:
+    ok(client.post("/collections", json={"id": "staff"}), 201)
+    problem(client.post("/collections", json={"id": "staff"}), 409, "collection_exists")
+    problem(client.post("/collections", json={"id": "default"}), 409, "collection_exists")
+
+
+def test_an_unknown_collection_cannot_be_erased(client: TestClient) -> None:
+    problem(client.delete("/collections/none"), 404, "collection_not_found")
+
+
+def test_the_default_collection_is_emptied_and_stays(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    enroll(ada, subject_id="a")
+    assert ok(client.delete("/collections/default")) == {"templates": 1}
+    assert counts(client) == {"default": (0, 0)}
+    enroll(ada, subject_id="a")
+    assert counts(client) == {"default": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"), [({}, "id"), ({"id": None}, "id"), ({"id": 1}, "id"), ({"id": "a", "x": 1}, "x"), ("a", "body")]
+)
+def test_a_bad_body_is_refused(client: TestClient, body: object, field: str) -> None:
+    invalid_field(client.post("/collections", json=body), field)
+
+
+@pytest.mark.parametrize("body", ["", "{", "nope", b"\xff", '{"id": "\\ud800"}'])
+def test_a_body_that_is_no_json_is_refused(client: TestClient, body: str | bytes) -> None:
+    response = client.post("/collections", content=body, headers={"content-type": "application/json"})
+    problem(response, 400, "malformed_body")
+
+
+def test_only_json_is_taken(client: TestClient) -> None:
+    problem(client.post("/collections", data={"id": "staff"}), 415, "unsupported_media_type")
+    problem(client.post("/collections"), 415, "unsupported_media_type")

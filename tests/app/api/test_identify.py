@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.app.api.conftest import Enroll
+from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
+from tests.app.photographs import blank, collins, two_faces, variants
+
+
+def test_an_empty_gallery_says_so(client: TestClient, ada: bytes) -> None:
+    answer = ok(client.post("/identify", files=files(ada)))
+    assert answer["decision"] == "no_match"
+    assert answer["reason"] == "empty_gallery"
+    assert answer["candidates"] == []
+    assert answer["subject_id"] is answer["distance"] is answer["similarity"] is None
+    assert answer["probe"]["faces_detected"] == 1
+
+
+def test_no_face_in_an_empty_gallery_is_still_no_face(client: TestClient) -> None:
+    problem(client.post("/identify", files=files(blank())), 422, "no_face")
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
+def test_the_enrolled_person_is_found(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes, prefix: str
+) -> None:
+    enroll(ada, subject_id="ada", metadata='{"name": "Eileen"}')
+    enroll(grace, subject_id="grace")
+    answer = ok(client.post("/identify", json={"image": prefix + base64_of(variants(collins())["mirrored"])}))
+    assert answer["decision"] == "match"
+    assert answer["subject_id"] == "ada"
+    assert answer["reason"] is None
+    first, second = answer["candidates"]
+    assert (first["subject_id"], first["decision"], first["metadata"]) == ("ada", "match", {"name": "Eileen"})
+    assert (second["subject_id"], second["decision"]) == ("grace", "no_match")
+    assert first["distance"] == answer["distance"] < second["distance"]
+    assert answer["similarity"] == pytest.approx(1 - answer["distance"] / 2)
+
+
+def test_somebody_else_is_no_match_but_has_candidates(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes
+) -> None:
+    enroll(ada, subject_id="ada")
+    answer = ok(client.post("/identify", files=files(grace)))
+    assert answer["decision"] == "no_match"
+    assert answer["subject_id"] is None
+    assert [c["subject_id"] for c in answer["candidates"]] == ["ada"]
+
+
+def test_a_subject_with_many_templates_is_one_candidate(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes
+) -> None:
+    enroll(*list(variants(collins()).values())[:4], subject_id="ada")
+    enroll(grace, subject_id="grace")
+    answer = ok(client.post("/identify", files=files(ada), data={"top_k": "2"}))
+    assert [c["subject_id"] for c in answer["candidates"]] == ["ada", "grace"]
+
+
+def test_top_k_limits_the_candidates(enroll: Enroll, client: TestClient, ada: bytes, grace: bytes) -> None:
+    pictures = {f"s{i}": image for i, image in enumerate((*variants(collins()).values(), grace))}
+    for subject_id, image in pictures.items():
+        enroll(image, subject_id=subject_id)
+    for top_k in (1, 3, 100):
+        candidates = ok(client.post("/identify", files=files(ada), data={"top_k": str(top_k)}))["candidates"]
+        distances = [c["distance"] for c in candidates]
+        assert len({c["subject_id"] for c in candidates}) == len(candidates) == min(top_k, len(pictures))
+        assert distances == sorted(distances)
+    assert candidates[-1]["subject_id"] == "s6"
+    assert len(ok(client.post("/identify", files=files(ada)))["candidates"]) == 5
+
+
+@pytest.mark.parametrize("top_k", ["0", "101", "-1", "many", "1.5"])
+def test_top_k_outside_its_range_is_refused(client: TestClient, ada: bytes, top_k: str) -> None:
+    invalid_field(client.post("/identify", files=files(ada), data={"top_k": top_k}), "top_k")
+
+
+def test_all_faces_are_searched(enroll: Enroll, client: TestClient, ada: bytes, grace: bytes) -> None:
+    enroll(ada, subject_id="ada")
+    enroll(grace, subject_id="grace")
+    answer = ok(client.post("/identify", files=files(two_faces()), data={"face_policy": "all"}))
+    assert answer["probe"]["faces_detected"] == 2
+    assert {f["candidates"][0]["subject_id"] for f in answer["faces"]} == {"ada", "grace"}
+    assert [f["decision"] for f in answer["faces"]] == ["match", "match"]
+    nearest = [f["candidates"][0]["distance"] for f in answer["faces"]]
+    assert nearest == sorted(nearest)
+    assert answer["distance"] == nearest[0]
+    assert answer["candidates"] == answer["faces"][0]["candidates"]
+
+
+def test_all_faces_of_an_empty_gallery(client: TestClient) -> None:
+    answer = ok(client.post("/identify", files=files(two_faces()), data={"face_policy": "all"}))
+    assert answer["reason"] == "empty_gallery"
+    assert [f["candidates"] for f in answer["faces"]] == [[], []]
+
+
+def test_largest_is_the_default_and_single_refuses_several(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    enroll(ada, subject_id="ada")
+    answer = ok(client.post("/identify", files=files(two_faces())))
+    assert (answer["subject_id"], answer["probe"]["faces_detected"], len(answer["faces"])) == ("ada", 2, 1)
+    response = client.post("/identify", files=files(two_faces()), data={"face_policy": "single"})
+    problem(response, 422, "multiple_faces")
+
+
+def test_collections_are_isolated(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    ok(client.post("/collections", json={"id": "staff"}), 201)
+    enroll(ada, subject_id="ada", collection="staff")
+    assert ok(client.post("/identify", files=files(ada)))["reason"] == "empty_gallery"
+    found = ok(client.post("/identify", files=files(ada), data={"collection": "staff"}))
+    assert found["subject_id"] == "ada"
+    problem(client.post("/identify", files=files(ada), data={"collection": "none"}), 404, "collection_not_found")
+
+
+def test_what_was_erased_is_not_found(enroll: Enroll, client: TestClient, ada: bytes, grace: bytes) -> None:
+    enroll(ada, subject_id="ada")
+    enroll(grace, subject_id="grace")
+    ok(client.delete("/subjects/ada"))
+    candidates = ok(client.post("/identify", files=files(ada)))["candidates"]
+    assert [c["subject_id"] for c in candidates] == ["grace"]
+
+
+def test_the_right_person_among_a_hundred_comes_first(
+    enroll: Enroll, client: TestClient, lfw: dict[str, tuple[bytes, ...]]
+) -> None:
+    for name, photographs in lfw.items():
+        enroll(photographs[0], subject_id=name, face_policy="largest")
+    same = second = 0
+    for name, photographs in lfw.items():
+        for photograph in photographs[:2]:
+            answer = ok(client.post("/identify", files=files(photograph), data={"top_k": "1"}))
+            right = answer["candidates"][0]["subject_id"] == name
+            if photograph is photographs[0]:
+                same += right
+            else:
+                second += right
+    assert same == len(lfw)
+    assert second >= 0.8 * len(lfw)

@@ -1,0 +1,83 @@
+"""The costly parts, loaded once; every test gets a gallery of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.decisions import Calibration, load_calibration
+from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
+from app.faces import DecodeLimits, FaceFinder, YunetDetector
+from app.gallery import SqliteGallery
+from app.service import TesseraService
+from app.settings import DEFAULT_WEIGHTS
+from tests.app.photographs import LFW, collins, hopper, jpeg, lfw_people
+
+MakeService = Callable[[Path], TesseraService]
+
+
+@pytest.fixture(scope="session")
+def weights() -> EncoderWeights:
+    return load_weights(DEFAULT_WEIGHTS)
+
+
+@pytest.fixture(scope="session")
+def encoder(weights: EncoderWeights) -> EncoderRuntime:
+    return create_runtime(weights)
+
+
+@pytest.fixture(scope="session")
+def calibration(weights: EncoderWeights) -> Calibration:
+    return load_calibration(DEFAULT_WEIGHTS, weights.sha256)
+
+
+@pytest.fixture(scope="session")
+def face_finder() -> FaceFinder:
+    return FaceFinder(YunetDetector(), DecodeLimits(max_bytes=16 * 1024 * 1024, max_pixels=50_000_000))
+
+
+@pytest.fixture(scope="session")
+def make_service(face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration) -> MakeService:
+    def make(data_dir: Path) -> TesseraService:
+        gallery = SqliteGallery(data_dir, encoder_digest=encoder.info.sha256)
+        return TesseraService(face_finder, encoder, gallery, calibration)
+
+    return make
+
+
+@pytest.fixture
+def service(make_service: MakeService, tmp_path: Path) -> Iterator[TesseraService]:
+    running = make_service(tmp_path / "data")
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def ada() -> bytes:
+    """A photograph of one person."""
+    return jpeg(collins())
+
+
+@pytest.fixture(scope="session")
+def grace() -> bytes:
+    """A photograph of another person."""
+    return jpeg(hopper())
+
+
+@pytest.fixture(scope="session")
+def people() -> dict[str, tuple[bytes, ...]]:
+    """Two or more photographs of each of several people: 60 of LFW where it is at hand, two otherwise."""
+    return lfw_people(60) or {
+        "collins": (jpeg(collins()), jpeg(collins(), 60)),
+        "hopper": (jpeg(hopper()), jpeg(hopper(), 60)),
+    }
+
+
+@pytest.fixture(scope="session")
+def lfw() -> dict[str, tuple[bytes, ...]]:
+    """Two or more photographs of each of 100 LFW people."""
+    if not LFW.is_file():
+        pytest.skip("the LFW photographs are not at hand")
+    return lfw_people(100)
