@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi_swagger import patch_fastapi
 
 from app.api import collections, operations, subjects, verbs
 from app.api.bodies import request_definitions
@@ -68,7 +69,12 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
         version=VERSION,
         summary="Self-hosted face verification: enrol, verify and identify at a measured false match rate",
         lifespan=lifespan,
+        # FastAPI's own pages load their scripts from a public host; these come with the package.
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
+    patch_fastapi(app, swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None})
     app.state.settings = chosen
     app.add_middleware(RequestMiddleware, metrics=metrics, max_body_bytes=chosen.server.max_body_bytes)
     install_problem_handlers(app)

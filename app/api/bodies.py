@@ -107,9 +107,18 @@ async def _read_json(request: Request) -> Any:
         raise RequestError("malformed_body", f"the body is not valid JSON: {error}") from error
 
 
+class _FormParser(MultiPartParser):
+    """Knows whether the form came to its end: what a cut-off form lacks would go unnoticed otherwise."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
 async def _read_form(request: Request, settings: ServerSettings) -> dict[str, Any]:
     # One more than allowed, so that the request is refused by its count of images and not by a parser's limit.
-    parser = MultiPartParser(
+    parser = _FormParser(
         request.headers,
         request.stream(),
         max_files=settings.max_images + len(FILE_FIELDS),
@@ -127,6 +136,8 @@ async def _read_form(request: Request, settings: ServerSettings) -> dict[str, An
     except (KeyError, ValueError) as error:
         raise RequestError("malformed_body", f"the form cannot be read: {error}") from error
     try:
+        if not parser.complete:
+            raise RequestError("malformed_body", "the form ends before its closing boundary; send it whole")
         return await _form_fields(form)
     finally:
         await form.close()

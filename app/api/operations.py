@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -9,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from app.api import examples, schemas
 from app.api.problems import RequestError, problems
 from app.api.state import PartsDependency
-from app.errors import TesseraError
 
+logger = logging.getLogger("tessera")
 router = APIRouter(tags=["operations"])
 
 
@@ -28,8 +30,10 @@ async def readyz(parts: PartsDependency) -> schemas.Health:
     for name, check in checks.items():
         try:
             await parts.read(check)
-        except (TesseraError, RuntimeError) as error:
-            failed[name] = str(error)
+        except Exception as error:
+            # Whatever it is: a probe that answers 500 would not say which part is broken.
+            logger.warning("the check of the %s failed", name, exc_info=True)
+            failed[name] = str(error) or type(error).__name__
     if failed:
         states = {name: failed.get(name, "ok") for name in checks}
         raise RequestError("not_ready", f"not working: {', '.join(sorted(failed))}", checks=states)

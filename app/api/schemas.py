@@ -33,7 +33,7 @@ def _decode_image(value: object) -> object:
     """Bytes of a file pass; text is base64, with or without a ``data:`` prefix."""
     if not isinstance(value, str):
         return value
-    text = value.partition(",")[2] if value.startswith("data:") else value
+    text = value.partition(";base64,")[2] or "?" if value.startswith("data:") else value
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

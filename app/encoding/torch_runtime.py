@@ -23,7 +23,7 @@ try:
     from torch.nn import functional
 except ImportError as missing:
     raise WeightsError(
-        f"the torch runtime needs {missing.name}; install tessera-face[torch] or set TESSERA_ENCODING__RUNTIME=openvino"
+        f"the torch runtime needs {missing.name}; install tessera-face[train] or set TESSERA_ENCODING__RUNTIME=openvino"
     ) from missing
 
 Attributes = dict[str, Any]

@@ -105,7 +105,7 @@ def test_a_student_equal_to_its_teacher_has_no_distillation_loss() -> None:
     assert DistillationLoss()(vectors, vectors).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_rotated_copy_of_the_teacher_pays_for_the_angle_only() -> None:
+def test_the_mirror_image_of_the_teacher_pays_for_the_angle_only() -> None:
     teacher = torch.from_numpy(unit_vectors(9))
     student = -teacher
     assert DistillationLoss(similarity_weight=10)(student, teacher).item() == pytest.approx(2, abs=1e-5)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.model.support import make_chips
+
+pytest.importorskip("pyarrow")
+
+from model.data import CHIPS_FILE, TABLE_FILE, UNLABELLED, FaceSet, codes, load_face_set, write_table
+
+COLUMNS = {
+    "identity": ["bea", "ann", "", "bea", "cid"],
+    "family": ["f", "f", "", "f", ""],
+    "split": ["train", "train", "train", "train", "heldout"],
+    "source": ["x", "x", "y", "y", "y"],
+}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    np.save(tmp_path / CHIPS_FILE, make_chips([0, 1, 2, 0, 3]))
+    write_table(tmp_path, COLUMNS)
+    return tmp_path
+
+
+@pytest.fixture
+def faces(directory: Path) -> FaceSet:
+    return load_face_set(directory)
+
+
+def test_codes_follow_the_sorted_names_and_unknown_is_unlabelled() -> None:
+    numbers = codes(["bea", "", "ann", "bea", "cid"])
+    assert numbers.tolist() == [1, UNLABELLED, 0, 1, 2]
+    assert numbers.dtype == np.int64
+    assert codes([]).tolist() == []
+    assert codes(["", ""]).tolist() == [UNLABELLED, UNLABELLED]
+
+
+def test_load_gives_what_was_written(faces: FaceSet) -> None:
+    assert len(faces) == 5
+    assert faces.identity.tolist() == [1, 0, UNLABELLED, 1, 2]
+    assert faces.family.tolist() == [0, 0, UNLABELLED, 0, UNLABELLED]
+    assert faces.split.tolist() == COLUMNS["split"]
+    assert faces.source.tolist() == COLUMNS["source"]
+    np.testing.assert_array_equal(faces.images(np.arange(5)), make_chips([0, 1, 2, 0, 3]))
+
+
+def test_images_are_a_copy_in_the_order_asked_for(faces: FaceSet) -> None:
+    chips = make_chips([0, 1, 2, 0, 3])
+    images = faces.images(np.array([3, 0, 3]))
+    np.testing.assert_array_equal(images, chips[[3, 0, 3]])
+    images[:] = 0
+    np.testing.assert_array_equal(faces.images(np.array([3])), chips[[3]])
+
+
+def test_where_keeps_the_rows_of_its_members(faces: FaceSet) -> None:
+    some = faces.where(faces.source == "y").where(np.array([False, True, True]))
+    assert len(some) == 2
+    assert some.rows.tolist() == [3, 4]
+    assert some.identity.tolist() == [1, 2]
+    np.testing.assert_array_equal(some.images(np.array([1, 0])), make_chips([0, 1, 2, 0, 3])[[4, 3]])
+
+
+def test_of_split(faces: FaceSet) -> None:
+    assert faces.of_split("heldout").rows.tolist() == [4]
+    assert faces.of_split("train").rows.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match=r"no faces in split 'test'; this set has \['heldout', 'train'\]"):
+        faces.of_split("test")
+
+
+@pytest.mark.parametrize("missing", [CHIPS_FILE, TABLE_FILE])
+def test_a_folder_that_was_not_prepared_says_so(directory: Path, missing: str) -> None:
+    (directory / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no packed faces; .*model\.prepare"):
+        load_face_set(directory)
+
+
+def test_chips_of_another_set_are_refused(directory: Path) -> None:
+    np.save(directory / CHIPS_FILE, make_chips([0, 1]))
+    with pytest.raises(ValueError, match="2 chips and labels of 5"):
+        load_face_set(directory)
