@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app.errors import TesseraError
 from app.main import build_service, create_app
@@ -24,6 +25,16 @@ cli = typer.Typer(help="Self-hosted face verification.", no_args_is_help=True, a
 def _refuse(message: str) -> typer.Exit:
     typer.secho(f"tessera: {message}", fg="red", err=True)
     return typer.Exit(code=1)
+
+
+def _reason(error: TesseraError | ValidationError | SettingsError) -> str:
+    """Why the service cannot start, in one line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"setting {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" if e["loc"] else e["msg"]
+        for e in error.errors(include_url=False)
+    )
 
 
 def _settings(host: str | None, port: int | None, data_dir: Path | None) -> Settings:
@@ -51,8 +62,8 @@ def serve(
     try:
         settings = _settings(host, port, data_dir)
         service = build_service(settings)
-    except (TesseraError, ValidationError) as error:
-        raise _refuse(str(error)) from error
+    except (TesseraError, ValidationError, SettingsError) as error:
+        raise _refuse(_reason(error)) from error
     encoder = service.encoder
     typer.echo(
         f"tessera {VERSION}: encoder {encoder.name} {encoder.version} on {encoder.runtime} {encoder.precision}, "
@@ -76,11 +87,13 @@ def health(
     """Asks a running service whether every part works; exit code 0 if so, 1 if not."""
     if not url.startswith(("http://", "https://")):
         raise _refuse(f"{url} is not an http or https address")
+    # Not through a proxy: the question is whether this very address answers.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=10) as response:  # noqa: S310
+        with direct.open(f"{url.rstrip('/')}/readyz", timeout=10) as response:
             sys.stdout.write(response.read().decode() + "\n")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise _refuse(f"{url} is not ready: {error}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise _refuse(f"{url} is not ready: {str(error).strip()}") from error
 
 
 @cli.command()

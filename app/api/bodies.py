@@ -160,7 +160,6 @@ async def _form_value(name: str, value: UploadFile | str) -> Any:
         if name not in FILE_FIELDS:
             raise invalid_fields([{"field": name, "message": "is text, not a file"}])
         return await value.read()
-    _require_unicode(value)
     if name in FILE_FIELDS:
         raise invalid_fields([{"field": name, "message": "must be sent as a file (with a filename)"}])
     if name in JSON_FIELDS:
@@ -171,12 +170,12 @@ async def _form_value(name: str, value: UploadFile | str) -> Any:
     return value
 
 
-def _require_unicode(text: str) -> None:
+def _require_unicode(name: str) -> None:
     # The charset that a form names may decode to halves of surrogate pairs, which no answer could repeat.
     try:
-        text.encode()
+        name.encode()
     except UnicodeEncodeError as error:
-        raise RequestError("malformed_body", "the text of the form is not valid Unicode; send it as UTF-8") from error
+        raise RequestError("malformed_body", "the name of a field is not valid Unicode; send it as UTF-8") from error
 
 
 def _validated(model: type[Body], fields: Any, settings: ServerSettings) -> Body:

@@ -79,6 +79,16 @@ class Calibration(_Table):
         return next(p for p in self.operating_points if p.false_match_rate <= self.default_fmr)
 
 
+def _reason(error: OSError | ValidationError) -> str:
+    """What is wrong, in one line."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    first, *others = error.errors(include_url=False)
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
+
+
 def load_calibration(directory: Path, encoder_sha256: str) -> Calibration:
     """Reads the table of an encoder.
 
@@ -89,7 +99,8 @@ def load_calibration(directory: Path, encoder_sha256: str) -> Calibration:
         calibration = Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CalibrationError(
-            f"no usable calibration in {path}: {error}; restore it or measure it with `python -m model.calibrate`"
+            f"no usable calibration in {path}: {_reason(error)}; "
+            "restore it or measure it with `python -m model.calibrate`"
         ) from error
     if calibration.encoder_sha256 != encoder_sha256:
         raise CalibrationError(

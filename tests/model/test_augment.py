@@ -147,7 +147,7 @@ def test_erase_covers_one_rectangle_with_one_colour() -> None:
         rows, columns = (torch.nonzero(changed.any(dim=d)).flatten() for d in (1, 0))
         box = after[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert torch.equal(box, box[:, :1, :1].expand_as(box))
-        assert 0.08 * SIDE <= min(box.shape[1:])
+        assert min(box.shape[1:]) >= 0.08 * SIDE
         assert max(box.shape[1:]) <= 0.45 * SIDE
 
 

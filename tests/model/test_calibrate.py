@@ -110,7 +110,9 @@ def test_the_table_says_what_it_was_measured_on(measured: tuple[FakeRuntime, Fac
     assert (table.data.runtime, table.data.precision) == ("openvino", "f32")
 
 
-@pytest.mark.parametrize(("subjects", "floor"), [(3, 1.0), (5, 0.3), (100, 3 / 4950), (728, 3 / 264628), (2, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("subjects", "floor"), [(3, 1.0), (5, 0.3), (100, 3 / 4950), (728, 3 / 264628), (2, 1), (1, 1)]
+)
 def test_the_rule_of_three_over_pairs_of_subjects(subjects: int, floor: float) -> None:
     assert smallest_supported_fmr(subjects) == pytest.approx(floor)
 
@@ -129,7 +131,7 @@ def test_the_default_is_one_in_ten_thousand_or_the_strictest_supported(subjects:
     assert table.default.false_match_rate > default / 3
 
 
-@pytest.mark.parametrize("subjects", [1, 2, 25])
+@pytest.mark.parametrize("subjects", [1, 2, 24])
 def test_too_few_subjects_are_refused_by_number(subjects: int) -> None:
     runtime, faces = people(subjects, 12)
     with pytest.raises(ValueError, match=f"{subjects} subjects cannot show"):
@@ -144,9 +146,7 @@ def test_one_face_under_many_names_is_refused() -> None:
         calibrate(same, faces, "made up")
 
 
-def test_the_table_comes_back_from_its_file(
-    measured: tuple[FakeRuntime, FaceSet, Calibration], tmp_path: Path
-) -> None:
+def test_the_table_comes_back_from_its_file(measured: tuple[FakeRuntime, FaceSet, Calibration], tmp_path: Path) -> None:
     table = measured[2]
     (tmp_path / CALIBRATION_FILE).write_text(table.model_dump_json(indent=2))
     assert load_calibration(tmp_path, SHA256) == table

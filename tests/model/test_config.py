@@ -83,7 +83,9 @@ def test_a_recipe_survives_its_own_json() -> None:
         (TRIPLET, {"miner": "hardest"}, "miner"),
     ],
 )
-def test_a_stage_that_makes_no_sense_is_refused_by_name(base: dict[str, Any], change: dict[str, Any], named: str) -> None:
+def test_a_stage_that_makes_no_sense_is_refused_by_name(
+    base: dict[str, Any], change: dict[str, Any], named: str
+) -> None:
     Stage.model_validate(base)
     with pytest.raises(ValidationError, match=named):
         Stage.model_validate(base | change)

@@ -13,6 +13,8 @@ from PIL import Image
 
 pytest.importorskip("pyarrow")
 
+import itertools
+
 from model.evaluate import (
     FAILED_DISTANCE,
     best_threshold,
@@ -129,7 +131,7 @@ def accuracy(distances: np.ndarray, mated: np.ndarray, threshold: float) -> floa
 def test_best_threshold_is_that_of_brute_force(pairs: list[tuple[float, bool]]) -> None:
     distances, mated = np.array([d for d, _ in pairs]), np.array([m for _, m in pairs])
     levels = sorted(set(distances.tolist()))
-    middles = [(a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(levels)]
     candidates = [levels[0] - 1e-6, *middles, levels[-1] + 1e-6]
     scores = [accuracy(distances, mated, c) for c in candidates]
     assert best_threshold(distances, mated) == candidates[scores.index(max(scores))]
@@ -150,8 +152,8 @@ def test_ten_fold_of_a_hand_computed_case() -> None:
             *(0.2, 0.7, 0.5, 1.0),
         ]
     )
-    # Folds 0 and 1 are tested where the other and fold 2 make 0.45 best (one of eight is wrong; 0.75 and more would
-    # refuse fewer): all four right. Fold 2 is tested at 0.6, the middle of 0.4 and 0.8: two of four right.
+    # Folds 0 and 1 are tested at 0.45: with the other and fold 2 one of eight is wrong there, and 0.75, as good, is not
+    # the lowest. All four are right. Fold 2 is tested at 0.6, the middle of 0.4 and 0.8: two of four are right.
     result = ten_fold(distances, mated, fold)
     assert result.mean == pytest.approx((1 + 1 + 0.5) / 3)
     assert result.threshold == pytest.approx((0.45 + 0.45 + 0.6) / 3)

@@ -21,11 +21,8 @@ def identity() -> npt.NDArray[np.int64]:
 
 
 @given(size=st.integers(1, 60), batch_size=st.integers(1, 60), seed=st.integers(0, 100), epoch=st.integers(0, 5))
-def test_an_epoch_shows_every_face_once_up_to_the_remainder(
-    size: int, batch_size: int, seed: int, epoch: int
-) -> None:
-    if batch_size > size:
-        batch_size = size
+def test_an_epoch_shows_every_face_once_up_to_the_remainder(size: int, batch_size: int, seed: int, epoch: int) -> None:
+    batch_size = min(batch_size, size)
     sampler, batches = ShuffledSampler(size, batch_size, seed), size // batch_size
     drawn = np.concatenate([sampler.batch(epoch * batches + i) for i in range(batches)])
     assert len(drawn) == size - size % batch_size
@@ -50,15 +47,13 @@ def test_a_shuffled_batch_depends_on_seed_and_step_only() -> None:
 
 
 def test_a_batch_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch of 11 .* there are 10"):
+    with pytest.raises(ValueError, match=r"batch of 11 .* there are 10"):
         ShuffledSampler(10, 11, seed=0)
 
 
 @pytest.mark.parametrize("images", [2, 3, 4, 10])
 @pytest.mark.parametrize("identities", [1, 3, 5])
-def test_a_batch_holds_identities_times_images(
-    identity: npt.NDArray[np.int64], identities: int, images: int
-) -> None:
+def test_a_batch_holds_identities_times_images(identity: npt.NDArray[np.int64], identities: int, images: int) -> None:
     sampler = IdentitySampler(identity, identities, images, seed=0)
     for step in range(30):
         index = sampler.batch(step)

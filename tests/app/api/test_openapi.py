@@ -1,0 +1,178 @@
+"""The OpenAPI document: complete, with an example everywhere, and what the application really does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from pydantic import BaseModel
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from starlette.types import Receive, Scope, Send
+
+from app.api import schemas
+from app.api.problems import KINDS, MEDIA_TYPE, Problem
+from app.main import create_app
+from app.settings import GallerySettings, ServerSettings, Settings
+from tests.app.api.helpers import base64_of, files, ok
+from tests.app.conftest import MakeService
+
+METHODS = {"get", "post", "patch", "delete"}
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+DOCUMENT = create_app(Settings()).openapi()
+OPERATIONS = {
+    f"{method.upper()} {path}": operation
+    for path, operations in DOCUMENT["paths"].items()
+    for method, operation in operations.items()
+}
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    reference: str = schema.get("$ref", "")
+    return DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]] if reference else schema
+
+
+def examples_of(content: dict[str, Any]) -> list[Any]:
+    """The examples of one media type of a body."""
+    given = [example["value"] for example in content.get("examples", {}).values()]
+    given += [content["example"]] if "example" in content else []
+    return given or list(resolved(content.get("schema", {})).get("examples", []))
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_every_path_is_there() -> None:
+    paths = {"/enroll", "/verify", "/identify", "/detect", "/subjects", "/collections", "/livez", "/readyz", "/model"}
+    assert paths <= DOCUMENT["paths"].keys()
+    assert all(operations.keys() <= METHODS for operations in DOCUMENT["paths"].values())
+
+
+def test_every_reference_leads_somewhere() -> None:
+    known = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    assert set(references(DOCUMENT)) <= known
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_described(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert operation["summary"]
+    assert operation["description"]
+    assert operation["tags"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_answer_has_an_example(name: str) -> None:
+    responses = OPERATIONS[name]["responses"]
+    successes = [status for status in responses if status.startswith("2")]
+    assert len(successes) == 1
+    assert "500" in responses
+    for response in responses.values():
+        for media_type, content in response["content"].items():
+            assert examples_of(content), media_type
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_error_is_a_problem_with_its_code(name: str) -> None:
+    for status, response in OPERATIONS[name]["responses"].items():
+        if status.startswith("2"):
+            continue
+        assert list(response["content"]) == [MEDIA_TYPE]
+        for code, example in response["content"][MEDIA_TYPE]["examples"].items():
+            problem = Problem.model_validate(example["value"])
+            assert (problem.code, problem.status, KINDS[code].status) == (code, int(status), int(status))
+
+
+@pytest.mark.parametrize("name", [n for n, o in OPERATIONS.items() if "requestBody" in o])
+def test_every_body_has_an_example(name: str) -> None:
+    assert examples_of(OPERATIONS[name]["requestBody"]["content"]["application/json"])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [m for m in vars(schemas).values() if isinstance(m, type) and issubclass(m, BaseModel) and m is not BaseModel],
+    ids=lambda m: m.__name__,
+)
+def test_examples_fit_their_schema(model: type[BaseModel]) -> None:
+    for example in model.model_json_schema().get("examples", []):
+        model.model_validate(example)
+
+
+def test_the_examples_of_requests_are_no_photographs_but_take_the_way_of_one(client: TestClient) -> None:
+    example = examples_of(OPERATIONS["POST /detect"]["requestBody"]["content"]["application/json"])[0]
+    assert client.post("/detect", json=example).status_code == 422
+
+
+@pytest.fixture(scope="module")
+def document(
+    make_service: MakeService, tmp_path_factory: pytest.TempPathFactory, ada: bytes
+) -> Iterator[schemathesis.BaseSchema]:
+    """The document of a running application that knows the subject of the examples."""
+    data_dir: Path = tmp_path_factory.mktemp("fuzzed") / "data"
+    settings = Settings(server=ServerSettings(max_images=4), gallery=GallerySettings(data_dir=data_dir))
+    app = create_app(settings, make_service(data_dir))
+    with TestClient(app) as client:
+        ok(client.post("/enroll", files=files(ada), data={"subject_id": "ada"}), 201)
+
+        async def asked(scope: Scope, receive: Receive, send: Send) -> None:
+            """Without the start and stop that would otherwise come with every request."""
+            if scope["type"] == "lifespan":
+                for moment in ("startup", "shutdown"):
+                    await receive()
+                    await send({"type": f"lifespan.{moment}.complete"})
+            else:
+                await app(scope, receive, send)
+
+        loaded = schemathesis.openapi.from_asgi("/openapi.json", asked)
+
+        @loaded.hook
+        def map_body(_: Any, body: Any) -> Any:
+            """Most random bodies hold no photograph, so nothing behind the decoder would be reached."""
+            if isinstance(body, dict) and isinstance(body.get("image"), str):
+                body = body | {"image": base64_of(ada)}
+            return body
+
+        yield loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        (name, mode)
+        for name, operation in OPERATIONS.items()
+        for mode in GenerationMode
+        if mode is GenerationMode.POSITIVE or operation.keys() & {"parameters", "requestBody"}
+    ],
+)
+def test_the_application_does_what_the_document_says(
+    document: schemathesis.BaseSchema, name: str, mode: GenerationMode
+) -> None:
+    method, path = name.split()
+    operation = document[path][method]
+
+    @hypothesis_settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Case) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    ask()

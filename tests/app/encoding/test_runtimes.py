@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import pytest
+
+from app.encoding import (
+    EncoderRuntime,
+    EncoderWeights,
+    Precision,
+    RuntimeName,
+    WeightsError,
+    create_runtime,
+    load_weights,
+)
+from app.encoding.openvino_runtime import choose_precision
+from app.faces import FaceFinder, FacePolicy
+from app.settings import DEFAULT_WEIGHTS
+from app.types import CHIP_SIDE, EMBEDDING_SIZE, Pixels
+from tests.app.photographs import collins, hopper, variants
+
+HAS_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+ALL = [
+    (RuntimeName.OPENVINO, Precision.F32),
+    pytest.param(
+        RuntimeName.OPENVINO,
+        Precision.BF16,
+        marks=pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16 instructions"),
+    ),
+    (RuntimeName.TORCH, Precision.F32),
+    (RuntimeName.TORCH, Precision.BF16),
+]
+Embeddings = npt.NDArray[np.float32]
+
+
+@cache
+def runtime(name: RuntimeName, precision: Precision) -> EncoderRuntime:
+    if name is RuntimeName.TORCH:
+        pytest.importorskip("torch")
+    return create_runtime(load_weights(DEFAULT_WEIGHTS), runtime=name, precision=precision)
+
+
+@pytest.fixture(scope="module")
+def chips(face_finder: FaceFinder, people: dict[str, tuple[bytes, ...]]) -> Pixels:
+    """Real faces, uint8 [N, 112, 112, 3]."""
+    photographs = [*variants(collins()).values(), *variants(hopper()).values()]
+    photographs += [images[0] for images in list(people.values())[:12]]
+    return np.stack([face_finder.find(data, FacePolicy.LARGEST).faces[0].chip for data in photographs])
+
+
+@pytest.fixture(scope="module")
+def reference(chips: Pixels) -> Embeddings:
+    """What torch computes of them in f32."""
+    return runtime(RuntimeName.TORCH, Precision.F32).encode(chips)
+
+
+def cosines(a: Embeddings, b: Embeddings) -> npt.NDArray[np.float64]:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    products: npt.NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return products
+
+
+@pytest.mark.parametrize(("name", "precision"), ALL)
+class TestEveryRuntime:
+    def test_it_says_what_it_is(self, name: RuntimeName, precision: Precision, weights: EncoderWeights) -> None:
+        info = runtime(name, precision).info
+        assert (info.runtime, info.precision, info.sha256) == (name, precision, weights.sha256)
+        assert (info.name, info.version) == (weights.name, weights.version)
+        assert info.device
+
+    def test_embeddings_are_float32_of_unit_length(
+        self, name: RuntimeName, precision: Precision, chips: Pixels
+    ) -> None:
+        embeddings = runtime(name, precision).encode(chips)
+        assert (embeddings.dtype, embeddings.shape) == (np.float32, (len(chips), EMBEDDING_SIZE))
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3)
+
+    def test_it_agrees_with_the_reference(
+        self, name: RuntimeName, precision: Precision, chips: Pixels, reference: Embeddings
+    ) -> None:
+        lowest = 0.999 if precision is Precision.BF16 else 0.99999
+        assert cosines(runtime(name, precision).encode(chips), reference).min() >= lowest
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
+    def test_a_batch_gives_what_one_by_one_gives(
+        self, name: RuntimeName, precision: Precision, chips: Pixels, size: int
+    ) -> None:
+        encoder = runtime(name, precision)
+        single = np.concatenate([encoder.encode(chip[None]) for chip in chips[:size]])
+        assert cosines(encoder.encode(chips[:size]), single).min() > 0.9999
+
+    def test_several_threads_give_what_one_gives(self, name: RuntimeName, precision: Precision, chips: Pixels) -> None:
+        encoder = runtime(name, precision)
+        single = np.concatenate([encoder.encode(chip[None]) for chip in chips])
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(3):
+                together = np.concatenate(list(pool.map(lambda chip: encoder.encode(chip[None]), chips)))
+                np.testing.assert_allclose(together, single, atol=1e-5)
+
+    def test_an_answer_is_not_overwritten_by_the_next(
+        self, name: RuntimeName, precision: Precision, chips: Pixels
+    ) -> None:
+        encoder = runtime(name, precision)
+        first = encoder.encode(chips[:1])
+        kept = first.copy()
+        for chip in chips[1:6]:
+            encoder.encode(chip[None])
+        np.testing.assert_array_equal(first, kept)
+
+    def test_chips_need_not_be_contiguous(self, name: RuntimeName, precision: Precision, chips: Pixels) -> None:
+        encoder = runtime(name, precision)
+        mirrored = chips[:2, :, ::-1]
+        np.testing.assert_array_equal(encoder.encode(mirrored), encoder.encode(np.ascontiguousarray(mirrored)))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            np.zeros((0, CHIP_SIDE, CHIP_SIDE, 3), np.uint8),
+            np.zeros((CHIP_SIDE, CHIP_SIDE, 3), np.uint8),
+            np.zeros((1, CHIP_SIDE, CHIP_SIDE, 1), np.uint8),
+            np.zeros((1, 3, CHIP_SIDE, CHIP_SIDE), np.uint8),
+            np.zeros((1, CHIP_SIDE + 1, CHIP_SIDE, 3), np.uint8),
+            np.zeros((1, CHIP_SIDE, CHIP_SIDE, 3), np.float32),
+        ],
+        ids=lambda chips: f"{chips.dtype}{chips.shape}",
+    )
+    def test_other_shapes_and_types_are_refused(
+        self, name: RuntimeName, precision: Precision, wrong: npt.NDArray[np.generic]
+    ) -> None:
+        with pytest.raises(ValueError, match="chips must be uint8"):
+            runtime(name, precision).encode(wrong)  # type: ignore[arg-type]
+
+
+def test_one_person_is_nearer_than_another(reference: Embeddings) -> None:
+    collins_, hopper_ = reference[:6], reference[6:12]
+    nearest_other = (collins_ @ hopper_.T).max()
+    for person in (collins_, hopper_):
+        assert (person @ person.T).min() > nearest_other
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capabilities", "chosen"),
+    [
+        (Precision.AUTO, ["FP32", "BF16"], Precision.BF16),
+        (Precision.AUTO, ["FP32"], Precision.F32),
+        (Precision.F32, ["FP32", "BF16"], Precision.F32),
+        (Precision.BF16, ["FP32", "BF16"], Precision.BF16),
+    ],
+)
+def test_the_precision_follows_the_processor(wanted: Precision, capabilities: list[str], chosen: Precision) -> None:
+    assert choose_precision(wanted, capabilities) is chosen
+
+
+def test_bf16_on_a_processor_without_it_is_refused() -> None:
+    with pytest.raises(WeightsError, match="TESSERA_ENCODING__PRECISION"):
+        choose_precision(Precision.BF16, ["FP32", "INT8"])
+
+
+def test_auto_is_never_what_runs(encoder: EncoderRuntime) -> None:
+    assert encoder.info.precision is (Precision.BF16 if HAS_BF16 else Precision.F32)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_number_of_threads(weights: EncoderWeights, chips: Pixels, reference: Embeddings, threads: int) -> None:
+    encoder = create_runtime(weights, precision=Precision.F32, threads=threads)
+    assert cosines(encoder.encode(chips[:4]), reference[:4]).min() >= 0.99999

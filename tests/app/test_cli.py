@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import DEFAULT_WEIGHTS
+from app.version import VERSION
+from tests.app.process import PATIENCE, Server, tessera
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a command says when it refuses."""
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("tessera: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("cli") / "data") as running:
+        yield running
+
+
+def test_version() -> None:
+    result = tessera("version")
+    assert (result.returncode, result.stdout.strip()) == (0, VERSION)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", VERSION)
+
+
+def test_help_names_the_commands() -> None:
+    result = tessera("--help")
+    assert result.returncode == 0
+    assert {"serve", "health", "version"} <= set(re.findall(r"\w+", result.stdout))
+
+
+def test_loopback_is_the_default(server: Server) -> None:
+    assert server.url.startswith("http://127.0.0.1:")
+
+
+def test_the_start_says_what_runs(server: Server) -> None:
+    log = server.log.read_text()
+    assert "encoder tessera" in log
+    assert str(server.log.parent / "data") in log
+
+
+def test_health_of_a_running_service(server: Server) -> None:
+    result = tessera("health", "--url", server.url + "/")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["status"] == "ok"
+
+
+def test_health_asks_the_service_itself_whatever_proxies_are_set(server: Server) -> None:
+    result = tessera("health", "--url", server.url, http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
+    assert result.returncode == 0, result.stderr
+
+
+class _Unwell(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(b'{"detail": "not working: gallery"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _NoHttp(http.server.BaseHTTPRequestHandler):
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"220 mail.example ESMTP\r\n")
+
+
+@pytest.mark.parametrize(("handler", "text"), [(_Unwell, "503"), (_NoHttp, "not ready")])
+def test_health_of_something_that_is_not_well(handler: type[http.server.BaseHTTPRequestHandler], text: str) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as unwell:
+        thread = threading.Thread(target=unwell.serve_forever, daemon=True)
+        thread.start()
+        line = refused(tessera("health", "--url", f"http://127.0.0.1:{unwell.server_port}"))
+        unwell.shutdown()
+        thread.join(PATIENCE)
+    assert text in line
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://[", "http://127.0.0.1:9"])
+def test_health_of_nothing(url: str) -> None:
+    assert url in refused(tessera("health", "--url", url))
+
+
+def test_a_data_directory_in_use_is_refused(server: Server) -> None:
+    data_dir = server.log.parent / "data"
+    line = refused(tessera("serve", "--port", "0", "--data-dir", str(data_dir)))
+    assert str(data_dir) in line
+    assert str(server.process.pid) in line
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+def test_a_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refused(tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "file" / "data")))
+    assert str(tmp_path / "file" / "data") in line
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    line = refused(
+        tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), TESSERA_ENCODING__WEIGHTS=str(weights))
+    )
+    assert str(weights) in line
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("file", ["encoder.onnx", "encoder.json", "calibration.json"])
+def test_damaged_weights_are_refused(tmp_path: Path, file: str) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(DEFAULT_WEIGHTS, weights)
+    (weights / file).write_bytes(b"{}")
+    line = refused(
+        tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), TESSERA_ENCODING__WEIGHTS=str(weights))
+    )
+    assert str(weights) in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TESSERA_SERVER__PORT", "many"),
+        ("TESSERA_SERVER__PROT", "9000"),
+        ("TESSERA_SERVER", "{"),
+        ("TESSERA_SERVER__MAX_BODY_BYTES", "1000"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(tmp_path: Path, variable: str, value: str) -> None:
+    line = refused(tessera("serve", "--data-dir", str(tmp_path / "data"), **{variable: value}))
+    assert re.search("server", line, re.IGNORECASE)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_port_in_use_is_an_error(server: Server, tmp_path: Path) -> None:
+    result = tessera("serve", "--port", str(server.port), "--data-dir", str(tmp_path / "data"))
+    assert result.returncode not in {0, None}
+    assert "address already in use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_a_port_outside_its_range_is_a_mistake_of_use(tmp_path: Path, port: str) -> None:
+    assert tessera("serve", "--port", port, "--data-dir", str(tmp_path / "data")).returncode == 2
+
+
+def test_the_command_line_goes_before_the_environment(tmp_path: Path) -> None:
+    variables = {"TESSERA_GALLERY__DATA_DIR": str(tmp_path / "other"), "TESSERA_SERVER__HOST": "127.0.0.2"}
+    with Server(tmp_path / "data", "--host", "127.0.0.3", **variables) as running:
+        assert running.url.startswith("http://127.0.0.3:")
+        assert httpx.get(f"{running.url}/livez").status_code == 200
+    assert (tmp_path / "data").is_dir()
+    assert not (tmp_path / "other").exists()

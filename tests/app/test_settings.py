@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.encoding import Precision, RuntimeName
+from app.settings import DEFAULT_WEIGHTS, FacesSettings, ServerSettings, Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "TESSERA_SERVER__PORT",
+        "TESSERA_SERVER__HOST",
+        "TESSERA_GALLERY__DATA_DIR",
+        "TESSERA_ENCODING__PRECISION",
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_defaults_are_safe_and_usable() -> None:
+    settings = Settings()
+    assert settings.server.host == "127.0.0.1"
+    assert settings.gallery.data_dir == Path("data")
+    assert settings.gallery.report_duplicates is True
+    assert settings.faces.enforce_quality is True
+    assert settings.encoding.weights == DEFAULT_WEIGHTS
+    assert (DEFAULT_WEIGHTS / "encoder.onnx").is_file()
+
+
+def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "TESSERA_SERVER__PORT": "9000",
+        "TESSERA_SERVER__MAX_BODY_BYTES": "20000000",
+        "TESSERA_FACES__ENFORCE_QUALITY": "false",
+        "TESSERA_FACES__DETECTION_THRESHOLD": "0.5",
+        "TESSERA_ENCODING__RUNTIME": "torch",
+        "TESSERA_ENCODING__PRECISION": "f32",
+        "TESSERA_GALLERY__DATA_DIR": "/var/lib/tessera",
+        "TESSERA_GALLERY__REPORT_DUPLICATES": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert (settings.server.port, settings.server.max_body_bytes) == (9000, 20_000_000)
+    assert (settings.faces.enforce_quality, settings.faces.detection_threshold) == (False, 0.5)
+    assert (settings.encoding.runtime, settings.encoding.precision) == (RuntimeName.TORCH, Precision.F32)
+    assert (settings.gallery.data_dir, settings.gallery.report_duplicates) == (Path("/var/lib/tessera"), False)
+    assert settings.server.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TESSERA_SERVER__PORT", "65536"),
+        ("TESSERA_SERVER__PORT", "-1"),
+        ("TESSERA_SERVER__MAX_IMAGES", "0"),
+        ("TESSERA_SERVER__UNKNOWN", "1"),
+        ("TESSERA_FACES__DETECTION_THRESHOLD", "1"),
+        ("TESSERA_FACES__MIN_EYE_DISTANCE", "-1"),
+        ("TESSERA_FACES__ENFORCE_QUALITY", "perhaps"),
+        ("TESSERA_ENCODING__PRECISION", "f16"),
+        ("TESSERA_ENCODING__RUNTIME", "tflite"),
+        ("TESSERA_ENCODING__THREADS", "-1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    room, field = variable.removeprefix("TESSERA_").lower().split("__")
+    assert refused.value.errors()[0]["loc"] == (room, field)
+
+
+def test_a_photograph_that_no_body_could_carry_is_refused() -> None:
+    with pytest.raises(ValidationError, match="max_image_bytes is above"):
+        Settings(server=ServerSettings(max_body_bytes=1000), faces=FacesSettings(max_image_bytes=1001))
+    same = Settings(server=ServerSettings(max_body_bytes=1000), faces=FacesSettings(max_image_bytes=1000))
+    assert same.faces.max_image_bytes == same.server.max_body_bytes
+
+
+def test_settings_do_not_change() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.server = ServerSettings()  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.server.port = 1  # type: ignore[misc]
+
+
+def test_every_setting_is_described() -> None:
+    for room in Settings.model_fields.values():
+        assert isinstance(room.annotation, type)
+        for name, field in room.annotation.model_fields.items():  # type: ignore[attr-defined]
+            assert field.description, name

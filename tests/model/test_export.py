@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from app.encoding import EncoderWeights, Precision, RuntimeName, create_runtime, load_weights
+from tests.model.support import make_chips
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+import onnx
+import torch
+from onnx import TensorProto
+
+from model.backbone import BackboneConfig, Encoder, embed
+from model.export import SMALL, to_onnx
+from model.train import save_encoder
+
+CHIPS = make_chips(list(range(5)))
+
+
+def make_encoder(embedding_size: int = 128) -> Encoder:
+    """An encoder whose batch normalisation has seen something: freshly made it would do nothing."""
+    torch.manual_seed(0)
+    encoder = Encoder(BackboneConfig(widths=(8, 16), depths=(1, 1), embedding_size=embedding_size)).train()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.2)
+    with torch.no_grad():
+        for seed in range(20):
+            encoder(torch.from_numpy(make_chips(list(range(16)), seed)).permute(0, 3, 1, 2).float())
+    return encoder.eval()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return make_encoder()
+
+
+@pytest.fixture(scope="module")
+def network(encoder: Encoder) -> bytes:
+    return to_onnx(encoder)
+
+
+def expected(encoder: Encoder, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    vectors: npt.NDArray[np.float32] = embed(encoder, torch.from_numpy(chips), bf16=False).numpy()
+    return vectors
+
+
+@pytest.mark.parametrize("runtime", list(RuntimeName))
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_exported_network_is_the_encoder(
+    encoder: Encoder, network: bytes, runtime: RuntimeName, batch: int
+) -> None:
+    weights = EncoderWeights("tiny", "0", hashlib.sha256(network).hexdigest(), network)
+    vectors = create_runtime(weights, runtime=runtime, precision=Precision.F32, threads=1).encode(CHIPS[:batch])
+    assert vectors.shape == (batch, 128)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (vectors * expected(encoder, CHIPS[:batch])).sum(axis=1).min() >= 0.9999
+
+
+def test_the_encoder_under_test_tells_the_chips_apart(encoder: Encoder) -> None:
+    vectors = expected(encoder, CHIPS)
+    assert (vectors @ vectors.T - np.eye(5)).max() < 0.99
+
+
+def test_large_weights_are_stored_as_float16_and_small_ones_are_not(network: bytes) -> None:
+    sizes = {TensorProto.FLOAT: [0], TensorProto.FLOAT16: []}
+    graph = onnx.load_from_string(network).graph
+    for tensor in graph.initializer:
+        sizes.setdefault(tensor.data_type, []).append(int(np.prod(tensor.dims)))
+    assert max(sizes[TensorProto.FLOAT]) <= SMALL < min(sizes[TensorProto.FLOAT16])
+    assert max(sizes[TensorProto.FLOAT16]) == 128 * 16 * 14 * 14
+    assert sum(node.op_type == "Cast" for node in graph.node) == len(sizes[TensorProto.FLOAT16]) + 1
+
+
+def test_the_network_takes_chips_of_any_number_and_has_no_batch_normalisation(network: bytes) -> None:
+    graph = onnx.load_from_string(network).graph
+    (chips,), (embeddings,) = graph.input, graph.output
+    assert chips.type.tensor_type.elem_type == TensorProto.UINT8
+    assert [d.dim_value or d.dim_param for d in chips.type.tensor_type.shape.dim] == ["batch", 112, 112, 3]
+    assert embeddings.type.tensor_type.elem_type == TensorProto.FLOAT
+    assert not any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+def test_export_gives_the_same_bytes_again_and_leaves_the_encoder(encoder: Encoder, network: bytes) -> None:
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    assert to_onnx(encoder) == network
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_the_command_writes_what_the_service_loads(encoder: Encoder, network: bytes, tmp_path: Path) -> None:
+    save_encoder(encoder, tmp_path / "tiny.pt")
+    command = [sys.executable, "-m", "model.export", tmp_path / "tiny.pt", tmp_path / "out"]
+    subprocess.run([*command, "--name", "tiny", "--version", "3"], check=True, capture_output=True)
+    weights = load_weights(tmp_path / "out")
+    assert (weights.name, weights.version) == ("tiny", "3")
+    assert weights.network == network
+    description = json.loads((tmp_path / "out" / "encoder.json").read_text())
+    assert description["sha256"] == weights.sha256 == hashlib.sha256(network).hexdigest()
+    assert description["embedding_size"] == 128
+    assert description["parameters"] == sum(p.numel() for p in encoder.parameters())
+    assert BackboneConfig.model_validate(description["backbone"]) == encoder.config
