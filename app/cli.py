@@ -19,6 +19,10 @@ from app.main import build_service, create_app
 from app.settings import Settings
 from app.version import VERSION
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open: longer than the usual 60 seconds of proxies and clients, so that they close
+it first. A server that closes first resets the requests that were just being sent."""
+
 cli = typer.Typer(help="Self-hosted face verification.", no_args_is_help=True, add_completion=False)
 
 
@@ -77,6 +81,7 @@ def serve(
         host=settings.server.host,
         port=settings.server.port,
         timeout_graceful_shutdown=settings.server.graceful_seconds,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
 

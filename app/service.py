@@ -174,7 +174,7 @@ class TesseraService:
         none was usable; PolicyNotAllowed; IdempotencyMismatch.
         """
         if request.face_policy is FacePolicy.ALL:
-            raise PolicyNotAllowed("a subject is one person: use face_policy single or largest to enrol")
+            raise PolicyNotAllowed("A subject is one person: use face_policy single or largest to enrol.")
         if idempotency is not None and (replay := self._replay(idempotency)) is not None:
             return replay
         found, rejected = self._usable_faces(request)
@@ -259,7 +259,7 @@ class TesseraService:
             return None
         if receipt.fingerprint != idempotency.fingerprint:
             raise IdempotencyMismatch(
-                "this Idempotency-Key belongs to another request of the last 24 hours; use a new key"
+                "This Idempotency-Key belongs to another request of the last 24 hours; use a new key."
             )
         return Replay(receipt.body)
 
@@ -277,14 +277,14 @@ class TesseraService:
             raise rejected[0].error
         if not usable:
             reasons = [{"image": r.index, "code": r.error.code, "detail": r.error.message} for r in rejected]
-            raise NoUsableImage("no photograph gave a usable face; see failures", failures=reasons)
+            raise NoUsableImage("No photograph gave a usable face; see failures.", failures=reasons)
         return usable, tuple(rejected)
 
     def _require_quality(self, face: AlignedFace) -> None:
         if self._enforce_quality and face.quality.issues:
             issues = list(face.quality.issues)
             raise LowQuality(
-                f"the face is not good enough to enrol ({', '.join(issues)}); send a sharp, large, frontal one",
+                f"The face is not good enough to enrol ({', '.join(issues)}); send a sharp, large, frontal one.",
                 issues=issues,
             )
 

@@ -59,7 +59,12 @@ def codes(names: list[str]) -> npt.NDArray[np.int64]:
 
 
 def write_table(directory: Path, columns: dict[str, list[str]]) -> None:
-    """Writes the table beside the chips: ``identity``, ``family``, ``split`` and ``source``, one string a face."""
+    """Writes the table beside the chips: ``identity``, ``family``, ``split`` and ``source``, one string a face.
+
+    What a teacher said of the faces that were there before is removed.
+    """
+    for stale in directory.glob("teacher-*.npy"):
+        stale.unlink()
     pq.write_table(pa.table(columns), directory / TABLE_FILE)
 
 

@@ -8,6 +8,8 @@ SFace (Zhong et al. 2021, arXiv 2205.12010; OpenCV zoo, Apache-2.0) maps an alig
 from __future__ import annotations
 
 import hashlib
+import queue
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -83,25 +85,36 @@ class Teacher:
         core = ov.Core()
         network = core.read_model(load_sface().SerializeToString())
         network.reshape({"data": [-1, 3, 112, 112]})
-        self._compiled = core.compile_model(network, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+        compiled = core.compile_model(network, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+        self._streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(self._streams):
+            self._requests.put(compiled.create_infer_request())
 
     def embed(self, chips: npt.NDArray[np.uint8], *, flip: bool = True, batch: int = 32) -> npt.NDArray[np.float32]:
         """uint8 [N, 112, 112, 3] -> unit-length float32 [N, 128]; ``flip`` averages with the mirrored face."""
-        total: npt.NDArray[np.float32] = np.zeros((len(chips), 128), dtype=np.float32)
-        requests = ov.AsyncInferQueue(self._compiled)
+        embeddings: npt.NDArray[np.float32] = np.empty((len(chips), 128), dtype=np.float32)
 
-        def add(request: ov.InferRequest, rows: slice) -> None:
-            vectors = request.get_output_tensor(0).data
-            total[rows] += vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        def fill(start: int) -> None:
+            part = chips[start : start + batch]
+            total = self._infer(part)
+            if flip:
+                total = total + self._infer(part[:, :, ::-1])
+            embeddings[start : start + batch] = total / np.linalg.norm(total, axis=1, keepdims=True)
 
-        requests.set_callback(add)
-        for view in (slice(None), slice(None, None, -1))[: 2 if flip else 1]:
-            for start in range(0, len(chips), batch):
-                rows = slice(start, min(start + batch, len(chips)))
-                planes = chips[rows, :, view].transpose(0, 3, 1, 2).astype(np.float32)
-                requests.start_async({"data": planes}, rows)
-            requests.wait_all()
-        unit: npt.NDArray[np.float32] = total / np.linalg.norm(total, axis=1, keepdims=True)
+        # Threads, not OpenVINO's own queue: its Python callbacks can hang the process when the network is freed.
+        with ThreadPoolExecutor(self._streams) as pool:
+            list(pool.map(fill, range(0, len(chips), batch)))
+        return embeddings
+
+    def _infer(self, chips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        request = self._requests.get()
+        try:
+            request.infer({"data": chips.transpose(0, 3, 1, 2).astype(np.float32)})
+            vectors = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        finally:
+            self._requests.put(request)
+        unit: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
 

@@ -166,6 +166,9 @@ class Trainer:
 
     def _run_stage(self, stage: Stage) -> None:
         sampler = make_sampler(self.train_faces, stage, self.recipe.seed + self.stage_number)
+        if self.step == 0:
+            # An average that remembers the stage before would hide most of a short stage.
+            self.ema = Ema(self.encoder, self.recipe.ema_decay)
         started, images, sums, count = time.monotonic(), 0, dict[str, float](), 0
         while self.step < stage.steps:
             index = sampler.batch(self.step)

@@ -41,7 +41,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
             fields = await _read_form(request, settings)
         else:
             raise RequestError(
-                "unsupported_media_type", "send multipart/form-data with files or application/json with base64 images"
+                "unsupported_media_type", "Send multipart/form-data with files or application/json with base64 images."
             )
         return _validated(model, fields, settings)
 
@@ -53,7 +53,7 @@ def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 
     async def read(request: Request) -> Body:
         if _media_type(request) != JSON:
-            raise RequestError("unsupported_media_type", "send application/json")
+            raise RequestError("unsupported_media_type", "Send application/json.")
         return _validated(model, await _read_json(request), request.app.state.settings.server)
 
     return read
@@ -104,7 +104,7 @@ async def _read_json(request: Request) -> Any:
     try:
         return pydantic_core.from_json(data, allow_inf_nan=False)
     except ValueError as error:
-        raise RequestError("malformed_body", f"the body is not valid JSON: {error}") from error
+        raise RequestError("malformed_body", f"The body is not valid JSON: {error}.") from error
 
 
 class _FormParser(MultiPartParser):
@@ -132,12 +132,12 @@ async def _read_form(request: Request, settings: ServerSettings) -> dict[str, An
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise _too_many_images(settings) from error
-        raise RequestError("malformed_body", f"the form cannot be read: {error.message}") from error
+        raise RequestError("malformed_body", f"The form cannot be read: {error.message}") from error
     except (KeyError, ValueError) as error:
-        raise RequestError("malformed_body", f"the form cannot be read: {error}") from error
+        raise RequestError("malformed_body", f"The form cannot be read: {error}.") from error
     try:
         if not parser.complete:
-            raise RequestError("malformed_body", "the form ends before its closing boundary; send it whole")
+            raise RequestError("malformed_body", "The form ends before its closing boundary; send it whole.")
         return await _form_fields(form)
     finally:
         await form.close()
@@ -160,6 +160,7 @@ async def _form_value(name: str, value: UploadFile | str) -> Any:
         if name not in FILE_FIELDS:
             raise invalid_fields([{"field": name, "message": "is text, not a file"}])
         return await value.read()
+    _require_unicode(value)
     if name in FILE_FIELDS:
         raise invalid_fields([{"field": name, "message": "must be sent as a file (with a filename)"}])
     if name in JSON_FIELDS:
@@ -170,12 +171,12 @@ async def _form_value(name: str, value: UploadFile | str) -> Any:
     return value
 
 
-def _require_unicode(name: str) -> None:
+def _require_unicode(text: str) -> None:
     # The charset that a form names may decode to halves of surrogate pairs, which no answer could repeat.
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise RequestError("malformed_body", "the name of a field is not valid Unicode; send it as UTF-8") from error
+        raise RequestError("malformed_body", "The text of the form is not valid Unicode; send it as UTF-8.") from error
 
 
 def _validated(model: type[Body], fields: Any, settings: ServerSettings) -> Body:
@@ -208,6 +209,6 @@ def _check_metadata(metadata: Any, settings: ServerSettings) -> None:
 def _too_many_images(settings: ServerSettings) -> RequestError:
     return RequestError(
         "too_many_images",
-        f"at most {settings.max_images} images are taken in one request; send the others in another one",
+        f"At most {settings.max_images} images are taken in one request; send the others in another one.",
         max_images=settings.max_images,
     )

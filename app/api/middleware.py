@@ -89,6 +89,6 @@ class RequestMiddleware:
     def _too_large(self) -> RequestError:
         return RequestError(
             "body_too_large",
-            f"the body is larger than {self._max_body_bytes} bytes; send fewer or smaller images",
+            f"The body is larger than {self._max_body_bytes} bytes; send fewer or smaller images.",
             max_body_bytes=self._max_body_bytes,
         )

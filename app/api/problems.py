@@ -26,46 +26,50 @@ class ProblemKind:
 
 
 KINDS: dict[str, ProblemKind] = {
-    "empty_image": ProblemKind(422, "Empty image", "the image has no bytes; send an encoded photograph"),
-    "unsupported_image_format": ProblemKind(415, "Unsupported image format", "send a JPEG, PNG or WebP"),
-    "animated_image": ProblemKind(422, "Animated image", "the image has several frames; send one frame"),
-    "truncated_image": ProblemKind(422, "Truncated image", "the file ends too early; send it whole"),
-    "corrupt_image": ProblemKind(422, "Corrupt image", "the image cannot be decoded; encode it anew"),
-    "image_too_large": ProblemKind(413, "Image too large", "the image has 120.0 megapixels; at most 50.0 are taken"),
-    "image_too_small": ProblemKind(422, "Image too small", "the image is 8x8 pixels; a face needs at least 32"),
-    "no_face": ProblemKind(422, "No face", "no face was found; send a sharper or closer photograph of a face"),
-    "multiple_faces": ProblemKind(422, "Several faces", "2 faces were found; crop one or use face_policy largest"),
-    "degenerate_landmarks": ProblemKind(422, "Face cannot be aligned", "the landmarks of the face coincide"),
-    "low_quality": ProblemKind(422, "Face quality too low", "the face is not good enough to enrol (blurred)"),
-    "no_usable_image": ProblemKind(422, "No usable image", "no photograph gave a usable face; see failures"),
+    "empty_image": ProblemKind(422, "Empty image", "The image has no bytes; send an encoded photograph."),
+    "unsupported_image_format": ProblemKind(415, "Unsupported image format", "Send a JPEG, PNG or WebP."),
+    "animated_image": ProblemKind(422, "Animated image", "The image has several frames; send one frame."),
+    "truncated_image": ProblemKind(422, "Truncated image", "The file ends too early; send it whole."),
+    "corrupt_image": ProblemKind(422, "Corrupt image", "The image cannot be decoded; encode it anew."),
+    "image_too_large": ProblemKind(413, "Image too large", "The image has 120.0 megapixels; at most 50.0 are taken."),
+    "image_too_small": ProblemKind(422, "Image too small", "The image is 8x8 pixels; a face needs at least 32."),
+    "no_face": ProblemKind(422, "No face", "No face was found; send a sharper or closer photograph of a face."),
+    "multiple_faces": ProblemKind(422, "Several faces", "2 faces were found; crop one or use face_policy largest."),
+    "degenerate_landmarks": ProblemKind(422, "Face cannot be aligned", "The landmarks of the face coincide."),
+    "low_quality": ProblemKind(422, "Face quality too low", "The face is not good enough to enrol (blurred)."),
+    "no_usable_image": ProblemKind(422, "No usable image", "No photograph gave a usable face; see failures."),
     "face_policy_not_allowed": ProblemKind(
-        422, "Face policy not allowed", "use face_policy single or largest to enrol"
+        422, "Face policy not allowed", "Use face_policy single or largest to enrol."
     ),
-    "invalid_request": ProblemKind(422, "Invalid request", "the request has 1 invalid field; see errors"),
-    "malformed_body": ProblemKind(400, "Malformed body", "the body is not valid JSON"),
+    "invalid_request": ProblemKind(422, "Invalid request", "The request has 1 invalid field; see errors."),
+    "malformed_body": ProblemKind(400, "Malformed body", "The body is not valid JSON."),
     "unsupported_media_type": ProblemKind(
-        415, "Unsupported media type", "send multipart/form-data or application/json"
+        415, "Unsupported media type", "Send multipart/form-data or application/json."
     ),
-    "body_too_large": ProblemKind(413, "Body too large", "the body is larger than 33554432 bytes"),
-    "too_many_images": ProblemKind(413, "Too many images", "at most 16 images are taken in one request"),
-    "idempotency_key_reused": ProblemKind(422, "Idempotency key reused", "this key belongs to another request"),
-    "idempotency_conflict": ProblemKind(409, "Idempotency conflict", "another request with this key is under way"),
-    "collection_not_found": ProblemKind(404, "Collection not found", "there is no collection 'staff'; create it first"),
-    "collection_exists": ProblemKind(409, "Collection exists", "the collection 'staff' exists already"),
-    "subject_not_found": ProblemKind(404, "Subject not found", "there is no subject 'ada' in collection 'default'"),
-    "subject_exists": ProblemKind(409, "Subject exists", "the subject 'ada' exists; use on_conflict append or replace"),
-    "template_not_found": ProblemKind(404, "Template not found", "the subject 'ada' has no such template"),
-    "last_template": ProblemKind(409, "Last template", "a subject keeps at least one template; delete the subject"),
-    "gallery_unavailable": ProblemKind(503, "Gallery unavailable", "the database does not answer"),
-    "gallery_in_use": ProblemKind(503, "Gallery in use", "another process has the data directory open"),
-    "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "the stored templates come from another encoder"),
-    "encoder_weights_invalid": ProblemKind(503, "Encoder unusable", "the encoder cannot be loaded"),
-    "calibration_invalid": ProblemKind(503, "Calibration unusable", "the calibration is not this encoder's"),
-    "detector_unavailable": ProblemKind(503, "Detector unusable", "the detector cannot be loaded"),
-    "not_ready": ProblemKind(503, "Not ready", "a part of the service does not work; see checks"),
-    "not_found": ProblemKind(404, "Not found", "there is nothing at this path; see /docs"),
-    "method_not_allowed": ProblemKind(405, "Method not allowed", "this path does not take this method; see /docs"),
-    "internal_error": ProblemKind(500, "Internal error", "something went wrong; the log has it under this request_id"),
+    "body_too_large": ProblemKind(413, "Body too large", "The body is larger than 33554432 bytes."),
+    "too_many_images": ProblemKind(413, "Too many images", "At most 16 images are taken in one request."),
+    "idempotency_key_reused": ProblemKind(422, "Idempotency key reused", "This key belongs to another request."),
+    "idempotency_conflict": ProblemKind(409, "Idempotency conflict", "Another request with this key is under way."),
+    "collection_not_found": ProblemKind(
+        404, "Collection not found", "There is no collection 'staff'; create it first."
+    ),
+    "collection_exists": ProblemKind(409, "Collection exists", "The collection 'staff' exists already."),
+    "subject_not_found": ProblemKind(404, "Subject not found", "There is no subject 'ada' in collection 'default'."),
+    "subject_exists": ProblemKind(
+        409, "Subject exists", "The subject 'ada' exists; use on_conflict append or replace."
+    ),
+    "template_not_found": ProblemKind(404, "Template not found", "The subject 'ada' has no such template."),
+    "last_template": ProblemKind(409, "Last template", "A subject keeps at least one template; delete the subject."),
+    "gallery_unavailable": ProblemKind(503, "Gallery unavailable", "The database does not answer."),
+    "gallery_in_use": ProblemKind(503, "Gallery in use", "Another process has the data directory open."),
+    "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "The stored templates come from another encoder."),
+    "encoder_weights_invalid": ProblemKind(503, "Encoder unusable", "The encoder cannot be loaded."),
+    "calibration_invalid": ProblemKind(503, "Calibration unusable", "The calibration is not this encoder's."),
+    "detector_unavailable": ProblemKind(503, "Detector unusable", "The detector cannot be loaded."),
+    "not_ready": ProblemKind(503, "Not ready", "A part of the service does not work; see checks."),
+    "not_found": ProblemKind(404, "Not found", "There is nothing at this path; see /docs."),
+    "method_not_allowed": ProblemKind(405, "Method not allowed", "This path does not take this method; see /docs."),
+    "internal_error": ProblemKind(500, "Internal error", "Something went wrong; the log has it under this request_id."),
 }
 
 
@@ -93,7 +97,7 @@ class RequestError(TesseraError):
 def invalid_fields(errors: list[dict[str, str]]) -> RequestError:
     """The error for fields that failed validation, each ``{"field": ..., "message": ...}``."""
     named = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:3])
-    return RequestError("invalid_request", f"invalid request: {named}", errors=errors)
+    return RequestError("invalid_request", f"Some fields are not valid: {named}.", errors=errors)
 
 
 def problem_response(code: str, detail: str, request_id: str, details: dict[str, Any] | None = None) -> JSONResponse:
