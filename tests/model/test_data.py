@@ -82,3 +82,11 @@ def test_chips_of_another_set_are_refused(directory: Path) -> None:
     np.save(directory / CHIPS_FILE, make_chips([0, 1]))
     with pytest.raises(ValueError, match="2 chips and labels of 5"):
         load_face_set(directory)
+
+
+def test_writing_a_table_removes_what_a_teacher_said_of_the_faces_before(directory: Path) -> None:
+    stale = directory / "teacher-sface.npy"
+    stale.touch()
+    write_table(directory, {"identity": ["ada"], "family": [""], "split": ["train"], "source": ["made"]})
+    assert not stale.exists()
+    assert (directory / TABLE_FILE).is_file()
