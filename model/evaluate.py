@@ -2,6 +2,7 @@
 
     python -m model.evaluate lfw lfw.tar --weights model/weights
     python -m model.evaluate heldout runs/faces --weights model/weights
+    python -m model.evaluate teacher runs/faces
 
 LFW (Huang et al. 2007): View 2, 6,000 pairs in ten folds, only to report; nothing is chosen on it. Each photograph goes
 through the service's own decoder, detector and alignment.
@@ -23,8 +24,9 @@ import typer
 from app.encoding import Precision, RuntimeName, create_runtime, load_weights
 from app.faces import FaceFinder, FacePolicy, NoFaceError, YunetDetector
 from model.calibrate import encode_all
-from model.data import load_face_set
+from model.data import FaceSet, load_face_set
 from model.metrics import PairDistances, all_pair_distances, can_show, tar_at_far
+from model.teacher import CACHE_FILE
 
 Encode = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -202,7 +204,18 @@ def heldout(
     """
     encode = load_encode(weights, runtime, precision)
     members = load_face_set(faces).of_split("heldout")
-    embeddings = encode(members.images(np.arange(len(members))))
+    show_all_pairs(members, encode(members.images(np.arange(len(members)))))
+
+
+@app.command()
+def teacher(faces: Annotated[Path, typer.Argument(help="folder that model.teacher has been run on")]) -> None:
+    """The same for the teacher: mean of the face and its mirror image, from the cache."""
+    members = load_face_set(faces).of_split("heldout")
+    show_all_pairs(members, np.load(faces / CACHE_FILE)[members.rows])
+
+
+def show_all_pairs(members: FaceSet, embeddings: npt.NDArray[np.float32]) -> None:
+    """Prints the rates of true accepts over all pairs, with and without pairs of relatives."""
     for label, family in (("all pairs", None), ("without relatives", members.family)):
         pairs = all_pair_distances(embeddings, members.identity, family)
         fars = [far for far in (1e-3, 1e-4, 1e-5) if can_show(pairs.non_mated, far)]

@@ -17,7 +17,7 @@ import pytest
 
 from app.encoding import EncoderRuntime
 from app.faces import FaceFinder, FacePolicy
-from tests.app.api.helpers import files, ok
+from tests.app.api.helpers import Files, files, ok
 from tests.app.process import Server
 
 CONNECTIONS = 200
@@ -59,7 +59,7 @@ class Visitors:
     def _photograph(self, number: int) -> bytes:
         return self._crowd.photographs[number % self._count]
 
-    async def _post(self, path: str, status: int, images: httpx._types.RequestFiles, **form: str) -> dict[str, Any]:
+    async def _post(self, path: str, status: int, images: Files, **form: str) -> dict[str, Any]:
         body = ok(await self._ask("POST", path, files=images, data=form | {"face_policy": "largest"}), status)
         self.answered[path] += 1
         return body

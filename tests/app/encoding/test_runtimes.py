@@ -85,7 +85,7 @@ class TestEveryRuntime:
         lowest = 0.999 if precision is Precision.BF16 else 0.99999
         assert cosines(runtime(name, precision).encode(chips), reference).min() >= lowest
 
-    @pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
+    @pytest.mark.parametrize("size", [1, 5, 16])
     def test_a_batch_gives_what_one_by_one_gives(
         self, name: RuntimeName, precision: Precision, chips: Pixels, size: int
     ) -> None:
