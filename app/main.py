@@ -75,7 +75,6 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
         swagger_ui_oauth2_redirect_url=None,
     )
     patch_fastapi(app, swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None})
-    app.state.settings = chosen
     app.add_middleware(RequestMiddleware, metrics=metrics, max_body_bytes=chosen.server.max_body_bytes)
     install_problem_handlers(app)
     for router in (verbs.router, subjects.router, collections.router, operations.router):

@@ -80,24 +80,12 @@ class Encoder(nn.Module):
         return functional.normalize(self.norm(self.project(x)).float(), dim=1)
 
 
-class ServedEncoder(nn.Module):
-    """What is exported: uint8 [B, 112, 112, 3] RGB chips -> unit-length float32 [B, embedding_size]."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, chips: Tensor) -> Tensor:
-        embeddings: Tensor = self.encoder(chips.permute(0, 3, 1, 2).float())
-        return embeddings
-
-
 @torch.no_grad()
 def embed(encoder: Encoder, chips: Tensor, *, batch: int = 256, bf16: bool = True) -> Tensor:
     """uint8 [N, 112, 112, 3] -> float32 [N, embedding_size], in evaluation mode and in batches."""
-    served, training = ServedEncoder(encoder), encoder.training
-    served.eval()
+    training = encoder.training
+    encoder.eval()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        parts = [served(chips[i : i + batch]) for i in range(0, len(chips), batch)]
+        parts = [encoder(chips[i : i + batch].permute(0, 3, 1, 2).float()) for i in range(0, len(chips), batch)]
     encoder.train(training)
     return torch.cat(parts)

@@ -16,6 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import RequestError, invalid_fields
 from app.api.schemas import REQUESTS
+from app.api.state import get_parts
 from app.settings import ServerSettings
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -33,7 +34,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     """A dependency that reads and validates the body of a request, multipart or JSON, as ``model``."""
 
     async def read(request: Request) -> Body:
-        settings: ServerSettings = request.app.state.settings.server
+        settings = get_parts(request).settings.server
         media_type = _media_type(request)
         if media_type == JSON:
             fields = await _read_json(request)
@@ -54,7 +55,7 @@ def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     async def read(request: Request) -> Body:
         if _media_type(request) != JSON:
             raise RequestError("unsupported_media_type", "Send application/json.")
-        return _validated(model, await _read_json(request), request.app.state.settings.server)
+        return _validated(model, await _read_json(request), get_parts(request).settings.server)
 
     return read
 

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPMethod
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -18,6 +19,8 @@ REQUEST_ID_HEADER = "X-Request-Id"
 CLIENT_GONE = 499
 """What metrics show for a client that hung up before it had sent its request."""
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
+
+METHODS = frozenset(HTTPMethod)
 
 logger = logging.getLogger("tessera")
 
@@ -58,9 +61,11 @@ class RequestMiddleware:
             await response(scope, receive, send_with_id)
         finally:
             self._metrics.in_progress.dec()
+            # A client may invent methods; each would be a time series of its own for ever.
+            method = scope["method"] if scope["method"] in METHODS else "other"
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.requests.labels(scope["method"], route, str(status)).inc()
-            self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
+            self._metrics.requests.labels(method, route, str(status)).inc()
+            self._metrics.seconds.labels(method, route).observe(time.perf_counter() - started)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         length = Headers(scope=scope).get("content-length", "")

@@ -36,7 +36,7 @@ async def readyz(parts: PartsDependency) -> schemas.Health:
             failed[name] = str(error) or type(error).__name__
     if failed:
         states = {name: failed.get(name, "ok") for name in checks}
-        raise RequestError("not_ready", f"not working: {', '.join(sorted(failed))}", checks=states)
+        raise RequestError("not_ready", f"Not working: {', '.join(sorted(failed))}.", checks=states)
     return schemas.Health(checks=dict.fromkeys(checks, "ok"))
 
 

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from model.backbone import BackboneConfig, Encoder, ServedEncoder, embed
+from model.backbone import BackboneConfig, Encoder, embed
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_embed_changes_nothing_of_the_encoder(encoder: Encoder, chips: torch.Ten
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-def test_the_served_encoder_takes_chips(encoder: Encoder, chips: torch.Tensor) -> None:
+def test_embed_takes_chips(encoder: Encoder, chips: torch.Tensor) -> None:
     encoder.eval()
     with torch.no_grad():
-        torch.testing.assert_close(ServedEncoder(encoder)(chips), encoder(chips.permute(0, 3, 1, 2).float()))
+        torch.testing.assert_close(embed(encoder, chips, bf16=False), encoder(chips.permute(0, 3, 1, 2).float()))

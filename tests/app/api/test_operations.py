@@ -91,7 +91,7 @@ def test_a_broken_encoder_is_not_ready(
 ) -> None:
     monkeypatch.setattr(service, "_encoder", BrokenEncoder(encoder.info, error))
     answer = problem(client.get("/readyz"), 503, "not_ready")
-    assert answer["detail"] == "not working: encoder"
+    assert answer["detail"] == "Not working: encoder."
     assert answer["checks"]["gallery"] == "ok"
     assert answer["checks"]["encoder"] != "ok"
 
@@ -163,3 +163,10 @@ def test_the_gallery_is_measured(enroll: Enroll, client: TestClient, sample: Sam
     assert sample("tessera_gallery_subjects", collection="default") == 0
     client.delete("/collections/staff")
     assert sample("tessera_gallery_templates", collection="staff") is None
+
+
+def test_invented_methods_share_one_time_series(client: TestClient) -> None:
+    assert client.request("BREW", "/livez").status_code == 405
+    shown = client.get("/metrics").text
+    assert "BREW" not in shown
+    assert 'method="other"' in shown
