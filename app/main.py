@@ -31,8 +31,8 @@ def build_service(settings: Settings) -> TesseraService:
 
     Raises TesseraError, with a message for the operator, where one of them cannot be used.
     """
-    weights = load_weights(settings.encoding.weights)
-    calibration = load_calibration(settings.encoding.weights, weights.sha256)
+    weights = load_weights(settings.encoding.directory)
+    calibration = load_calibration(settings.encoding.directory, weights.sha256)
     encoder = create_runtime(
         weights,
         runtime=settings.encoding.runtime,

@@ -46,10 +46,18 @@ class FacesSettings(_Room):
 class EncodingSettings(_Room):
     """Which encoder runs, and how."""
 
-    weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with encoder.onnx and calibration.json")
+    encoder: str = Field(
+        default="tessera-l", pattern=r"^\w[\w.-]*$", description="tessera-l (accurate) or tessera-m (fast)"
+    )
+    weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with a folder for each encoder")
     runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or torch")
     precision: Precision = Field(default=Precision.AUTO, description="auto, bf16 or f32")
     threads: int = Field(default=0, ge=0, description="threads of the encoder; 0 uses every core available")
+
+    @property
+    def directory(self) -> Path:
+        """Where the files of the chosen encoder lie."""
+        return self.weights / self.encoder
 
 
 class GallerySettings(_Room):

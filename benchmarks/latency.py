@@ -26,7 +26,7 @@ from skimage import data
 from app.encoding import Precision, WeightsError, create_runtime, load_weights
 from app.faces import FaceFinder, FacePolicy, YunetDetector
 from app.gallery import DEFAULT_COLLECTION, SqliteGallery
-from app.settings import DEFAULT_WEIGHTS
+from app.settings import EncodingSettings
 from app.types import EMBEDDING_SIZE, NewTemplate
 from benchmarks.running import service
 
@@ -71,7 +71,7 @@ def main(
 ) -> None:
     """Prints a table: median and 95th percentile in milliseconds."""
     image = photograph()
-    weights = load_weights(DEFAULT_WEIGHTS)
+    weights = load_weights(EncodingSettings().directory)
     typer.echo(f"{'milliseconds':<44} {'median':>8} {'p95':>8}")
     finder = FaceFinder(YunetDetector())
     chips = np.stack([finder.find(image, FacePolicy.SINGLE).faces[0].chip])

@@ -1,12 +1,13 @@
-"""The network: a residual net of dense 3x3 convolutions that keeps off the large feature maps.
+"""The networks: a stem, stages of residual or separable blocks, and one linear layer to the unit sphere.
 
-Dense convolutions train and serve several times faster on a CPU than depthwise ones of the same arithmetic, and a
-patch stem leaves the 112-pixel map in one step. Residual blocks after He et al. 2016 (arXiv 1512.03385).
+Dense residual blocks (He et al. 2016, arXiv 1512.03385) after a stem that leaves the 112-pixel map in one step train
+and serve fastest on a CPU. Separable blocks (MobileNet, Howard et al. 2017, arXiv 1704.04861) are what SFace consists
+of, so that its weights can be a start.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -14,26 +15,48 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.data import CHIP_SIDE
+from model.layers import DepthwiseConv, PRelu
 
-STEM_STRIDE = 4
 PIXEL_MEAN = 127.5
 PIXEL_SCALE = 1 / 128
 
 
-class BackboneConfig(BaseModel):
-    """Shape of the network: one stage a width, each but the first halving the map, ``depths`` blocks in each."""
+class StemConfig(BaseModel):
+    """The first convolution. ``kernel`` is the stride too (patches), or 3 with any stride; the map is padded for 3."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    widths: tuple[PositiveInt, ...] = Field(min_length=1)
-    depths: tuple[PositiveInt, ...] = Field(min_length=1)
-    embedding_size: PositiveInt = 128
+    width: PositiveInt
+    kernel: PositiveInt = 4
+    stride: PositiveInt = 4
+    activation: Literal["relu", "prelu"] = "relu"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(self.widths) != len(self.depths):
-            raise ValueError(f"widths has {len(self.widths)} stages, depths {len(self.depths)}: one depth a width")
+        if self.kernel not in {3, self.stride}:
+            raise ValueError(f"a stem of kernel {self.kernel} and stride {self.stride}: equal, or a kernel of 3")
         return self
+
+
+class StageConfig(BaseModel):
+    """``depth`` blocks of one kind and width; the first of them moves with ``stride``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["residual", "separable"] = "residual"
+    width: PositiveInt
+    depth: PositiveInt
+    stride: Literal[1, 2] = 2
+
+
+class BackboneConfig(BaseModel):
+    """Shape of the network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stem: StemConfig
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    embedding_size: PositiveInt = 128
 
 
 class ResidualBlock(nn.Module):
@@ -54,30 +77,78 @@ class ResidualBlock(nn.Module):
         return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
+class SeparableBlock(nn.Sequential):
+    """A depthwise 3x3 and a pointwise convolution, each with batch normalisation and PReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(
+            DepthwiseConv(inputs, stride),
+            nn.BatchNorm2d(inputs),
+            PRelu(inputs),
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            PRelu(outputs),
+        )
+
+
+BLOCKS = {"residual": ResidualBlock, "separable": SeparableBlock}
+
+
 class Encoder(nn.Module):
-    """float [B, 3, 112, 112] RGB in 0..255 -> unit-length float32 [B, embedding_size]."""
+    """float [B, 3, 112, 112] RGB in 0..255 -> unit-length float32 [B, embedding_size].
+
+    ``blocks`` holds the blocks of all stages in order.
+    """
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.config = config
-        first = config.widths[0]
+        self.config, self._frozen = config, 0
+        stem = config.stem
         self.stem = nn.Sequential(
-            nn.Conv2d(3, first, STEM_STRIDE, STEM_STRIDE, bias=False), nn.BatchNorm2d(first), nn.ReLU()
+            nn.Conv2d(3, stem.width, stem.kernel, stem.stride, 1 if stem.kernel == 3 else 0, bias=False),
+            nn.BatchNorm2d(stem.width),
+            nn.ReLU() if stem.activation == "relu" else PRelu(stem.width),
         )
-        blocks, inputs, side = [], first, CHIP_SIDE // STEM_STRIDE
-        for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-            for block in range(depth):
-                stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(ResidualBlock(inputs, width, stride))
-                inputs, side = width, -(-side // stride)
+        blocks, inputs, side = list[nn.Module](), stem.width, -(-CHIP_SIDE // stem.stride)
+        for stage in config.stages:
+            strides = [stage.stride] + [1] * (stage.depth - 1)
+            widths = [inputs] + [stage.width] * (stage.depth - 1)
+            blocks += [BLOCKS[stage.kind](w, stage.width, s) for w, s in zip(widths, strides, strict=True)]
+            inputs, side = stage.width, -(-side // stage.stride)
         self.blocks = nn.Sequential(*blocks)
         self.project = nn.Linear(inputs * side * side, config.embedding_size, bias=False)
         self.norm = nn.BatchNorm1d(config.embedding_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.finish(self.features(pixels, 0), 0)
+
+    def features(self, pixels: Tensor, blocks: int) -> Tensor:
+        """The map after so many blocks, float [B, C, H, W]."""
         x = (pixels - PIXEL_MEAN) * PIXEL_SCALE
-        x = self.blocks(self.stem(x)).flatten(1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            x = self.stem(x)
+        return self._run(x, 0, blocks)
+
+    def finish(self, features: Tensor, blocks: int) -> Tensor:
+        """The embeddings of maps after so many blocks."""
+        x = self._run(features, blocks, len(self.blocks)).flatten(1)
         return functional.normalize(self.norm(self.project(x)).float(), dim=1)
+
+    def _run(self, x: Tensor, first: int, end: int) -> Tensor:
+        for number in range(first, end):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and number >= self._frozen):
+                x = self.blocks[number](x)
+        return x
+
+    def freeze(self, blocks: int) -> None:
+        """Keeps the stem and the first blocks as they are while the others train; 0 frees all.
+
+        Call after ``train()``: normalisation of what is frozen goes by its running statistics.
+        """
+        self._frozen = blocks
+        if blocks:
+            self.stem.eval()
+            self.blocks[:blocks].eval()
 
 
 @torch.no_grad()

@@ -11,12 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 from model.augment import Augmentation
 from model.backbone import BackboneConfig
 
+SFACE_START = "sface"
+
 
 class Stage(BaseModel):
     """One stretch of training with one objective.
 
     Batches are ``batch_size`` shuffled faces, or ``identities`` x ``images`` faces. The learning rate rises over
-    ``warmup_steps`` and falls to zero along a cosine.
+    ``warmup_steps`` and falls to zero along a cosine; what came from the recipe's start learns ``inherited_rate`` times
+    as fast. The objective is the weighted sum of distillation (with
+    ``similarity_weight`` for the matrix of similarities), of triplets (``margin`` in squared distance, ``memory``: so
+    many faces of past batches are candidates too), of classification by a head that is thrown away, and of imitation:
+    the map before the last ``imitation_blocks`` blocks shall be that of the network which the recipe starts from.
+    ``freeze_blocks`` keeps the stem and so many blocks as they are. At the end the weights are averaged with those of
+    the recipe's start, which have ``start_share``: what lies between the two often generalises better than either
+    (Wortsman et al. 2022, arXiv 2109.01903).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,6 +33,7 @@ class Stage(BaseModel):
     name: str = Field(pattern=r"^[\w-]+$")
     steps: PositiveInt
     learning_rate: PositiveFloat
+    inherited_rate: float = Field(default=1, ge=0)
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     batch_size: PositiveInt | None = None
@@ -33,8 +43,18 @@ class Stage(BaseModel):
     similarity_weight: float = Field(default=10, ge=0)
     triplet_weight: float = Field(default=0, ge=0)
     margin: PositiveFloat = 0.2
-    miner: Literal["semi_hard", "batch_hard"] = "semi_hard"
+    soft_margin: bool = False
+    miner: Literal["semi_hard", "batch_hard", "hard_negative"] = "semi_hard"
+    memory: int = Field(default=0, ge=0)
+    classification_weight: float = Field(default=0, ge=0)
+    head: Literal["cosface", "arcface"] = "cosface"
+    head_margin: float = Field(default=0.35, ge=0)
+    head_scale: PositiveFloat = 32
+    imitation_weight: float = Field(default=0, ge=0)
+    imitation_blocks: PositiveInt = 1
     freeze_batch_norm: bool = False
+    freeze_blocks: int = Field(default=0, ge=0)
+    start_share: float = Field(default=0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -46,13 +66,38 @@ class Stage(BaseModel):
             raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
         if self.triplet_weight and not by_identity:
             raise ValueError("triplet_weight needs batches of identities x images")
-        if not self.triplet_weight and not self.distillation_weight:
-            raise ValueError("a stage needs a positive triplet_weight or distillation_weight")
+        if not self.trains_embeddings and not self.imitation_weight:
+            weights = ("triplet_weight", "distillation_weight", "classification_weight", "imitation_weight")
+            raise ValueError(f"a stage needs one of these to be positive: {', '.join(weights)}")
         return self
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the objective looks at embeddings and not only at feature maps."""
+        return bool(self.triplet_weight or self.distillation_weight or self.classification_weight)
+
+
+class Start(BaseModel):
+    """Weights to begin with instead of random ones.
+
+    ``weights`` is ``sface``, or ``RECIPE/STAGE`` for the result of another run that lies beside this one. With
+    ``last_blocks`` only so many of the backbone's last blocks and the linear layer are taken over. ``centre`` moves the
+    mean of the embeddings to the origin, as that of the teacher's is.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str = Field(pattern=rf"^({SFACE_START}|[\w.-]+/[\w-]+)$")
+    last_blocks: PositiveInt | None = None
+    centre: bool = False
 
 
 class Recipe(BaseModel):
-    """A whole training run."""
+    """A whole training run.
+
+    A face farther than ``max_centre_distance`` from the centre of its identity (squared, in the teacher's eyes) loses
+    its label.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +108,18 @@ class Recipe(BaseModel):
     ema_decay: float = Field(ge=0, lt=1)
     backbone: BackboneConfig
     augmentation: Augmentation
+    start: Start | None = None
+    max_centre_distance: PositiveFloat | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_start(self) -> Self:
+        if self.start is None and any(stage.imitation_weight for stage in self.stages):
+            raise ValueError("imitation_weight needs a start, whose feature maps are imitated")
+        whole = self.start is not None and self.start.last_blocks is None
+        if not whole and any(stage.start_share for stage in self.stages):
+            raise ValueError("start_share needs a start that is taken over whole")
+        return self
 
     @model_validator(mode="after")
     def _own_files(self) -> Self:

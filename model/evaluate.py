@@ -1,226 +1,282 @@
 """What an encoder is worth, measured through the very parts that serve.
 
-    python -m model.evaluate lfw lfw.tar --weights model/weights
-    python -m model.evaluate heldout runs/faces --weights model/weights
-    python -m model.evaluate teacher runs/faces
+    python -m model.evaluate run model/weights/tessera-l runs/reports/tessera-l \
+        --faces runs/faces --lfw lfw.tar --cfp cfp-chips.zip
+    python -m model.evaluate run sface runs/reports/sface --faces runs/faces --lfw lfw.tar --cfp cfp-chips.zip
+    python -m model.evaluate compare runs/reports/tessera-l runs/reports/sface
+    python -m model.evaluate table runs/reports/*
+    python -m model.evaluate robustness runs/robustness --faces runs/faces --encoder model/weights/tessera-l
 
-LFW (Huang et al. 2007): View 2, 6,000 pairs in ten folds, only to report; nothing is chosen on it. Each photograph goes
-through the service's own decoder, detector and alignment.
+LFW and CFP are for reporting only; choices are made on the people of the training pool that are held out.
 """
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
-from app.encoding import Precision, RuntimeName, create_runtime, load_weights
-from app.faces import FaceFinder, FacePolicy, NoFaceError, YunetDetector
-from model.calibrate import encode_all
+from app.decisions.calibration import CALIBRATION_FILE, load_calibration
+from app.encoding import Precision, RuntimeName, load_weights
+from model.bootstrap import REPLICATES, Comparisons, all_comparisons, bootstrap_tar, interval
 from model.data import FaceSet, load_face_set
-from model.metrics import PairDistances, all_pair_distances, can_show, tar_at_far
-from model.teacher import CACHE_FILE
+from model.exams import (
+    Embeddings,
+    PairProtocol,
+    cut_faces,
+    identify,
+    pair_distances,
+    protocol_comparisons,
+    read_cfp,
+    read_lfw,
+    ten_fold,
+)
+from model.metrics import all_pair_distances, can_show, tar_at_far
+from model.peers import Encode, dlib_embeddings, load_encode
+from model.perturb import PERTURBATIONS, perturb
+from model.plots import distance_histogram, robustness_curves, roc_and_det
+from model.report import AllPairsResult, Estimate, PairResult, Report, SearchResult, markdown_table
 
-Encode = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-
-DEFAULT_WEIGHTS = Path("model/weights")
-FAILED_DISTANCE = 4.0
-"""Of a pair with a photograph in which no face is found: the farthest possible, so that it is never accepted."""
+REPORT_FILE = "report.json"
+EMBEDDINGS_FILE = "embeddings.npz"
+DLIB = "dlib"
+PAIR_FARS = (1e-2, 1e-3)
+ALL_FARS = (1e-3, 1e-4, 1e-5)
+SEARCH_FARS = (1e-3, 1e-4)
+ROBUSTNESS_FACES = 2000
+ROBUSTNESS_FAR = 1e-3
+FEW_SUBJECTS = 30
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
-
-@dataclass(frozen=True, slots=True)
-class LfwPairs:
-    """View 2: photographs by name, pairs as rows of names, mated or not, and the fold (0..9) of each."""
-
-    photographs: dict[str, bytes]
-    names: list[tuple[str, str]]
-    mated: npt.NDArray[np.bool_]
-    fold: npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+FacesOption = Annotated[Path | None, typer.Option(help="folder written by model.prepare")]
+LfwOption = Annotated[Path | None, typer.Option(help="tar file with the LFW photographs and pairs.txt")]
+CfpOption = Annotated[Path | None, typer.Option(help="zip file with the aligned chips and the protocol of CFP")]
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Mean over folds and standard error of the mean, in 0..1; ``threshold`` is the mean of those used."""
-
-    mean: float
-    standard_error: float
-    threshold: float
+def _shown(comparisons: Comparisons, fars: tuple[float, ...]) -> tuple[float, ...]:
+    """Those rates of false accepts at which the pairs have a false accept to show."""
+    total = comparisons.non_mated_total(np.ones(comparisons.subjects))
+    return tuple(far for far in fars if far * total >= 1 - 1e-9)
 
 
-def parse_pairs(text: str) -> tuple[list[tuple[str, str]], list[bool], list[int]]:
-    """Reads LFW's ``pairs.txt``: names of both photographs, whether mated, and fold of each pair.
-
-    The first line has the number of folds and of mated pairs in each; as many non-mated pairs follow in every fold.
-    Raises ValueError for anything else.
-    """
-    header, *lines = text.strip().splitlines()
-    folds, size = (int(n) for n in header.split())
-    if len(lines) != folds * size * 2:
-        raise ValueError(f"pairs.txt promises {folds * size * 2} pairs and has {len(lines)}")
-    names, mated, fold = [], [], []
-    for number, line in enumerate(lines):
-        parts = line.split()
-        if len(parts) not in {3, 4}:
-            raise ValueError(f"pair {number + 1} of pairs.txt has {len(parts)} fields instead of 3 or 4: {line!r}")
-        first, a, second, b = parts if len(parts) == 4 else (parts[0], parts[1], parts[0], parts[2])
-        names.append((f"{first}_{int(a):04d}", f"{second}_{int(b):04d}"))
-        mated.append(len(parts) == 3)
-        fold.append(number // (2 * size))
-    return names, mated, fold
+def _estimates(comparisons: Comparisons, fars: tuple[float, ...]) -> dict[str, Estimate]:
+    """The rate of true accepts at each rate of false accepts that the pairs can show."""
+    shown = _shown(comparisons, fars)
+    replicates = bootstrap_tar(comparisons, shown)
+    values = comparisons.tar_at_far(shown)
+    return {
+        f"{far:.0e}": Estimate.of(interval(value, replicates[:, i]))
+        for i, (far, value) in enumerate(zip(shown, values, strict=True))
+    }
 
 
-def read_lfw(archive: Path) -> LfwPairs:
-    """Reads the photographs and ``pairs.txt`` of an LFW tar file. Raises ValueError if any of them is missing."""
-    photographs, pairs = {}, ""
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            file = tar.extractfile(member)
-            if file is None:
-                continue
-            if member.name.endswith(".jpg"):
-                photographs[Path(member.name).stem] = file.read()
-            elif Path(member.name).name == "pairs.txt":
-                pairs = file.read().decode()
-    if not pairs:
-        raise ValueError(f"{archive} lacks pairs.txt")
-    names, mated, fold = parse_pairs(pairs)
-    missing = {n for pair in names for n in pair} - photographs.keys()
-    if missing:
-        raise ValueError(f"{archive} lacks {len(missing)} photographs of pairs.txt, such as {min(missing)}")
-    return LfwPairs(photographs, names, np.array(mated), np.array(fold))
-
-
-def cut_faces(photographs: dict[str, bytes]) -> dict[str, npt.NDArray[np.uint8]]:
-    """The largest face of each photograph as the service cuts it; photographs without a face are left out."""
-    finder = FaceFinder(YunetDetector())
-
-    def cut(data: bytes) -> npt.NDArray[np.uint8] | None:
-        try:
-            return finder.find(data, FacePolicy.LARGEST).faces[0].chip
-        except NoFaceError:
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        chips = pool.map(cut, photographs.values())
-        return {name: chip for name, chip in zip(photographs, chips, strict=True) if chip is not None}
-
-
-def pair_distances(
-    embeddings: dict[str, npt.NDArray[np.float32]], names: list[tuple[str, str]]
-) -> npt.NDArray[np.float64]:
-    """Squared distance of each pair, ``FAILED_DISTANCE`` where a face is missing."""
-
-    def distance(a: str, b: str) -> float:
-        if a not in embeddings or b not in embeddings:
-            return FAILED_DISTANCE
-        return float(np.square(embeddings[a] - embeddings[b]).sum())
-
-    return np.array([distance(a, b) for a, b in names])
-
-
-def best_threshold(distances: npt.NDArray[np.float64], mated: npt.NDArray[np.bool_]) -> float:
-    """The threshold with the highest accuracy; the middle between two distances, the lowest of equally good ones."""
-    order = np.argsort(distances, kind="stable")
-    ascending = distances[order]
-    # correct[i]: the i nearest pairs are accepted, the others refused.
-    accepted = np.concatenate([[0], np.cumsum(mated[order])])
-    refused = np.concatenate([[0], np.cumsum(~mated[order])])
-    correct = accepted + (refused[-1] - refused)
-    edges = np.concatenate([[ascending[0] - 1e-6], (ascending[1:] + ascending[:-1]) / 2, [ascending[-1] + 1e-6]])
-    # Equal distances cannot be told apart by any threshold.
-    tied = np.concatenate([[False], ascending[1:] == ascending[:-1], [False]])
-    return float(edges[np.where(tied, -1, correct).argmax()])
-
-
-def ten_fold(distances: npt.NDArray[np.float64], mated: npt.NDArray[np.bool_], fold: npt.NDArray[np.int64]) -> Accuracy:
-    """Accuracy on each fold at the threshold that is best on the others (LFW, View 2)."""
-    scores, thresholds = [], []
-    for number in np.unique(fold):
-        test = fold == number
-        threshold = best_threshold(distances[~test], mated[~test])
-        scores.append(float(((distances[test] <= threshold) == mated[test]).mean()))
-        thresholds.append(threshold)
-    error = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
-    return Accuracy(float(np.mean(scores)), error, float(np.mean(thresholds)))
-
-
-def load_encode(weights: Path, runtime: RuntimeName, precision: Precision) -> Encode:
-    """The served encoder as a function over any number of chips."""
-    encoder = create_runtime(load_weights(weights), runtime=runtime, precision=precision)
-    typer.echo(f"{encoder.info.name} {encoder.info.version} on {encoder.info.runtime} {encoder.info.precision}")
-    return lambda chips: encode_all(encoder, chips)
-
-
-WeightsOption = Annotated[Path, typer.Option(help="folder with encoder.onnx and encoder.json")]
-RuntimeOption = Annotated[RuntimeName, typer.Option(help="library that executes the encoder")]
-PrecisionOption = Annotated[Precision, typer.Option(help="arithmetic of the encoder")]
-
-
-@app.command()
-def lfw(
-    archive: Annotated[Path, typer.Argument(help="tar file with the LFW photographs and pairs.txt")],
-    weights: WeightsOption = DEFAULT_WEIGHTS,
-    runtime: RuntimeOption = RuntimeName.OPENVINO,
-    precision: PrecisionOption = Precision.AUTO,
-) -> None:
-    """LFW View 2 from the original photographs."""
-    encode = load_encode(weights, runtime, precision)
-    data = read_lfw(archive)
-    chips = cut_faces(data.photographs)
-    vectors = encode(np.stack(list(chips.values())))
-    distances = pair_distances(dict(zip(chips, vectors, strict=True)), data.names)
-    accuracy = ten_fold(distances, data.mated, data.fold)
-    pairs = PairDistances(
-        np.sort(distances[data.mated]).astype(np.float32), np.sort(distances[~data.mated]).astype(np.float32)
+def evaluate_pairs(protocol: PairProtocol, embeddings: Embeddings) -> tuple[PairResult, Comparisons]:
+    """A protocol of pairs, from the embeddings of those photographs in which a face was found."""
+    distances = pair_distances(embeddings, protocol.names)
+    accuracy = ten_fold(distances, protocol.mated, protocol.fold)
+    comparisons = protocol_comparisons(protocol, distances)
+    result = PairResult(
+        pairs=len(distances),
+        faces_missed=len({n for pair in protocol.names for n in pair} - embeddings.keys()),
+        accuracy=accuracy.mean,
+        standard_error=accuracy.standard_error,
+        threshold=accuracy.threshold,
+        tar=_estimates(comparisons, PAIR_FARS),
     )
-    typer.echo(f"photographs without a face: {len(data.photographs) - len(chips)} of {len(data.photographs)}")
-    typer.echo(
-        f"accuracy {100 * accuracy.mean:.2f} % +- {100 * accuracy.standard_error:.2f} (standard error), "
-        f"mean threshold {accuracy.threshold:.3f}"
+    return result, comparisons
+
+
+def evaluate_all_pairs(
+    vectors: Vectors, identity: npt.NDArray[np.int64], fars: tuple[float, ...]
+) -> tuple[AllPairsResult, Comparisons]:
+    """Every face with every other: unit-length [N, D] and int64 [N]."""
+    comparisons = all_comparisons(vectors, identity)
+    result = AllPairsResult(
+        subjects=comparisons.subjects,
+        faces=len(vectors),
+        mated=len(comparisons.mated),
+        non_mated=round(comparisons.non_mated_total(np.ones(comparisons.subjects))),
+        tar=_estimates(comparisons, fars),
     )
-    for far in (1e-2, 1e-3):
-        typer.echo(f"TAR at FAR {far:g}: {100 * tar_at_far(pairs, far):.2f} %")
+    return result, comparisons
+
+
+def _encode_named(encode: Encode, chips: dict[str, npt.NDArray[np.uint8]]) -> Embeddings:
+    return dict(zip(chips, encode(np.stack(list(chips.values()))), strict=True))
+
+
+def _by_source(members: FaceSet, vectors: Vectors) -> dict[str, AllPairsResult]:
+    """All pairs within each source that has enough people of several faces to say something."""
+    results = {}
+    for source in sorted(set(members.source.tolist())):
+        rows = members.source == source
+        if (np.unique(members.identity[rows], return_counts=True)[1] > 1).sum() >= FEW_SUBJECTS:
+            results[source], _ = evaluate_all_pairs(vectors[rows], members.identity[rows], ALL_FARS[:1])
+    return results
+
+
+def _load_heldout(faces: Path) -> FaceSet:
+    """The people that no encoder here has seen; faces of nobody known are left out."""
+    members = load_face_set(faces).of_split("heldout")
+    return members.where(members.identity >= 0)
+
+
+def _heldout(members: FaceSet, vectors: Vectors) -> tuple[dict[str, Any], Comparisons]:
+    result, comparisons = evaluate_all_pairs(vectors, members.identity, ALL_FARS)
+    unrelated = all_pair_distances(vectors, members.identity, members.family)
+    rates = {f"{far:.0e}": tar_at_far(unrelated, far) for far in ALL_FARS if can_show(unrelated.non_mated, far)}
+    parts = {"heldout": result, "heldout_unrelated": rates, "heldout_by_source": _by_source(members, vectors)}
+    return parts, comparisons
 
 
 @app.command()
-def heldout(
-    faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")],
-    weights: WeightsOption = DEFAULT_WEIGHTS,
-    runtime: RuntimeOption = RuntimeName.OPENVINO,
-    precision: PrecisionOption = Precision.AUTO,
+def run(
+    encoder: Annotated[str, typer.Argument(help="folder with encoder.onnx and encoder.json, or sface, or dlib")],
+    out: Annotated[Path, typer.Argument(help="folder for report.json, the embeddings and the plots")],
+    faces: FacesOption = None,
+    lfw: LfwOption = None,
+    cfp: CfpOption = None,
+    runtime: Annotated[RuntimeName, typer.Option(help="library that executes the encoder")] = RuntimeName.OPENVINO,
+    precision: Annotated[Precision, typer.Option(help="arithmetic of the encoder")] = Precision.AUTO,
 ) -> None:
-    """All pairs of the identities kept out of training, with and without pairs of relatives.
+    """Measures one encoder on the data that are given. dlib aligns photographs itself, so it has LFW only."""
+    if encoder == DLIB and (faces or cfp):
+        raise typer.BadParameter("dlib cuts faces from photographs; of --faces and --cfp there are only aligned chips")
+    if not (faces or lfw or cfp):
+        raise typer.BadParameter("there is nothing to measure on: give --faces, --lfw or --cfp")
+    out.mkdir(parents=True, exist_ok=True)
+    name, encode = ("dlib", None) if encoder == DLIB else load_encode(encoder, runtime, precision)
+    parts: dict[str, Any] = {"encoder": name}
+    curves: dict[str, Comparisons] = {}
+    kept: dict[str, Any] = {}
+    if lfw:
+        data = read_lfw(lfw)
+        named = (
+            dlib_embeddings(data.photographs) if encode is None else _encode_named(encode, cut_faces(data.photographs))
+        )
+        parts["lfw"], curves["LFW View 2"] = evaluate_pairs(data, named)
+        names = sorted(named)
+        vectors = np.stack([named[n] for n in names])
+        subject = np.unique([data.subject[n] for n in names], return_inverse=True)[1]
+        parts["lfw_all"], curves["LFW all pairs"] = evaluate_all_pairs(vectors, subject, SEARCH_FARS)
+        parts["lfw_search"] = SearchResult(**asdict(identify(vectors, subject)))
+        kept |= {"lfw_names": np.array(names), "lfw": vectors}
+    if cfp and encode:
+        for kind in ("FF", "FP"):
+            protocol, chips = read_cfp(cfp, "FF" if kind == "FF" else "FP")
+            named = _encode_named(encode, chips)
+            parts[f"cfp_{kind.lower()}"], curves[f"CFP-{kind}"] = evaluate_pairs(protocol, named)
+            kept |= {
+                f"cfp_{kind.lower()}_names": np.array(list(named)),
+                f"cfp_{kind.lower()}": np.stack(list(named.values())),
+            }
+    if faces and encode:
+        members = _load_heldout(faces)
+        vectors = encode(members.images(np.arange(len(members))))
+        shown, curves["held-out"] = _heldout(members, vectors)
+        parts |= shown
+        kept |= {"heldout": vectors}
+        _histogram(encoder, members, vectors, out / "distances.svg")
+    report = Report.model_validate(parts)
+    (out / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
+    np.savez_compressed(out / EMBEDDINGS_FILE, **kept)
+    roc_and_det(curves, out / "roc.svg", name)
+    typer.echo(markdown_table({name: report}))
+    typer.echo(report.model_dump_json(indent=2, exclude={"heldout_by_source"}))
 
-    False accept rates that so few pairs cannot show are left out.
-    """
-    encode = load_encode(weights, runtime, precision)
-    members = load_face_set(faces).of_split("heldout")
-    show_all_pairs(members, encode(members.images(np.arange(len(members)))))
+
+def _histogram(encoder: str, members: FaceSet, vectors: Vectors, path: Path) -> None:
+    pairs = all_pair_distances(vectors, members.identity)
+    thresholds = {}
+    if (Path(encoder) / CALIBRATION_FILE).is_file():
+        points = load_calibration(Path(encoder), load_weights(Path(encoder)).sha256).operating_points
+        thresholds = {f"FMR {p.false_match_rate:.0e}": p.threshold for p in points}
+    sample = pairs.non_mated[:: max(len(pairs.non_mated) // 1_000_000, 1)]
+    distance_histogram(pairs.mated, sample, thresholds, path, "held-out people, all pairs")
 
 
 @app.command()
-def teacher(faces: Annotated[Path, typer.Argument(help="folder that model.teacher has been run on")]) -> None:
-    """The same for the teacher: mean of the face and its mirror image, from the cache."""
-    members = load_face_set(faces).of_split("heldout")
-    show_all_pairs(members, np.load(faces / CACHE_FILE)[members.rows])
+def table(reports: Annotated[list[Path], typer.Argument(help="folders that `run` wrote")]) -> None:
+    """Prints reports side by side, one row each."""
+    rows = {path.name: Report.model_validate_json((path / REPORT_FILE).read_text()) for path in reports}
+    typer.echo(markdown_table(rows))
 
 
-def show_all_pairs(members: FaceSet, embeddings: npt.NDArray[np.float32]) -> None:
-    """Prints the rates of true accepts over all pairs, with and without pairs of relatives."""
-    for label, family in (("all pairs", None), ("without relatives", members.family)):
-        pairs = all_pair_distances(embeddings, members.identity, family)
-        fars = [far for far in (1e-3, 1e-4, 1e-5) if can_show(pairs.non_mated, far)]
-        rates = ", ".join(f"{100 * tar_at_far(pairs, far):.2f} % at {far:g}" for far in fars)
-        typer.echo(f"{label} ({len(pairs.mated)} mated, {len(pairs.non_mated)} non-mated): TAR {rates} FAR")
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="folder that `run` wrote")],
+    second: Annotated[Path, typer.Argument(help="another one, of the same data")],
+    faces: FacesOption = None,
+    lfw: LfwOption = None,
+    cfp: CfpOption = None,
+) -> None:
+    """Prints by how much the first is better, with intervals: the same subjects are drawn for both."""
+    if not (faces or lfw or cfp):
+        raise typer.BadParameter("there is nothing to compare on: give --faces, --lfw or --cfp")
+    kept = [np.load(path / EMBEDDINGS_FILE) for path in (first, second)]
+    sets: dict[str, tuple[list[Comparisons], tuple[float, ...]]] = {}
+    if faces:
+        identity = _load_heldout(faces).identity
+        sets["held-out"] = [all_comparisons(k["heldout"], identity) for k in kept], ALL_FARS
+    protocols: dict[str, tuple[str, PairProtocol]] = {}
+    if lfw:
+        protocols["LFW View 2"] = ("lfw", read_lfw(lfw))
+    if cfp:
+        protocols["CFP-FF"] = ("cfp_ff", read_cfp(cfp, "FF")[0])
+        protocols["CFP-FP"] = ("cfp_fp", read_cfp(cfp, "FP")[0])
+    for title, (key, protocol) in protocols.items():
+        named = [dict(zip(k[f"{key}_names"].tolist(), k[key], strict=True)) for k in kept]
+        both = [protocol_comparisons(protocol, pair_distances(n, protocol.names)) for n in named]
+        sets[title] = both, PAIR_FARS
+    for title, (both, wanted) in sets.items():
+        fars = _shown(both[0], wanted)
+        values = [c.tar_at_far(fars) for c in both]
+        replicates = [bootstrap_tar(c, fars) for c in both]
+        for i, far in enumerate(fars):
+            shown = interval(values[0][i] - values[1][i], replicates[0][:, i] - replicates[1][:, i])
+            typer.echo(
+                f"{title}, TAR at FAR {far:.0e}: {100 * values[0][i]:.2f} - {100 * values[1][i]:.2f} = "
+                f"{100 * shown.value:+.2f} [{100 * shown.low:+.2f}, {100 * shown.high:+.2f}] points, {REPLICATES} draws"
+            )
+
+
+@app.command()
+def robustness(
+    out: Annotated[Path, typer.Argument(help="folder for robustness.svg")],
+    faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
+    encoder: Annotated[list[str], typer.Option(help="folder with encoder.onnx, or sface; may be given repeatedly")],
+) -> None:
+    """How many held-out people are still recognised when the probe photograph suffers.
+
+    Probes are perturbed and the faces they are compared with are not; the threshold is the one at which a share of
+    1e-3 of the unharmed non-mated pairs is accepted, as a service would have it set.
+    """
+    members = _load_heldout(faces)
+    rows = np.sort(np.random.default_rng(0).permutation(len(members))[:ROBUSTNESS_FACES])
+    clean, identity = members.images(np.arange(len(members))), members.identity
+    mated = (identity[rows, None] == identity[None, :]) & (rows[:, None] != np.arange(len(members))[None, :])
+    curves: dict[str, dict[str, dict[float, float]]] = {name: {} for name in PERTURBATIONS}
+    encoders = dict(load_encode(e) for e in encoder)
+    gallery = {name: encode(clean) for name, encode in encoders.items()}
+    limits = {n: all_comparisons(v, identity) for n, v in gallery.items()}
+    for kind, perturbation in PERTURBATIONS.items():
+        for strength in perturbation.strengths:
+            changed = perturb(clean[rows], kind, strength)
+            for name, encode in encoders.items():
+                distances = 2 - 2 * encode(changed) @ gallery[name].T
+                limit = limits[name].threshold_at_far(ROBUSTNESS_FAR)
+                rate = float((distances[mated] < limit).mean())
+                curves[kind].setdefault(name, {})[strength] = rate
+                typer.echo(f"{perturbation.title} {strength:g}: {name} {100 * rate:.1f} %")
+    out.mkdir(parents=True, exist_ok=True)
+    titles = {kind: p.title for kind, p in PERTURBATIONS.items()}
+    robustness_curves(curves, titles, out / "robustness.svg")
 
 
 if __name__ == "__main__":

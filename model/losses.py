@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +36,50 @@ class TripletLoss(nn.Module):
         return violations.clamp_min(0).mean()
 
 
+class SoftMarginTripletLoss(nn.Module):
+    """``mean(log(1 + exp(d(A, P) - d(A, N))))`` with squared L2 (Hermans et al. 2017, arXiv 1703.07737).
+
+    It never stops pulling; a collapsed encoder has a loss of ln 2. Without triplets the loss is 0.
+    """
+
+    def forward(self, distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """As ``TripletLoss.forward``."""
+        anchor, positive, negative = triplets
+        if len(anchor) == 0:
+            return distances.sum() * 0
+        return functional.softplus(distances[anchor, positive] - distances[anchor, negative]).mean()
+
+
+class MarginHead(nn.Module):
+    """A classifier over identities that asks for a margin; it is thrown away after training.
+
+    ``cosface``: ``scale * (cos - margin)`` for the right identity (Wang et al. 2018, arXiv 1801.09414); ``arcface``:
+    ``scale * cos(angle + margin)`` (Deng et al. 2019, arXiv 1801.07698), and beyond ``pi - margin``, where that would
+    rise again, ``scale * (cos - margin * sin(margin))``. The others have ``scale * cos``; cross-entropy over all.
+    """
+
+    def __init__(
+        self, kind: Literal["cosface", "arcface"], classes: int, size: int, scale: float, margin: float
+    ) -> None:
+        super().__init__()
+        self.kind, self.scale, self.margin = kind, scale, margin
+        self.weight = nn.Parameter(functional.normalize(torch.randn(classes, size), dim=1))
+
+    def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
+        """Unit-length float [B, D], int64 [B] -> scalar; without faces 0."""
+        if len(embeddings) == 0:
+            return embeddings.sum() + self.weight.sum() * 0
+        cosine = embeddings @ functional.normalize(self.weight, dim=1).T
+        right = cosine.gather(1, classes[:, None])
+        if self.kind == "cosface":
+            wanted = right - self.margin
+        else:
+            sine = (1 - right.square()).clamp_min(1e-12).sqrt()
+            turned = right * math.cos(self.margin) - sine * math.sin(self.margin)
+            wanted = torch.where(right > -math.cos(self.margin), turned, right - self.margin * math.sin(self.margin))
+        return functional.cross_entropy(self.scale * cosine.scatter(1, classes[:, None], wanted), classes)
+
+
 class DistillationLoss(nn.Module):
     """``mean(1 - cos(student, teacher)) + similarity_weight * mean((S_student - S_teacher)^2)``.
 
@@ -47,6 +95,20 @@ class DistillationLoss(nn.Module):
         cosine = (student * teacher).sum(dim=1)
         structure = functional.mse_loss(student @ student.T, teacher @ teacher.T)
         return (1 - cosine).mean() + self.similarity_weight * structure
+
+
+class ImitationLoss(nn.Module):
+    """Squared difference of two feature maps as a share of the teacher's variance: 0 equal, 1 nothing learnt.
+
+    Hints from within the teacher (FitNets, Romero et al. 2015, arXiv 1412.6550) say far more of a face than its
+    embedding does.
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Float [B, C, H, W] each -> scalar. The variance is about each channel's mean."""
+        student, teacher = student.float(), teacher.float()
+        deviation = (teacher - teacher.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+        return (student - teacher).square().mean() / deviation
 
 
 def spread(embeddings: Tensor) -> Tensor:

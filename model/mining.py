@@ -1,4 +1,9 @@
-"""Which triplets of a batch are worth training on: one function a rule, all with one signature."""
+"""Which triplets of a batch are worth training on: one function a rule, all with one signature.
+
+distances: squared, float [B, N], of the batch's faces to the candidates, of which the first B are the batch itself and
+the others (from a cross-batch memory) may follow. identity: int64 [B]; candidates: int64 [N]. The result is rows of
+anchors, columns of positives and columns of negatives, int64 [T] each.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,22 @@ import torch
 from torch import Tensor
 
 Triplets = tuple[Tensor, Tensor, Tensor]
-Miner = Callable[[Tensor, Tensor, float], Triplets]
+Miner = Callable[[Tensor, Tensor, Tensor, float], Triplets]
 
 
-def _masks(identity: Tensor) -> tuple[Tensor, Tensor]:
-    same = identity[:, None] == identity[None, :]
-    positive = same & ~torch.eye(len(identity), dtype=torch.bool, device=identity.device)
-    return positive, ~same
+def _masks(identity: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    same = identity[:, None] == candidates[None, :]
+    itself = torch.arange(len(identity))[:, None] == torch.arange(len(candidates))[None, :]
+    return same & ~itself, ~same
 
 
 @torch.no_grad()
-def semi_hard(distances: Tensor, identity: Tensor, margin: float) -> Triplets:
+def semi_hard(distances: Tensor, identity: Tensor, candidates: Tensor, margin: float) -> Triplets:
     """For every anchor and positive the nearest negative with ``d_ap < d_an < d_ap + margin``, if there is one.
 
-    distances: squared, float [B, B]; identity: int64 [B]; result: rows (anchor, positive, negative), int64 [T] each.
     FaceNet, section 3.2 (arXiv 1503.03832): the hardest negatives lead to a collapse early in training.
     """
-    positive, negative = _masks(identity)
+    positive, negative = _masks(identity, candidates)
     anchor, mate = positive.nonzero(as_tuple=True)
     d_ap = distances[anchor, mate][:, None]
     d_an = distances[anchor]
@@ -35,17 +39,29 @@ def semi_hard(distances: Tensor, identity: Tensor, margin: float) -> Triplets:
 
 
 @torch.no_grad()
-def batch_hard(distances: Tensor, identity: Tensor, margin: float) -> Triplets:
+def batch_hard(distances: Tensor, identity: Tensor, candidates: Tensor, margin: float) -> Triplets:
     """For every anchor its farthest positive and nearest negative (Hermans et al. 2017, arXiv 1703.07737).
 
-    Same arguments and result as ``semi_hard``; ``margin`` does not matter here.
+    ``margin`` does not matter here.
     """
     del margin
-    positive, negative = _masks(identity)
+    positive, negative = _masks(identity, candidates)
     anchor = (positive.any(dim=1) & negative.any(dim=1)).nonzero(as_tuple=True)[0]
     farthest = distances.masked_fill(~positive, -torch.inf).argmax(dim=1)
     nearest = distances.masked_fill(~negative, torch.inf).argmin(dim=1)
     return anchor, farthest[anchor], nearest[anchor]
 
 
-MINERS: dict[str, Miner] = {"semi_hard": semi_hard, "batch_hard": batch_hard}
+@torch.no_grad()
+def hard_negative(distances: Tensor, identity: Tensor, candidates: Tensor, margin: float) -> Triplets:
+    """For every anchor and positive the nearest negative, if the two violate the margin.
+
+    All positives pull, as in FaceNet, and the negatives are the ones that make false matches, as in ``batch_hard``.
+    """
+    positive, negative = _masks(identity, candidates)
+    nearest, choice = distances.masked_fill(~negative, torch.inf).min(dim=1)
+    anchor, mate = (positive & (distances + margin > nearest[:, None])).nonzero(as_tuple=True)
+    return anchor, mate, choice[anchor]
+
+
+MINERS: dict[str, Miner] = {"semi_hard": semi_hard, "batch_hard": batch_hard, "hard_negative": hard_negative}

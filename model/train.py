@@ -16,22 +16,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 from torch import Tensor, nn
 
 from model.augment import augment
 from model.backbone import BackboneConfig, Encoder, embed
-from model.config import Recipe, Stage, load_recipe
-from model.data import FaceSet, load_face_set
-from model.losses import DistillationLoss, TripletLoss, spread, squared_distances
+from model.cleaning import without_outliers
+from model.config import SFACE_START, Recipe, Stage, Start, load_recipe
+from model.data import UNLABELLED, FaceSet, load_face_set
+from model.losses import ImitationLoss, spread
 from model.metrics import all_pair_distances, can_show, tar_at_far
-from model.mining import MINERS
+from model.objective import Objective
 from model.sampling import IdentitySampler, Sampler, ShuffledSampler
 from model.teacher import CACHE_FILE
+from model.warm_start import centre, copy_weights, inherited_parts, sface_encoder
 
 CHECKPOINT_FILE = "checkpoint.pt"
 COLLAPSE_SHARE = 0.2
+CENTRE_FACES = 4096
 VALIDATION_FARS = (1e-3, 1e-4, 1e-5)
 
 
@@ -56,6 +60,13 @@ class Ema:
             else:
                 mean.copy_(value)
 
+    @torch.no_grad()
+    def mix(self, other: Encoder, share: float) -> None:
+        """Moves the average towards another encoder of the same shape, which gets this share of it."""
+        for mean, value in zip(self.encoder.state_dict().values(), other.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, share)
+
 
 def learning_rate(stage: Stage, step: int) -> float:
     """Linear warm-up, then a cosine to zero at the stage's last step."""
@@ -65,21 +76,27 @@ def learning_rate(stage: Stage, step: int) -> float:
     return stage.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def make_optimizer(encoder: Encoder, stage: Stage) -> torch.optim.AdamW:
-    """AdamW; normalisation weights and biases do not decay."""
-    decayed = [p for p in encoder.parameters() if p.ndim > 1]
-    others = [p for p in encoder.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def make_optimizer(encoder: Encoder, objective: Objective, stage: Stage, inherited: set[Tensor]) -> torch.optim.AdamW:
+    """AdamW; normalisation weights, slopes and biases do not decay.
+
+    The share of the learning rate that a group has, less for ``inherited`` parameters, stands in its ``share``.
+    """
+    groups = []
+    for share, old in ((1.0, False), (stage.inherited_rate, True)):
+        members = [p for p in (*encoder.parameters(), *objective.parameters()) if (p in inherited) is old]
+        for decay, several in ((stage.weight_decay, True), (0.0, False)):
+            chosen = [p for p in members if (p.ndim > 1) is several]
+            groups.append({"params": chosen, "weight_decay": decay, "share": share})
     return torch.optim.AdamW(groups, lr=stage.learning_rate)
 
 
-def make_sampler(faces: FaceSet, stage: Stage, seed: int) -> Sampler:
-    """The sampler that a stage asks for."""
+def make_sampler(identity: npt.NDArray[np.int64], stage: Stage, seed: int) -> Sampler:
+    """The sampler that a stage asks for, over faces of these identities."""
     if stage.batch_size is not None:
-        return ShuffledSampler(len(faces), stage.batch_size, seed)
+        return ShuffledSampler(len(identity), stage.batch_size, seed)
     assert stage.identities is not None
     assert stage.images is not None
-    return IdentitySampler(faces.identity, stage.identities, stage.images, seed)
+    return IdentitySampler(identity, stage.identities, stage.images, seed)
 
 
 def load_teacher(directory: Path, faces: FaceSet) -> Tensor:
@@ -108,25 +125,68 @@ class Trainer:
         self.train_faces, self.heldout = faces.of_split("train"), faces.of_split("heldout")
         torch.manual_seed(recipe.seed)
         self.encoder = Encoder(recipe.backbone).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.source = None if recipe.start is None else self._load_start(recipe.start)
         self.ema = Ema(self.encoder, recipe.ema_decay)
+        self.identity, self.classes = self._labels(recipe)
         self.stage_number, self.step = 0, 0
-        self.optimizer = make_optimizer(self.encoder, recipe.stages[0])
+        self._begin_stage()
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
+
+    def _labels(self, recipe: Recipe) -> tuple[Tensor, int]:
+        """Identities of the training faces, numbered from 0, and how many there are."""
+        identity = self.train_faces.identity
+        if recipe.max_centre_distance is not None:
+            if self.teacher is None:
+                raise ValueError("max_centre_distance needs the teacher's embeddings")
+            identity = without_outliers(self.teacher.numpy(), identity, recipe.max_centre_distance)
+        labels, numbers = np.unique(identity[identity != UNLABELLED], return_inverse=True)
+        compact = np.full(len(identity), UNLABELLED)
+        compact[identity != UNLABELLED] = numbers
+        return torch.from_numpy(compact), len(labels)
+
+    def _begin_stage(self) -> None:
+        stage = self.recipe.stages[self.stage_number]
+        self.objective = Objective(stage, self.classes, self.recipe.backbone.embedding_size)
+        self.optimizer = make_optimizer(self.encoder, self.objective, stage, self._inherited())
+
+    def _inherited(self) -> set[Tensor]:
+        """The parameters that came from the recipe's start."""
+        if self.recipe.start is None:
+            return set()
+        parts = inherited_parts(self.encoder, self.recipe.start.last_blocks)
+        return {parameter for part in parts for parameter in part.parameters()}
+
+    def _load_start(self, start: Start) -> Encoder:
+        """The network to begin with, whose weights are copied."""
+        path = self.out.parent / f"{start.weights}.pt"
+        if start.weights != SFACE_START and not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing, which this recipe starts from; train {path.parent.name} into {path.parent} first"
+            )
+        source = sface_encoder() if start.weights == SFACE_START else load_encoder(path)
+        source.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+        if start.centre:
+            index = np.random.default_rng(self.recipe.seed).permutation(len(self.train_faces))[:CENTRE_FACES]
+            centre(source, torch.from_numpy(self.train_faces.images(index)))
+        copy_weights(source, self.encoder, start.last_blocks)
+        return source
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT_FILE
         if not path.is_file():
             return
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != self.recipe.model_dump_json():
+        # Read again and not compared as text: settings that did not exist then have their defaults now.
+        if Recipe.model_validate_json(state["recipe"]) != self.recipe:
             raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
         self.stage_number, self.step = state["stage"], state["step"]
         self.encoder.load_state_dict(state["encoder"])
         self.ema.encoder.load_state_dict(state["ema"])
         self.ema.updates = state["ema_updates"]
         if self.stage_number < len(self.recipe.stages):
-            self.optimizer = make_optimizer(self.encoder, self.recipe.stages[self.stage_number])
+            self._begin_stage()
+            self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
 
     def save(self) -> None:
@@ -138,6 +198,7 @@ class Trainer:
             "encoder": self.encoder.state_dict(),
             "ema": self.ema.encoder.state_dict(),
             "ema_updates": self.ema.updates,
+            "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         part = self.out / f"{CHECKPOINT_FILE}.part"
@@ -156,16 +217,18 @@ class Trainer:
         while self.stage_number < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage_number]
             self._run_stage(stage)
+            if stage.start_share and self.source is not None:
+                self.ema.mix(self.source, stage.start_share)
             self._validate()
             save_encoder(self.ema.encoder, self.out / f"{stage.name}.pt")
             self.stage_number, self.step = self.stage_number + 1, 0
             if self.stage_number < len(self.recipe.stages):
                 self.encoder.load_state_dict(self.ema.encoder.state_dict())
-                self.optimizer = make_optimizer(self.encoder, self.recipe.stages[self.stage_number])
+                self._begin_stage()
             self.save()
 
     def _run_stage(self, stage: Stage) -> None:
-        sampler = make_sampler(self.train_faces, stage, self.recipe.seed + self.stage_number)
+        sampler = make_sampler(self.identity.numpy(), stage, self.recipe.seed + self.stage_number)
         if self.step == 0:
             # An average that remembers the stage before would hide most of a short stage.
             self.ema = Ema(self.encoder, self.recipe.ema_decay)
@@ -177,7 +240,8 @@ class Trainer:
             images, count, self.step = images + len(index), count + 1, self.step + 1
             if self.step % self.recipe.log_every == 0:
                 means = {name: round(value / count, 5) for name, value in sums.items()}
-                self._check_collapse(means["spread"])
+                if "spread" in means:
+                    self._check_collapse(means["spread"])
                 self.log(**means, images_per_second=round(images / (time.monotonic() - started), 1))
                 started, images, sums, count = time.monotonic(), 0, {}, 0
             if self.step % self.recipe.checkpoint_every == 0:
@@ -193,7 +257,7 @@ class Trainer:
                 "lower the learning rate, mine semi-hard negatives, or raise the distillation weight"
             )
 
-    def _train_step(self, stage: Stage, index: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, float]:
+    def _train_step(self, stage: Stage, index: npt.NDArray[np.int64]) -> dict[str, float]:
         """One update. Returns what is logged."""
         seeds = np.random.SeedSequence([self.recipe.seed, self.stage_number, self.step])
         rng = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
@@ -203,35 +267,34 @@ class Trainer:
             for module in self.encoder.modules():
                 if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                     module.eval()
+        self.encoder.freeze(stage.freeze_blocks)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(stage, self.step)
+            group["lr"] = learning_rate(stage, self.step) * group["share"]
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        loss, values = torch.zeros(()), dict[str, float]()
+        blocks = len(self.encoder.blocks) - stage.imitation_blocks
         with torch.autocast("cpu", torch.bfloat16):
-            embeddings = self.encoder(pixels.contiguous(memory_format=torch.channels_last))
-        loss, values = self._objective(stage, embeddings, index)
+            features = self.encoder.features(pixels, blocks)
+            embeddings = self.encoder.finish(features, blocks) if stage.trains_embeddings else None
+        if stage.imitation_weight:
+            term = ImitationLoss()(features, self._features_to_imitate(pixels, stage.imitation_blocks))
+            loss, values["imitation"] = loss + stage.imitation_weight * term, term.item()
+        if embeddings is not None:
+            rows = torch.from_numpy(index)
+            teacher = None if self.teacher is None else self.teacher[rows]
+            term, terms = self.objective(embeddings, self.identity[rows], teacher)
+            loss, values = loss + term, {**values, "spread": spread(embeddings.detach()).item(), **terms}
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
         self.ema.update(self.encoder)
-        return {"loss": loss.item(), "spread": spread(embeddings.detach()).item(), **values}
+        return {"loss": loss.item(), **values}
 
-    def _objective(
-        self, stage: Stage, embeddings: Tensor, index: np.ndarray[Any, np.dtype[np.int64]]
-    ) -> tuple[Tensor, dict[str, float]]:
-        loss, values = embeddings.new_zeros(()), dict[str, float]()
-        if stage.distillation_weight:
-            if self.teacher is None:
-                raise ValueError(f"stage {stage.name!r} distils, but no teacher embeddings were given")
-            term = DistillationLoss(stage.similarity_weight)(embeddings, self.teacher[index])
-            loss = loss + stage.distillation_weight * term
-            values["distillation"] = term.item()
-        if stage.triplet_weight:
-            identity = torch.from_numpy(self.train_faces.identity[index])
-            distances = squared_distances(embeddings, embeddings)
-            triplets = MINERS[stage.miner](distances.detach(), identity, stage.margin)
-            term = TripletLoss(stage.margin)(distances, triplets)
-            loss = loss + stage.triplet_weight * term
-            values |= {"triplet": term.item(), **_triplet_statistics(distances.detach(), identity, len(triplets[0]))}
-        return loss, values
+    @torch.no_grad()
+    def _features_to_imitate(self, pixels: Tensor, last_blocks: int) -> Tensor:
+        assert self.source is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.source.features(pixels, len(self.source.blocks) - last_blocks)
 
     def _validate(self) -> None:
         """Logs the rate of true accepts on held-out identities, all pairs, averaged weights.
@@ -243,16 +306,6 @@ class Trainer:
         pairs = all_pair_distances(vectors, self.heldout.identity)
         fars = [far for far in VALIDATION_FARS if can_show(pairs.non_mated, far)]
         self.log(heldout={f"tar@{far:g}": round(tar_at_far(pairs, far), 4) for far in fars})
-
-
-def _triplet_statistics(distances: Tensor, identity: Tensor, active: int) -> dict[str, float]:
-    same = identity[:, None] == identity[None, :]
-    mated = same & ~torch.eye(len(identity), dtype=torch.bool)
-    return {
-        "d_ap": distances[mated].mean().item(),
-        "d_an": distances[~same].mean().item(),
-        "active": active / int(mated.sum()),
-    }
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:

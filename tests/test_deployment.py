@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from app.settings import Settings
+from app.settings import EncodingSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -70,7 +70,9 @@ def test_build_stage_has_what_the_package_needs() -> None:
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "encoder.json", "calibration.json"])
 def test_weights_are_inside(name: str) -> None:
-    assert (ROOT / "model" / "weights" / name).is_file()
+    encoders = [path for path in (ROOT / "model" / "weights").iterdir() if path.is_dir()]
+    assert EncodingSettings().directory in encoders
+    assert all((encoder / name).is_file() for encoder in encoders)
     assert "!model/weights" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
@@ -133,7 +135,8 @@ def test_readme_lists_every_setting_with_its_default() -> None:
     assert documented.keys() == fields.keys()
     for name, default in fields.items():
         if name != "TESSERA_ENCODING__WEIGHTS":
-            assert documented[name] == str(default).lower() if isinstance(default, bool) else str(default), name
+            shown = str(default).lower() if isinstance(default, bool) else str(default)
+            assert documented[name] == shown, name
 
 
 def test_readme_files_and_make_targets_exist() -> None:

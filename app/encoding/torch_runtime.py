@@ -36,7 +36,12 @@ def _convolution(inputs: list[Tensor], attributes: Attributes) -> Tensor:
         raise WeightsError(f"convolutions with uneven padding {attributes['pads']} are not supported")
     pixels, weight, *bias = inputs
     result: Tensor = functional.conv2d(
-        pixels, weight, bias[0] if bias else None, stride=attributes["strides"], padding=before
+        pixels,
+        weight,
+        bias[0] if bias else None,
+        stride=attributes["strides"],
+        padding=before,
+        groups=attributes.get("group", 1),
     )
     return result
 
@@ -56,6 +61,7 @@ OPERATIONS: dict[str, Operation] = {
     "Gemm": _linear,
     "Identity": lambda x, _: x[0],
     "Mul": lambda x, _: x[0] * x[1],
+    "PRelu": lambda x, _: functional.prelu(x[0], x[1].flatten().to(x[0].dtype)),
     "ReduceL2": lambda x, a: x[0].float().norm(dim=tuple(a["axes"]), keepdim=bool(a.get("keepdims", 1))),
     "Relu": lambda x, _: functional.relu(x[0]),
     "Sub": lambda x, _: x[0] - x[1],

@@ -30,6 +30,17 @@ class EncoderWeights:
     network: bytes
 
 
+def _available(weights: Path) -> str:
+    """What can be chosen instead."""
+    names = sorted(path.parent.name for path in weights.glob(f"*/{NETWORK_FILE}"))
+    if names:
+        return f"set TESSERA_ENCODING__ENCODER to one of the encoders in {weights}: {', '.join(names)}"
+    return (
+        "point TESSERA_ENCODING__WEIGHTS at a folder that holds, under the name in TESSERA_ENCODING__ENCODER, a folder "
+        f"with {NETWORK_FILE} and {DESCRIPTION_FILE}"
+    )
+
+
 def load_weights(directory: Path) -> EncoderWeights:
     """Reads and checks an encoder.
 
@@ -42,10 +53,7 @@ def load_weights(directory: Path) -> EncoderWeights:
         expected, size = description["sha256"], description["embedding_size"]
         name, version = description["name"], description["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"no usable encoder in {directory}: {error}; point TESSERA_ENCODING__WEIGHTS at a folder "
-            f"with {NETWORK_FILE} and {DESCRIPTION_FILE}"
-        ) from error
+        raise WeightsError(f"no usable encoder in {directory}: {error}; {_available(directory.parent)}") from error
     digest = hashlib.sha256(network).hexdigest()
     if digest != expected:
         raise WeightsError(

@@ -12,7 +12,7 @@ from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_we
 from app.faces import DecodeLimits, FaceFinder, YunetDetector
 from app.gallery import SqliteGallery
 from app.service import TesseraService
-from app.settings import DEFAULT_WEIGHTS
+from app.settings import EncodingSettings
 from tests.app.photographs import LFW, collins, hopper, jpeg, lfw_people
 
 MakeService = Callable[[Path], TesseraService]
@@ -20,7 +20,7 @@ MakeService = Callable[[Path], TesseraService]
 
 @pytest.fixture(scope="session")
 def weights() -> EncoderWeights:
-    return load_weights(DEFAULT_WEIGHTS)
+    return load_weights(EncodingSettings().directory)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def encoder(weights: EncoderWeights) -> EncoderRuntime:
 
 @pytest.fixture(scope="session")
 def calibration(weights: EncoderWeights) -> Calibration:
-    return load_calibration(DEFAULT_WEIGHTS, weights.sha256)
+    return load_calibration(EncodingSettings().directory, weights.sha256)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.settings import DEFAULT_WEIGHTS
+from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 from app.version import VERSION
 from tests.app.process import PATIENCE, Server, tessera
 
@@ -120,11 +120,21 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_an_encoder_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    line = refused(
+        tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), TESSERA_ENCODING__ENCODER="tessera-xl")
+    )
+    assert "tessera-xl" in line
+    assert "TESSERA_ENCODING__ENCODER" in line
+    assert all(path.name in line for path in DEFAULT_WEIGHTS.iterdir() if path.is_dir())
+
+
 @pytest.mark.parametrize("file", ["encoder.onnx", "encoder.json", "calibration.json"])
 def test_damaged_weights_are_refused(tmp_path: Path, file: str) -> None:
     weights = tmp_path / "weights"
-    shutil.copytree(DEFAULT_WEIGHTS, weights)
-    (weights / file).write_bytes(b"{}")
+    directory = weights / EncodingSettings().encoder
+    shutil.copytree(EncodingSettings().directory, directory)
+    (directory / file).write_bytes(b"{}")
     line = refused(
         tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), TESSERA_ENCODING__WEIGHTS=str(weights))
     )

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.encoding import Precision, RuntimeName
-from app.settings import DEFAULT_WEIGHTS, FacesSettings, ServerSettings, Settings
+from app.settings import DEFAULT_WEIGHTS, EncodingSettings, FacesSettings, ServerSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,13 @@ def test_the_defaults_are_safe_and_usable() -> None:
     assert settings.gallery.report_duplicates is True
     assert settings.faces.enforce_quality is True
     assert settings.encoding.weights == DEFAULT_WEIGHTS
-    assert (DEFAULT_WEIGHTS / "encoder.onnx").is_file()
+    assert (settings.encoding.directory / "encoder.onnx").is_file()
+
+
+@pytest.mark.parametrize("name", ["", "../weights", "a/b", ".hidden"])
+def test_an_encoder_is_a_name_and_not_a_path(name: str) -> None:
+    with pytest.raises(ValidationError, match="encoder"):
+        EncodingSettings(encoder=name)
 
 
 def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:

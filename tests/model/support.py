@@ -15,6 +15,12 @@ def unit_vectors(count: int, size: int = 16, seed: int = 0) -> npt.NDArray[np.fl
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def small_backbone(*widths: int, embedding_size: int = 128, **changes: Any) -> dict[str, Any]:
+    """A network with one residual block a width, each but the first halving the map."""
+    stages = [{"width": width, "depth": 1, "stride": 2 if number else 1} for number, width in enumerate(widths)]
+    return {"stem": {"width": widths[0]}, "stages": stages, "embedding_size": embedding_size, **changes}
+
+
 def make_chips(identity: list[int], seed: int = 0) -> npt.NDArray[np.uint8]:
     """Each identity is a coarse pattern of colours, each photograph of it has noise of its own."""
     rng = np.random.default_rng(seed)

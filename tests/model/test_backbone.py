@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.model.support import make_chips
+from tests.model.support import make_chips, small_backbone
 
 pytest.importorskip("torch")
 
@@ -10,11 +12,25 @@ import torch
 
 from model.backbone import BackboneConfig, Encoder, embed
 
+SEPARABLE: dict[str, Any] = {
+    "stem": {"width": 8, "kernel": 3, "stride": 2, "activation": "prelu"},
+    "stages": [
+        {"kind": "separable", "width": 8, "depth": 1, "stride": 1},
+        {"kind": "separable", "width": 16, "depth": 2, "stride": 2},
+        {"kind": "residual", "width": 16, "depth": 1, "stride": 2},
+    ],
+    "embedding_size": 32,
+}
 
-@pytest.fixture
-def encoder() -> Encoder:
+
+def make_encoder(config: dict[str, Any]) -> Encoder:
     torch.manual_seed(0)
-    return Encoder(BackboneConfig(widths=(8, 16), depths=(1, 2), embedding_size=32))
+    return Encoder(BackboneConfig.model_validate(config))
+
+
+@pytest.fixture(params=[small_backbone(8, 16, embedding_size=32), SEPARABLE], ids=["residual", "separable"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return make_encoder(request.param)
 
 
 @pytest.fixture
@@ -24,11 +40,16 @@ def chips() -> torch.Tensor:
 
 @pytest.mark.parametrize("widths", [(8,), (8, 16), (8, 8, 16)])
 def test_embeddings_are_unit_vectors_of_the_size_asked_for(widths: tuple[int, ...], chips: torch.Tensor) -> None:
-    encoder = Encoder(BackboneConfig(widths=widths, depths=(1,) * len(widths), embedding_size=24))
-    vectors = embed(encoder, chips)
+    vectors = embed(make_encoder(small_backbone(*widths, embedding_size=24)), chips)
     assert vectors.shape == (7, 24)
     assert vectors.dtype == torch.float32
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(7))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 4), (2, 2), (3, 1), (3, 2)])
+def test_stems_of_patches_and_of_three_pixels(kernel: int, stride: int, chips: torch.Tensor) -> None:
+    config = small_backbone(4, embedding_size=8, stem={"width": 4, "kernel": kernel, "stride": stride})
+    assert embed(make_encoder(config), chips).shape == (7, 8)
 
 
 def test_embeddings_do_not_depend_on_the_batch(encoder: Encoder, chips: torch.Tensor) -> None:
@@ -57,3 +78,27 @@ def test_embed_takes_chips(encoder: Encoder, chips: torch.Tensor) -> None:
     encoder.eval()
     with torch.no_grad():
         torch.testing.assert_close(embed(encoder, chips, bf16=False), encoder(chips.permute(0, 3, 1, 2).float()))
+
+
+def test_with_and_without_gradients_the_embeddings_are_the_same(encoder: Encoder, chips: torch.Tensor) -> None:
+    encoder.eval()
+    vectors = encoder(chips.permute(0, 3, 1, 2).float())
+    assert vectors.requires_grad
+    torch.testing.assert_close(vectors.detach(), embed(encoder, chips, bf16=False), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 3])
+def test_frozen_blocks_have_no_gradient_and_keep_their_statistics(frozen: int, chips: torch.Tensor) -> None:
+    encoder = make_encoder(SEPARABLE).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.freeze(frozen)
+    encoder(chips.permute(0, 3, 1, 2).float()).square()[:, 0].sum().backward()
+    still = {name for name, value in encoder.state_dict().items() if torch.equal(value, before[name])}
+    for number, part in enumerate([encoder.stem, *encoder.blocks]):
+        moves = frozen == 0 or number > frozen
+        name = "stem" if number == 0 else f"blocks.{number - 1}."
+        assert all((p.grad is not None) is moves for p in part.parameters())
+        assert any(n.startswith(name) and "running_mean" in n and n not in still for n in before) is moves
+    encoder.train()
+    encoder.freeze(0)
+    assert all(m.training for m in encoder.modules())

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tests.model.support import small_backbone
+
 pytest.importorskip("torch")
 
 from model.backbone import BackboneConfig
@@ -36,7 +38,7 @@ RECIPE: dict[str, Any] = {
     "checkpoint_every": 5,
     "log_every": 5,
     "ema_decay": 0.9,
-    "backbone": {"widths": [8, 16], "depths": [1, 1]},
+    "backbone": small_backbone(8, 16),
     "augmentation": {},
     "stages": [DISTIL, TRIPLET],
 }
@@ -81,6 +83,10 @@ def test_a_recipe_survives_its_own_json() -> None:
         (TRIPLET, {"identities": 1}, "identities"),
         (TRIPLET, {"margin": 0.0}, "margin"),
         (TRIPLET, {"miner": "hardest"}, "miner"),
+        (TRIPLET, {"memory": -1}, "memory"),
+        (TRIPLET, {"triplet_weight": 0.0}, "classification_weight"),
+        (DISTIL, {"classification_weight": 1.0, "head": "softmax"}, "head"),
+        (DISTIL, {"freeze_blocks": -1}, "freeze_blocks"),
     ],
 )
 def test_a_stage_that_makes_no_sense_is_refused_by_name(
@@ -102,8 +108,17 @@ def test_a_stage_that_makes_no_sense_is_refused_by_name(
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"validate_every": 0}, "validate_every"),
         ({"augmentation": {"blur": 1}}, "blur"),
-        ({"backbone": {"widths": [8, 16], "depths": [1]}}, "depths"),
+        ({"backbone": small_backbone(8, stem={"width": 8, "kernel": 5, "stride": 4})}, "kernel"),
         ({"colour": "red"}, "colour"),
+        ({"start": {"weights": "../other/stage.pt"}}, "weights"),
+        ({"start": {"weights": "sface", "last_blocks": 0}}, "last_blocks"),
+        ({"max_centre_distance": 0}, "max_centre_distance"),
+        ({"stages": [DISTIL | {"imitation_weight": 1.0}]}, "imitation_weight"),
+        ({"stages": [DISTIL | {"start_share": 0.5}]}, "start_share"),
+        (
+            {"stages": [DISTIL | {"start_share": 0.5}], "start": {"weights": "sface", "last_blocks": 2}},
+            "start_share",
+        ),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_by_name(change: dict[str, Any], named: str) -> None:
@@ -112,11 +127,22 @@ def test_a_recipe_that_makes_no_sense_is_refused_by_name(change: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("widths", [0]), ("widths", []), ("depths", [0]), ("embedding_size", 0), ("strides", [2])]
+    ("field", "value"),
+    [
+        ("stages", []),
+        ("stages", [{"width": 0, "depth": 1}]),
+        ("stages", [{"width": 8, "depth": 0}]),
+        ("stages", [{"width": 8, "depth": 1, "stride": 3}]),
+        ("stages", [{"width": 8, "depth": 1, "kind": "dense"}]),
+        ("stem", {"width": 8, "kernel": 5}),
+        ("stem", {"width": 8, "activation": "tanh"}),
+        ("embedding_size", 0),
+        ("strides", [2]),
+    ],
 )
 def test_a_backbone_that_makes_no_sense_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
-        BackboneConfig.model_validate({"widths": [8], "depths": [1], field: value})
+        BackboneConfig.model_validate(small_backbone(8) | {field: value})
 
 
 def test_a_recipe_read_from_a_file_names_the_wrong_field(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from app.encoding import EncoderWeights, Precision, RuntimeName, create_runtime, load_weights
-from tests.model.support import make_chips
+from tests.model.support import make_chips, small_backbone
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -27,14 +28,25 @@ from model.train import save_encoder
 CHIPS = make_chips(list(range(5)))
 
 
-def make_encoder(embedding_size: int = 128) -> Encoder:
-    """An encoder whose batch normalisation has seen something: freshly made it would do nothing."""
+SEPARABLE: dict[str, Any] = {
+    "stem": {"width": 8, "kernel": 3, "stride": 2, "activation": "prelu"},
+    "stages": [
+        {"kind": "separable", "width": 16, "depth": 2, "stride": 2},
+        {"kind": "residual", "width": 16, "depth": 1, "stride": 2},
+    ],
+}
+
+
+def make_encoder(backbone: dict[str, Any]) -> Encoder:
+    """An encoder whose normalisation and slopes have seen something: freshly made they would do nothing."""
     torch.manual_seed(0)
-    encoder = Encoder(BackboneConfig(widths=(8, 16), depths=(1, 1), embedding_size=embedding_size)).train()
+    encoder = Encoder(BackboneConfig.model_validate(backbone)).train()
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.2)
+        if isinstance(module, torch.nn.PReLU):
+            torch.nn.init.uniform_(module.weight, -0.2, 0.4)
     with torch.no_grad():
         for seed in range(20):
             encoder(torch.from_numpy(make_chips(list(range(16)), seed)).permute(0, 3, 1, 2).float())
@@ -43,7 +55,7 @@ def make_encoder(embedding_size: int = 128) -> Encoder:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return make_encoder()
+    return make_encoder(small_backbone(8, 16))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +79,16 @@ def test_the_exported_network_is_the_encoder(
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert (vectors * expected(encoder, CHIPS[:batch])).sum(axis=1).min() >= 0.9999
+
+
+@pytest.mark.parametrize("runtime", list(RuntimeName))
+def test_separable_blocks_are_exported_too(runtime: RuntimeName) -> None:
+    encoder = make_encoder(SEPARABLE)
+    network = to_onnx(encoder)
+    weights = EncoderWeights("separable", "0", hashlib.sha256(network).hexdigest(), network)
+    vectors = create_runtime(weights, runtime=runtime, precision=Precision.F32, threads=1).encode(CHIPS)
+    assert (vectors * expected(encoder, CHIPS)).sum(axis=1).min() >= 0.9999
+    assert {node.op_type for node in onnx.load_from_string(network).graph.node} >= {"Conv", "PRelu"}
 
 
 def test_the_encoder_under_test_tells_the_chips_apart(encoder: Encoder) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,14 @@ pytest.importorskip("torch")
 
 import torch
 
-from model.losses import DistillationLoss, TripletLoss, spread, squared_distances
+from model.losses import (
+    DistillationLoss,
+    MarginHead,
+    SoftMarginTripletLoss,
+    TripletLoss,
+    spread,
+    squared_distances,
+)
 
 Triplet = tuple[int, int, int]
 
@@ -84,6 +92,69 @@ def test_without_triplets_the_loss_is_zero_and_has_a_gradient_of_zero() -> None:
     assert loss.item() == 0
     assert embeddings.grad is not None
     assert torch.equal(embeddings.grad, torch.zeros_like(embeddings))
+
+
+@given(distances=DISTANCES, triplets=TRIPLETS)
+def test_soft_margin_loss_is_the_naive_loop(distances: npt.NDArray[np.float32], triplets: list[Triplet]) -> None:
+    terms = [math.log(1 + math.exp(float(distances[a, p]) - float(distances[a, n]))) for a, p, n in triplets]
+    expected = sum(terms) / len(terms) if terms else 0.0
+    loss = SoftMarginTripletLoss()(torch.from_numpy(distances), columns(triplets))
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_soft_margin_loss_of_one_point_is_the_logarithm_of_two() -> None:
+    loss = SoftMarginTripletLoss()(torch.zeros(4, 4), columns([(0, 1, 2), (3, 2, 1)]))
+    assert loss.item() == pytest.approx(math.log(2))
+
+
+def naive_margin_head(
+    kind: str, embeddings: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], classes: list[int], margin: float
+) -> float:
+    """Scale 8; angles instead of sines and cosines where the formula has angles."""
+    total = 0.0
+    for face, right in zip(embeddings, classes, strict=True):
+        logits = []
+        for c, direction in enumerate(weight):
+            cosine = float(face @ direction / np.linalg.norm(direction))
+            if c == right and kind == "cosface":
+                cosine -= margin
+            elif c == right:
+                angle = math.acos(cosine)
+                inside = angle + margin < math.pi
+                cosine = math.cos(angle + margin) if inside else cosine - margin * math.sin(margin)
+            logits.append(8 * cosine)
+        total += math.log(sum(math.exp(x) for x in logits)) - logits[right]
+    return total / len(classes)
+
+
+@pytest.mark.parametrize("kind", ["cosface", "arcface"])
+@pytest.mark.parametrize("margin", [0.0, 0.35, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_margin_heads_are_the_naive_loop(kind: Literal["cosface", "arcface"], margin: float, seed: int) -> None:
+    head = MarginHead(kind, 5, 4, scale=8, margin=margin)
+    embeddings, classes = unit_vectors(9, 4, seed), [0, 1, 2, 3, 4, 0, 1, 2, 2]
+    # One face opposite to its class, where the angle with its margin is past half a turn.
+    embeddings[0] = -torch.nn.functional.normalize(head.weight[0], dim=0).detach().numpy() * 0.999999
+    expected = naive_margin_head(kind, embeddings, head.weight.detach().numpy(), classes, margin)
+    loss = head(torch.from_numpy(embeddings), torch.tensor(classes))
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["cosface", "arcface"])
+def test_a_margin_makes_the_task_harder(kind: Literal["cosface", "arcface"]) -> None:
+    embeddings, classes = torch.from_numpy(unit_vectors(9, 4)), torch.arange(9) % 5
+    torch.manual_seed(0)
+    head = MarginHead(kind, 5, 4, scale=8, margin=0.0)
+    without = head(embeddings, classes).item()
+    head.margin = 0.3
+    assert head(embeddings, classes).item() > without
+
+
+def test_a_head_without_faces_has_no_loss_and_a_gradient_of_zero() -> None:
+    head = MarginHead("cosface", 5, 4, scale=8, margin=0.3)
+    head(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).backward()
+    assert head.weight.grad is not None
+    assert torch.equal(head.weight.grad, torch.zeros_like(head.weight))
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.1])

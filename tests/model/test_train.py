@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.model.support import make_chips, unit_vectors
+from tests.model.support import make_chips, small_backbone, unit_vectors
 
 pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
@@ -21,7 +21,7 @@ pytest.importorskip("pyarrow")
 import torch
 
 from model import train
-from model.backbone import BackboneConfig, Encoder
+from model.backbone import BackboneConfig, Encoder, embed
 from model.config import Recipe, Stage
 from model.data import CHIP_SIDE, CHIPS_FILE, load_face_set, write_table
 from model.teacher import CACHE_FILE
@@ -52,7 +52,7 @@ TRIPLET: dict[str, Any] = {
 
 def make_recipe(*stages: dict[str, Any], **changes: Any) -> Recipe:
     values = {"seed": 1, "validate_every": 5, "checkpoint_every": 4, "log_every": 3, "ema_decay": 0.9}
-    backbone = {"widths": [8, 16], "depths": [1, 1], "embedding_size": 32}
+    backbone = small_backbone(8, 16, embedding_size=32)
     return Recipe.model_validate(
         {**values, "backbone": backbone, "augmentation": {}, "stages": stages or [DISTIL, TRIPLET], **changes}
     )
@@ -61,11 +61,17 @@ def make_recipe(*stages: dict[str, Any], **changes: Any) -> Recipe:
 def as_toml(recipe: Recipe) -> str:
     """JSON values are TOML values, but for what is null."""
     values = json.loads(recipe.model_dump_json(exclude_none=True))
-    tables = {name: [values.pop(name)] for name in ("backbone", "augmentation")}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name != "stages"]
-    for header, entries in {**{f"[{n}]": t for n, t in tables.items()}, "[[stages]]": values["stages"]}.items():
-        for entry in entries:
-            lines += [header, *(f"{name} = {json.dumps(value)}" for name, value in entry.items())]
+    backbone = values.pop("backbone")
+    tables = [
+        ("[backbone]", {"embedding_size": backbone["embedding_size"]}),
+        ("[backbone.stem]", backbone["stem"]),
+        *(("[[backbone.stages]]", stage) for stage in backbone["stages"]),
+        ("[augmentation]", values.pop("augmentation")),
+        *(("[[stages]]", stage) for stage in values.pop("stages")),
+    ]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    for header, entry in tables:
+        lines += [header, *(f"{name} = {json.dumps(value)}" for name, value in entry.items())]
     return "\n".join(lines)
 
 
@@ -258,6 +264,128 @@ def test_killed_processes_leave_a_checkpoint_to_go_on_from(faces: Path, tmp_path
     assert_same_weights(weights(out / "distil.pt"), weights(tmp_path / "undisturbed" / "distil.pt"))
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(
+    finished: Path, faces: Path, tmp_path: Path
+) -> None:
+    state = torch.load(finished / CHECKPOINT_FILE, weights_only=True)
+    recipe = json.loads(state["recipe"])
+    del recipe["stages"][0]["start_share"]
+    torch.save({**state, "recipe": json.dumps(recipe)}, tmp_path / CHECKPOINT_FILE)
+    assert make_trainer(make_recipe(), faces, tmp_path).stage_number == 2
+
+
+# --- other starts than random weights
+
+
+def start_from(run: Path, **changes: Any) -> dict[str, Any]:
+    return {"weights": f"{run.name}/triplet", **changes}
+
+
+def test_a_run_starts_from_the_result_of_another(finished: Path, faces: Path) -> None:
+    recipe = make_recipe(start=start_from(finished))
+    trainer = make_trainer(recipe, faces, finished.parent / "started")
+    assert_same_weights(trainer.encoder.state_dict(), weights(finished / "triplet.pt"))
+
+
+def test_a_start_that_was_not_trained_says_what_to_do(faces: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(start={"weights": "elsewhere/distil"})
+    with pytest.raises(FileNotFoundError, match=r"train elsewhere into .* first"):
+        make_trainer(recipe, faces, tmp_path / "run")
+
+
+def test_a_centred_start_has_embeddings_around_the_origin(finished: Path, faces: Path) -> None:
+    means = []
+    for centre in (False, True):
+        recipe = make_recipe(start=start_from(finished, centre=centre))
+        trainer = make_trainer(recipe, faces, finished.parent / f"centred-{centre}")
+        members = trainer.train_faces
+        chips = torch.from_numpy(members.images(np.arange(len(members))))
+        means.append(float(embed(trainer.encoder, chips, bf16=False).mean(dim=0).norm()))
+    assert means[1] < means[0] / 2
+
+
+def test_what_was_inherited_learns_at_its_own_rate(finished: Path, faces: Path) -> None:
+    stage = {**DISTIL, "steps": 3, "warmup_steps": 0, "inherited_rate": 0.0, "weight_decay": 0.0}
+    recipe = make_recipe(stage, start=start_from(finished, last_blocks=1), ema_decay=0.0)
+    trainer = make_trainer(recipe, faces, finished.parent / "graft")
+    before = {name: value.clone() for name, value in trainer.encoder.named_parameters()}
+    trainer.run()
+    for name, value in trainer.encoder.named_parameters():
+        inherited = name.startswith(("blocks.1.", "project.", "norm."))
+        assert torch.equal(value, before[name]) is inherited, name
+
+
+def test_imitation_brings_the_front_to_the_map_of_the_start(finished: Path, faces: Path) -> None:
+    stage = {
+        **{k: v for k, v in DISTIL.items() if k != "distillation_weight"},
+        "name": "imitate",
+        "steps": 60,
+        "imitation_weight": 1.0,
+        "imitation_blocks": 1,
+    }
+    out = finished.parent / "imitate"
+    recipe = make_recipe(stage, start=start_from(finished, last_blocks=1), log_every=10, validate_every=100)
+    trainer = make_trainer(recipe, faces, out)
+    tail = {name: v.clone() for name, v in trainer.encoder.named_parameters() if name.startswith(("blocks.1", "proj"))}
+    trainer.run()
+    lines = [line for line in log_lines(out) if "loss" in line]
+    assert all(line["loss"] == line["imitation"] and "spread" not in line for line in lines)
+    assert lines[-1]["imitation"] < lines[0]["imitation"] / 2
+    after = dict(trainer.encoder.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in tail.items())
+
+
+def test_frozen_blocks_stay_and_the_others_learn(faces: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(make_recipe({**DISTIL, "steps": 3, "freeze_blocks": 1}), faces, tmp_path)
+    before = {name: value.clone() for name, value in trainer.encoder.state_dict().items()}
+    trainer.run()
+    for name, value in trainer.encoder.state_dict().items():
+        assert torch.equal(value, before[name]) is name.startswith(("stem.", "blocks.0.")), name
+
+
+def test_the_result_is_averaged_with_the_start(finished: Path, faces: Path) -> None:
+    results = {}
+    for share in (0.0, 0.25):
+        out = finished.parent / f"share-{share}"
+        stage = {**TRIPLET, "steps": 3, "start_share": share}
+        make_trainer(make_recipe(stage, start=start_from(finished)), faces, out).run()
+        results[share] = weights(out / "triplet.pt")
+    start = weights(finished / "triplet.pt")
+    for name, value in results[0.25].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * results[0.0][name] + 0.25 * start[name])
+
+
+# --- what is known of the faces
+
+
+def test_classification_learns_and_its_head_goes_on_after_an_interruption(faces: Path, tmp_path: Path) -> None:
+    stage = {**DISTIL, "distillation_weight": 0.0, "classification_weight": 1.0, "steps": 40, "head_scale": 8}
+    recipe = make_recipe(stage, log_every=10, validate_every=100, checkpoint_every=10)
+    make_trainer(recipe, faces, tmp_path / "whole").run()
+    losses = [line["classification"] for line in log_lines(tmp_path / "whole") if "loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
+    trainer = make_trainer(recipe, faces, tmp_path / "parts")
+    trainer.save()
+    torch.rand(3)
+    make_trainer(recipe, faces, tmp_path / "parts").run()
+    assert_same_weights(weights(tmp_path / "parts" / "distil.pt"), weights(tmp_path / "whole" / "distil.pt"))
+
+
+def test_faces_far_from_their_identity_lose_their_label(faces: Path, tmp_path: Path) -> None:
+    # The made-up teacher gives all faces of an identity one embedding, but for the one moved here.
+    face_set = load_face_set(faces)
+    teacher = load_teacher(faces, face_set.of_split("train")).clone()
+    teacher[3] = -teacher[3]
+    trainer = Trainer(make_recipe(max_centre_distance=1.0), face_set, teacher, tmp_path)
+    changed = trainer.identity.numpy() != make_trainer(make_recipe(), faces, tmp_path / "b").identity.numpy()
+    assert np.flatnonzero(changed).tolist() == [3]
+    assert trainer.identity[3] == -1
+    assert trainer.classes == 8
+    with pytest.raises(ValueError, match="teacher"):
+        Trainer(make_recipe(max_centre_distance=1.0), face_set, None, tmp_path / "c")
+
+
 # --- collapse
 
 
@@ -323,7 +451,7 @@ def test_distilling_without_a_teacher_is_refused(faces: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("decay", "first", "second"), [(0.5, 1 / 11, 2 / 12), (0.1, 1 / 11, 0.1), (0.0, 0.0, 0.0)])
 def test_the_average_of_two_updates(decay: float, first: float, second: float) -> None:
-    encoder = Encoder(BackboneConfig(widths=(8,), depths=(1,), embedding_size=4))
+    encoder = Encoder(BackboneConfig.model_validate(small_backbone(8, embedding_size=4)))
     ema = Ema(encoder, decay)
 
     def set_to(value: float, batches: int) -> None:
@@ -381,8 +509,9 @@ def test_frozen_statistics_of_batch_norm_do_not_change(faces: Path, tmp_path: Pa
 
 def test_normalisation_does_not_decay(faces: Path, tmp_path: Path) -> None:
     trainer = make_trainer(make_recipe(), faces, tmp_path)
-    decayed, others = trainer.optimizer.param_groups
+    decayed, others, *inherited = trainer.optimizer.param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0)
+    assert not any(group["params"] for group in inherited)
     assert all(p.ndim > 1 for p in decayed["params"])
     names = {name for name, p in trainer.encoder.named_parameters() if any(p is other for other in others["params"])}
     assert {"norm.weight", "norm.bias", "stem.1.weight"} <= names
@@ -390,7 +519,7 @@ def test_normalisation_does_not_decay(faces: Path, tmp_path: Path) -> None:
 
 
 def test_a_saved_encoder_comes_back(tmp_path: Path) -> None:
-    encoder = Encoder(BackboneConfig(widths=(8,), depths=(1,), embedding_size=4))
+    encoder = Encoder(BackboneConfig.model_validate(small_backbone(8, embedding_size=4)))
     train.save_encoder(encoder, tmp_path / "e.pt")
     loaded = load_encoder(tmp_path / "e.pt")
     assert loaded.config == encoder.config

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from app.decisions import Calibration, CalibrationError, load_calibration
 from app.encoding import EncoderWeights
-from app.settings import DEFAULT_WEIGHTS
+from app.settings import EncodingSettings
 
 DIGEST = "ab" * 32
 
@@ -110,8 +110,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_the_shipped_table_is_the_shipped_encoders(calibration: Calibration, weights: EncoderWeights) -> None:
-    assert load_calibration(DEFAULT_WEIGHTS, weights.sha256) == calibration
+    assert load_calibration(EncodingSettings().directory, weights.sha256) == calibration
     assert calibration.smallest_supported_fmr <= calibration.default.false_match_rate <= calibration.default_fmr
     assert calibration.smallest_supported_fmr >= 3 / calibration.data.non_mated_pairs
     with pytest.raises(CalibrationError):
-        load_calibration(DEFAULT_WEIGHTS, DIGEST)
+        load_calibration(EncodingSettings().directory, DIGEST)

@@ -19,7 +19,7 @@ from app.encoding import (
 )
 from app.encoding.openvino_runtime import choose_precision
 from app.faces import FaceFinder, FacePolicy
-from app.settings import DEFAULT_WEIGHTS
+from app.settings import EncodingSettings
 from app.types import CHIP_SIDE, EMBEDDING_SIZE, Pixels
 from tests.app.photographs import collins, hopper, variants
 
@@ -41,7 +41,7 @@ Embeddings = npt.NDArray[np.float32]
 def runtime(name: RuntimeName, precision: Precision) -> EncoderRuntime:
     if name is RuntimeName.TORCH:
         pytest.importorskip("torch")
-    return create_runtime(load_weights(DEFAULT_WEIGHTS), runtime=name, precision=precision)
+    return create_runtime(load_weights(EncodingSettings().directory), runtime=name, precision=precision)
 
 
 @pytest.fixture(scope="module")

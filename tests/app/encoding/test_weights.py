@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.encoding import WeightsError, create_runtime, load_weights
-from app.settings import DEFAULT_WEIGHTS
+from app.settings import EncodingSettings
 
 Change = Callable[..., None]
 
@@ -18,7 +18,7 @@ Change = Callable[..., None]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("encoder.onnx", "encoder.json"):
-        shutil.copy(DEFAULT_WEIGHTS / name, tmp_path / name)
+        shutil.copy(EncodingSettings().directory / name, tmp_path / name)
     return tmp_path
 
 

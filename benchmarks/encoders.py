@@ -1,0 +1,95 @@
+"""How long each encoder takes for one face on one thread, side by side, and what it is worth for that time.
+
+    python -m benchmarks.encoders
+    python -m benchmarks.encoders --reports runs/reports --plot docs/accuracy-and-time.svg
+
+All encoders take turns in one run, so that a busy moment of the machine hits all of them; compare the ratios. SFace is
+run as published, through the same library with the same options.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from app.encoding import Precision, create_runtime, load_weights
+from app.encoding.silent_openvino import ov
+from app.settings import DEFAULT_WEIGHTS
+from app.types import CHIP_SIDE
+from model.plots import accuracy_against_time
+from model.report import Report
+from model.teacher import load_sface
+
+PEER = "sface"
+CALLS_A_TURN = 5
+
+
+def load_peer(precision: Precision) -> Callable[[], Any]:
+    """SFace on one face, one thread."""
+    network = ov.Core().read_model(load_sface().SerializeToString())
+    network.reshape({"data": [1, 3, CHIP_SIDE, CHIP_SIDE]})
+    options = {"INFERENCE_PRECISION_HINT": precision.value, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    request = ov.Core().compile_model(network, "CPU", {**options, "ENABLE_CPU_PINNING": False}).create_infer_request()
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 3, CHIP_SIDE, CHIP_SIDE)).astype(np.float32)
+    return lambda: request.infer({"data": pixels})
+
+
+def load_own(directory: Path, precision: Precision) -> Callable[[], Any]:
+    """One of ours on one face, one thread, as the service runs it."""
+    runtime = create_runtime(load_weights(directory), precision=precision, threads=1)
+    chip = np.random.default_rng(0).integers(0, 256, (1, CHIP_SIDE, CHIP_SIDE, 3), dtype=np.uint8)
+    return lambda: runtime.encode(chip)
+
+
+def measure(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
+    """Median milliseconds of each call. A turn's first call, which finds the caches cold, does not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(turns + 3):
+        for name, call in calls.items():
+            for number in range(CALLS_A_TURN + 1):
+                start = time.perf_counter()
+                call()
+                if turn >= 3 and number > 0:
+                    times[name].append((time.perf_counter() - start) * 1000)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main(
+    weights: Annotated[Path, typer.Option(help="folder with a folder for each encoder")] = DEFAULT_WEIGHTS,
+    turns: Annotated[int, typer.Option(help="how often all encoders take their turn")] = 60,
+    reports: Annotated[Path | None, typer.Option(help="folder with the reports of model.evaluate, by encoder")] = None,
+    plot: Annotated[Path | None, typer.Option(help="SVG file: accuracy against milliseconds; needs --reports")] = None,
+) -> None:
+    """Prints a table: milliseconds in bf16 and float32 and the ratio to SFace."""
+    if plot and not reports:
+        raise typer.BadParameter("--plot needs --reports, where the accuracies are")
+    directories = sorted(path for path in weights.iterdir() if (path / "encoder.onnx").is_file())
+    has_bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    points: dict[str, tuple[float, float, float]] = {}
+    typer.echo(f"{'one face, one thread':<20} {'precision':<10} {'ms':>7} {'of SFace':>9} {'MB':>6}")
+    for precision in (Precision.BF16, Precision.F32) if has_bf16 else (Precision.F32,):
+        calls = {path.name: load_own(path, precision) for path in directories} | {PEER: load_peer(precision)}
+        medians = measure(calls, turns)
+        for name, median in medians.items():
+            file = weights / name / "encoder.onnx"
+            size = f"{file.stat().st_size / 1e6:6.1f}" if file.is_file() else "     -"
+            typer.echo(f"{name:<20} {precision:<10} {median:7.2f} {median / medians[PEER]:9.2f} {size}")
+            path = (reports or Path()) / name / "report.json"
+            if reports and path.is_file() and name not in points:
+                lfw = Report.model_validate_json(path.read_text()).lfw
+                if lfw is not None:
+                    points[name] = (median, 100 * lfw.accuracy, 100 * lfw.standard_error)
+    if plot:
+        if not points:
+            raise typer.BadParameter(f"{reports} has no report with LFW for any of {', '.join(medians)}")
+        accuracy_against_time(points, plot)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,101 @@
+"""Pictures of what was measured, as SVG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from scipy.stats import norm
+
+from model.bootstrap import Comparisons
+
+mpl.use("Agg")
+# The same picture gives the same file.
+mpl.rcParams["svg.hashsalt"] = "tessera"
+
+FARS = np.logspace(-5, -2, 40)
+DET_TICKS = (1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5)
+
+
+def _save(path: Path) -> None:
+    plt.tight_layout()
+    plt.savefig(path, metadata={"Date": None})
+    plt.close()
+
+
+def _reachable(comparisons: Comparisons) -> tuple[float, ...]:
+    """The rates of false accepts that the pairs can show and that the kept ones reach."""
+    ones = np.ones(comparisons.subjects)
+    total = comparisons.non_mated_total(ones)
+    return tuple(float(far) for far in FARS if 1 / total <= far < len(comparisons.non_mated) / total)
+
+
+def roc_and_det(curves: dict[str, Comparisons], path: Path, title: str) -> None:
+    """True accepts against false accepts (ROC), and misses against them on normal scales (DET, Martin et al. 1997)."""
+    _, (roc, det) = plt.subplots(1, 2, figsize=(11, 4.6))
+    for name, comparisons in curves.items():
+        fars = _reachable(comparisons)
+        tars = np.array(comparisons.tar_at_far(fars))
+        roc.semilogx(fars, 100 * tars, label=name)
+        det.plot(norm.ppf(fars), norm.ppf(np.clip(1 - tars, 1e-5, 1 - 1e-5)), label=name)
+    roc.set(xlabel="false accepts (FAR)", ylabel="true accepts (TAR), %", title=f"{title}: ROC")
+    det.set(xlabel="false accepts (FAR)", ylabel="misses (FRR)", title=f"{title}: DET")
+    ticks = norm.ppf(DET_TICKS)
+    det.set_xticks(ticks, [f"{t:g}" for t in DET_TICKS], rotation=45)
+    det.set_yticks(ticks, [f"{t:g}" for t in DET_TICKS])
+    det.set_xlim(norm.ppf(FARS[0]), norm.ppf(FARS[-1]))
+    for axes in (roc, det):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(path)
+
+
+def distance_histogram(
+    mated: np.ndarray[tuple[int], np.dtype[np.float32]],
+    non_mated: np.ndarray[tuple[int], np.dtype[np.float32]],
+    thresholds: dict[str, float],
+    path: Path,
+    title: str,
+) -> None:
+    """Densities of mated and non-mated distances, with thresholds by name."""
+    _, axes = plt.subplots(figsize=(7, 4))
+    for values, name in ((mated, "same person"), (non_mated, "different people")):
+        axes.hist(values, bins=120, range=(0, 3), density=True, alpha=0.6, label=name)
+    for name, value in thresholds.items():
+        axes.axvline(value, color="black", linewidth=0.8, linestyle=":")
+        axes.text(value, axes.get_ylim()[1] * 0.98, f" {name}", rotation=90, va="top", ha="right", fontsize=8)
+    axes.set(xlabel="squared distance", ylabel="density", title=title)
+    axes.legend()
+    _save(path)
+
+
+def robustness_curves(curves: dict[str, dict[str, dict[float, float]]], titles: dict[str, str], path: Path) -> None:
+    """For every perturbation (name -> encoder -> strength -> true accepts, 0..1) one panel."""
+    columns = 4
+    rows = -(-len(curves) // columns)
+    _, panels = plt.subplots(rows, columns, figsize=(3.2 * columns, 3 * rows), squeeze=False)
+    flat: list[Axes] = list(panels.flat)
+    for axes, (name, encoders) in zip(flat, curves.items(), strict=False):
+        for encoder, points in encoders.items():
+            axes.plot(list(points), [100 * v for v in points.values()], marker="o", markersize=3, label=encoder)
+        axes.set(xlabel=titles[name], ylim=(0, 100))
+        axes.grid(alpha=0.3)
+    for axes in flat[len(curves) :]:
+        axes.axis("off")
+    flat[0].set_ylabel("TAR, %")
+    flat[0].legend(fontsize=8)
+    _save(path)
+
+
+def accuracy_against_time(points: dict[str, tuple[float, float, float]], path: Path) -> None:
+    """Name -> (milliseconds a face, accuracy in percent, standard error in percent)."""
+    _, axes = plt.subplots(figsize=(6.5, 4.2))
+    for name, (milliseconds, accuracy, error) in points.items():
+        axes.errorbar(milliseconds, accuracy, yerr=error, fmt="o", capsize=3)
+        axes.annotate(name, (milliseconds, accuracy), textcoords="offset points", xytext=(7, 4), fontsize=9)
+    axes.set(xscale="log", xlabel="milliseconds a face, one thread", ylabel="LFW accuracy, % (± standard error)")
+    axes.grid(alpha=0.3, which="both")
+    _save(path)

