@@ -102,8 +102,11 @@ def bootstrap_tar(comparisons: Comparisons, fars: tuple[float, ...], replicates:
 
 
 def interval(value: float, replicates: Floats) -> Interval:
-    """The middle ``CONFIDENCE`` of the replicates, float [R], around an estimate (percentile bootstrap)."""
-    low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    """The middle ``CONFIDENCE`` of the replicates, float [R], around an estimate (percentile bootstrap).
+
+    Draws that happened to have no mated pair say nothing and are left out.
+    """
+    low, high = np.nanquantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, float(low), float(high))
 
 

@@ -262,7 +262,9 @@ def robustness(
     clean, identity = members.images(np.arange(len(members))), members.identity
     mated = (identity[rows, None] == identity[None, :]) & (rows[:, None] != np.arange(len(members))[None, :])
     curves: dict[str, dict[str, dict[float, float]]] = {name: {} for name in PERTURBATIONS}
-    encoders = dict(load_encode(e) for e in encoder)
+    encoders = {Path(e).name: load_encode(e)[1] for e in encoder}
+    if len(encoders) < len(encoder):
+        raise typer.BadParameter("two folders of one name cannot be told apart in the plot", param_hint="--encoder")
     gallery = {name: encode(clean) for name, encode in encoders.items()}
     limits = {n: all_comparisons(v, identity) for n, v in gallery.items()}
     for kind, perturbation in PERTURBATIONS.items():

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from app.faces import FaceFinder, FacePolicy, NoFaceError, YunetDetector
+from app.faces import DegenerateLandmarksError, FaceFinder, FacePolicy, NoFaceError, YunetDetector
 from app.types import AlignedFace
 from model.bootstrap import Comparisons
 
@@ -156,7 +156,7 @@ def find_central_faces(photographs: dict[str, bytes]) -> dict[str, AlignedFace]:
     def find(data: bytes) -> AlignedFace | None:
         try:
             found = finder.find(data, FacePolicy.ALL)
-        except NoFaceError:
+        except (NoFaceError, DegenerateLandmarksError):
             return None
 
         def off_centre(face: AlignedFace) -> float:
@@ -188,7 +188,8 @@ def pair_distances(embeddings: Embeddings, names: list[tuple[str, str]]) -> npt.
 
 def protocol_comparisons(protocol: PairProtocol, distances: npt.NDArray[np.float64]) -> Comparisons:
     """The pairs of a protocol with the subjects behind them."""
-    number = {name: i for i, name in enumerate(sorted(set(protocol.subject.values())))}
+    present = {protocol.subject[name] for pair in protocol.names for name in pair}
+    number = {name: i for i, name in enumerate(sorted(present))}
     subjects = np.array([[number[protocol.subject[a]], number[protocol.subject[b]]] for a, b in protocol.names])
     order = np.argsort(distances, kind="stable")
     mated = order[protocol.mated[order]]
