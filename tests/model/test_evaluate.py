@@ -359,11 +359,17 @@ def naive_rate(clean: Floats, changed: Floats, identity: npt.NDArray[np.int64]) 
     return accepted / pairs
 
 
+def test_robustness_of_two_encoders_of_one_name_is_refused(encoder: Path, faces: Path, tmp_path: Path) -> None:
+    result = evaluate("robustness", tmp_path, "--faces", faces, "--encoder", encoder, "--encoder", encoder)
+    assert result.exit_code == 2
+    assert "cannot be told apart" in result.output
+
+
 def test_robustness_measures_every_dose_and_draws_it(encoder: Path, faces: Path, tmp_path: Path) -> None:
     result = evaluate("robustness", tmp_path / "out", "--faces", faces, "--encoder", encoder)
     assert result.exit_code == 0, result.output
-    name, encode = load_encode(str(encoder))
-    lines = re.findall(rf"(.+) (\S+): {re.escape(name)} (\d+\.\d) %", result.output)
+    _, encode = load_encode(str(encoder))
+    lines = re.findall(rf"(.+) (\S+): {re.escape(encoder.name)} (\d+\.\d) %", result.output)
     doses = [(p.title, f"{strength:g}") for p in PERTURBATIONS.values() for strength in p.strengths]
     assert [line[:2] for line in lines] == doses
     ElementTree.parse(tmp_path / "out" / "robustness.svg")
