@@ -1,13 +1,16 @@
-"""Random changes to a batch of chips that keep the person: geometry, blur, colour, occlusion, borders.
+"""Random changes to a batch of chips that keep the person: geometry, blur, colour, occlusion, borders, compression.
 
 All functions map float [B, 3, H, W] in 0..255 to the same shape, drawing from the generator they are given.
 """
 
 from __future__ import annotations
 
+import io
 import math
 
+import numpy as np
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -26,6 +29,8 @@ class Augmentation(BaseModel):
     colour_probability: float = Field(default=0.6, ge=0, le=1)
     erase_probability: float = Field(default=0.15, ge=0, le=1)
     noise_probability: float = Field(default=0.15, ge=0, le=1)
+    cover_probability: float = Field(default=0, ge=0, le=1)
+    jpeg_probability: float = Field(default=0, ge=0, le=1)
 
 
 def _uniform(low: float, high: float, size: int, rng: Generator) -> Tensor:
@@ -105,9 +110,39 @@ def noise(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
     return x
 
 
+def cover(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """Covers the lower face of some images as a mask does, or both eyes as sunglasses do, in one colour.
+
+    The rows are those of the alignment template: eyes at 52, nose at 72, mouth at 92 of 112.
+    """
+    side = x.shape[-1]
+    for i in _chosen(config.cover_probability, len(x), rng).tolist():
+        low, high, which = (float(v) for v in torch.rand(3, generator=rng))
+        bottom, top = (1.0, 0.55 + 0.15 * low) if which < 0.5 else (0.5 + 0.1 * high, 0.42 - 0.08 * low)
+        x[i, :, round(top * side) : round(bottom * side)] = _uniform(0, 255, 3, rng).view(3, 1, 1)
+    return x
+
+
+def jpeg(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
+    """Compresses some images as JPEG of quality 15 to 85."""
+    chosen = _chosen(config.jpeg_probability, len(x), rng)
+    qualities = _uniform(15, 85, len(chosen), rng).tolist()
+    for i, quality in zip(chosen.tolist(), qualities, strict=True):
+        pixels = x[i].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=int(quality))
+        x[i] = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float()
+    return x
+
+
 def augment(chips: Tensor, config: Augmentation, rng: Generator) -> Tensor:
     """uint8 [B, H, W, 3] -> augmented float [B, 3, H, W] in 0..255; the input is left as it is."""
     x = chips.permute(0, 3, 1, 2).float()
     for change in (geometry, blur, colour, erase, noise):
         x = change(x, config, rng)
+    # These came later: a recipe without them draws the same numbers as before.
+    if config.cover_probability:
+        x = cover(x, config, rng)
+    if config.jpeg_probability:
+        x = jpeg(x, config, rng)
     return x

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +18,51 @@ CHIP_SIDE = 112
 UNLABELLED = -1
 
 
+class Chips(Protocol):
+    """Packed chips by row: a memory map, or several one after the other."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]: ...
+
+
+class JoinedChips:
+    """Several packed files as if they were one."""
+
+    def __init__(self, parts: Sequence[Chips]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
+        """Copies of these rows, uint8 [len(rows), 112, 112, 3]."""
+        chips = np.empty((len(rows), CHIP_SIDE, CHIP_SIDE, 3), dtype=np.uint8)
+        owner = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(owner):
+            chosen = owner == number
+            start = self._ends[number] - len(self._parts[number])
+            chips[chosen] = self._parts[number][rows[chosen] - start]
+        return chips
+
+
 @dataclass(frozen=True, slots=True)
 class FaceSet:
     """Aligned faces and their labels, row by row.
 
     chips: uint8 [N, 112, 112, 3], RGB. identity, family: int64 [N], ``UNLABELLED`` where unknown.
-    split, source: str [N]. rows: int64 [N], the row of each face in the packed files.
+    split, source: str [N]. rows: int64 [N], the row of each face in the packed files. finished: bool [N], whether a
+    picture is to be shown as it is, because a teacher judged it so.
     """
 
-    chips: npt.NDArray[np.uint8]
+    chips: Chips
     identity: npt.NDArray[np.int64]
     family: npt.NDArray[np.int64]
     split: npt.NDArray[np.str_]
     source: npt.NDArray[np.str_]
     rows: npt.NDArray[np.int64]
+    finished: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,7 +74,13 @@ class FaceSet:
     def where(self, mask: npt.NDArray[np.bool_]) -> FaceSet:
         """The members for which ``mask`` (bool [N]) holds; the chips are shared, not copied."""
         return FaceSet(
-            self.chips, self.identity[mask], self.family[mask], self.split[mask], self.source[mask], self.rows[mask]
+            chips=self.chips,
+            identity=self.identity[mask],
+            family=self.family[mask],
+            split=self.split[mask],
+            source=self.source[mask],
+            rows=self.rows[mask],
+            finished=self.finished[mask],
         )
 
     def of_split(self, split: str) -> FaceSet:
@@ -50,6 +89,21 @@ class FaceSet:
         if not mask.any():
             raise ValueError(f"no faces in split {split!r}; this set has {sorted(set(self.split.tolist()))}")
         return self.where(mask)
+
+
+def join(first: FaceSet, others: Sequence[FaceSet]) -> FaceSet:
+    """The faces of all sets; those of ``others`` are unlabelled and finished, such as ``model.views`` makes."""
+    starts = np.cumsum([len(s.chips) for s in (first, *others)])
+    unknown = [np.full(len(s), UNLABELLED) for s in others]
+    return FaceSet(
+        chips=JoinedChips([s.chips for s in (first, *others)]),
+        identity=np.concatenate([first.identity, *unknown]),
+        family=np.concatenate([first.family, *unknown]),
+        split=np.concatenate([s.split for s in (first, *others)]),
+        source=np.concatenate([s.source for s in (first, *others)]),
+        rows=np.concatenate([first.rows, *(s.rows + start for s, start in zip(others, starts, strict=False))]),
+        finished=np.concatenate([first.finished, *(np.ones(len(s), dtype=np.bool_) for s in others)]),
+    )
 
 
 def codes(names: list[str]) -> npt.NDArray[np.int64]:
@@ -89,4 +143,5 @@ def load_face_set(directory: Path) -> FaceSet:
         split=np.array(table["split"].to_pylist()),
         source=np.array(table["source"].to_pylist()),
         rows=np.arange(len(chips), dtype=np.int64),
+        finished=np.zeros(len(chips), dtype=np.bool_),
     )

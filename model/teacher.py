@@ -127,7 +127,7 @@ def main(faces: Annotated[Path, typer.Argument(help="folder written by model.pre
     )
     with typer.progressbar(range(0, len(chips), 2048), label="SFace") as starts:
         for start in starts:
-            embeddings[start : start + 2048] = teacher.embed(np.asarray(chips[start : start + 2048]))
+            embeddings[start : start + 2048] = teacher.embed(chips[np.arange(start, min(start + 2048, len(chips)))])
     embeddings.flush()
     (faces / f"{CACHE_FILE}.part").rename(faces / CACHE_FILE)
 

@@ -12,6 +12,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from model.augment import augment
 from model.backbone import BackboneConfig, Encoder, embed
 from model.cleaning import without_outliers
 from model.config import SFACE_START, Recipe, Stage, Start, load_recipe
-from model.data import UNLABELLED, FaceSet, load_face_set
+from model.data import UNLABELLED, FaceSet, join, load_face_set
 from model.losses import ImitationLoss, spread
 from model.metrics import all_pair_distances, can_show, tar_at_far
 from model.objective import Objective
@@ -99,11 +100,19 @@ def make_sampler(identity: npt.NDArray[np.int64], stage: Stage, seed: int) -> Sa
     return IdentitySampler(identity, stage.identities, stage.images, seed)
 
 
-def load_teacher(directory: Path, faces: FaceSet) -> Tensor:
-    """Cached teacher embeddings of ``faces``, centred (they lie in a narrow cone) and scaled to unit length.
+def load_teacher(directory: Path, faces: FaceSet, views: Sequence[tuple[Path, FaceSet]] = ()) -> Tensor:
+    """Cached teacher embeddings of ``faces`` and then of ``views``, float [N, D].
 
+    They lie in a narrow cone, so the mean over ``faces`` is subtracted from all; then they are scaled to unit length.
     Raises FileNotFoundError where ``model.teacher`` has not been run, ValueError where it was run on other faces.
     """
+    vectors = _cached_teacher(directory, faces)
+    centre_of_faces = vectors.mean(dim=0)
+    all_vectors = torch.cat([vectors, *(_cached_teacher(folder, members) for folder, members in views)])
+    return nn.functional.normalize(all_vectors - centre_of_faces, dim=1)
+
+
+def _cached_teacher(directory: Path, faces: FaceSet) -> Tensor:
     path = directory / CACHE_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write it with `python -m model.teacher {directory}`")
@@ -113,8 +122,7 @@ def load_teacher(directory: Path, faces: FaceSet) -> Tensor:
             f"{path} holds {len(cached)} embeddings, but there are {len(faces.chips)} faces; "
             f"write it anew with `python -m model.teacher {directory}`"
         )
-    vectors = torch.from_numpy(cached[faces.rows])
-    return nn.functional.normalize(vectors - vectors.mean(dim=0), dim=1)
+    return torch.from_numpy(cached[faces.rows])
 
 
 class Trainer:
@@ -261,7 +269,7 @@ class Trainer:
         """One update. Returns what is logged."""
         seeds = np.random.SeedSequence([self.recipe.seed, self.stage_number, self.step])
         rng = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-        pixels = augment(torch.from_numpy(self.train_faces.images(index)), self.recipe.augmentation, rng)
+        pixels = self._pixels(index, rng)
         self.encoder.train()
         if stage.freeze_batch_norm:
             for module in self.encoder.modules():
@@ -289,6 +297,17 @@ class Trainer:
         self.optimizer.step()
         self.ema.update(self.encoder)
         return {"loss": loss.item(), **values}
+
+    def _pixels(self, index: npt.NDArray[np.int64], rng: torch.Generator) -> Tensor:
+        """Augmented faces, float [B, 3, 112, 112]; finished pictures are only mirrored at random."""
+        chips, finished = torch.from_numpy(self.train_faces.images(index)), self.train_faces.finished[index]
+        if not finished.any():
+            return augment(chips, self.recipe.augmentation, rng)
+        pixels = chips.permute(0, 3, 1, 2).float()
+        pixels[~finished] = augment(chips[~finished], self.recipe.augmentation, rng)
+        mirrored = torch.from_numpy(finished) & (torch.rand(len(index), generator=rng) < 0.5)
+        pixels[mirrored] = pixels[mirrored].flip(3)
+        return pixels
 
     @torch.no_grad()
     def _features_to_imitate(self, pixels: Tensor, last_blocks: int) -> Tensor:
@@ -325,15 +344,17 @@ def main(
     recipe: Annotated[Path, typer.Argument(help="a file of model/recipes")],
     faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
     out: Annotated[Path, typer.Option(help="folder for checkpoints, log and weights")],
+    views: Annotated[list[Path] | None, typer.Option(help="folder written by model.views; may be repeated")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch")] = 0,
 ) -> None:
     """Trains a recipe, or goes on with it."""
     if threads:
         torch.set_num_threads(threads)
     config, face_set = load_recipe(recipe), load_face_set(faces)
+    more = [(path, load_face_set(path)) for path in views or ()]
     distils = any(stage.distillation_weight for stage in config.stages)
-    teacher = load_teacher(faces, face_set.of_split("train")) if distils else None
-    Trainer(config, face_set, teacher, out).run()
+    teacher = load_teacher(faces, face_set.of_split("train"), more) if distils else None
+    Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out).run()
 
 
 if __name__ == "__main__":

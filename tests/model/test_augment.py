@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 import torch
 from torch import Generator, Tensor
 
-from model.augment import Augmentation, augment, blur, colour, erase, geometry, noise
+from model.augment import Augmentation, augment, blur, colour, cover, erase, geometry, jpeg, noise
 
 STILL = {"rotation_degrees": 0, "scale": 0, "shift_pixels": 0}
 PROBABILITIES = [name for name in Augmentation.model_fields if name.endswith("_probability")]
@@ -62,14 +62,14 @@ def test_augment_without_any_change_only_flips() -> None:
     assert 6 < mirrored.sum() < 26
 
 
-@pytest.mark.parametrize("change", [blur, colour, erase, noise])
+@pytest.mark.parametrize("change", [blur, colour, cover, erase, jpeg, noise])
 def test_a_change_of_probability_zero_leaves_every_bit(change: object) -> None:
     x = pictures()
     assert callable(change)
     assert torch.equal(change(x.clone(), NEVER, rng()), x)
 
 
-@pytest.mark.parametrize("change", [blur, colour, erase, noise])
+@pytest.mark.parametrize("change", [blur, colour, cover, erase, jpeg, noise])
 def test_a_change_of_probability_one_reaches_every_picture(change: object) -> None:
     x = pictures(40)
     assert callable(change)
@@ -78,7 +78,15 @@ def test_a_change_of_probability_one_reaches_every_picture(change: object) -> No
 
 @pytest.mark.parametrize(
     ("change", "probability"),
-    [(blur, "blur"), (colour, "colour"), (colour, "grey"), (erase, "erase"), (noise, "noise")],
+    [
+        (blur, "blur"),
+        (colour, "colour"),
+        (colour, "grey"),
+        (cover, "cover"),
+        (erase, "erase"),
+        (jpeg, "jpeg"),
+        (noise, "noise"),
+    ],
 )
 def test_a_change_reaches_about_the_share_that_was_asked_for(change: object, probability: str) -> None:
     x = pictures(400)
@@ -171,3 +179,36 @@ def test_planes_are_the_channels_of_the_chip() -> None:
     chip[..., 0], chip[..., 1], chip[..., 2] = 10, 20, 30
     x = augment(torch.from_numpy(chip), NEVER.model_copy(update=STILL), rng())
     torch.testing.assert_close(x.mean(dim=(0, 2, 3)), torch.tensor([10.0, 20.0, 30.0]), atol=0.01, rtol=0)
+
+
+def test_cover_hides_the_lower_face_or_the_eyes_in_one_colour() -> None:
+    x = pictures(60)
+    covered = cover(x.clone(), ALWAYS, rng())
+    kinds = set()
+    for before, after in zip(x, covered, strict=True):
+        rows = (before - after).abs().amax(dim=(0, 2)).gt(0).nonzero().flatten()
+        # Consecutive rows over the whole width, of one colour.
+        assert rows.tolist() == list(range(int(rows[0]), int(rows[-1]) + 1))
+        assert (after[:, rows] == after[:, rows[:1], :1]).all()
+        lower = int(rows[-1]) == SIDE - 1
+        kinds.add(lower)
+        top, bottom = int(rows[0]) / SIDE, (int(rows[-1]) + 1) / SIDE
+        assert (0.52 < top < 0.73) if lower else (0.31 < top < 0.45 and 0.48 < bottom < 0.63)
+    assert kinds == {True, False}
+
+
+def test_jpeg_keeps_the_picture_and_loses_detail() -> None:
+    smooth = torch.linspace(0, 255, SIDE).expand(8, 3, SIDE, SIDE).contiguous()
+    compressed = jpeg(smooth.clone(), ALWAYS, rng())
+    assert 0 < (compressed - smooth).abs().mean() < 6
+    assert (jpeg(pictures(8), ALWAYS, rng()) - pictures(8)).abs().mean() > 10
+
+
+def test_a_recipe_without_cover_and_jpeg_draws_the_numbers_that_it_always_drew() -> None:
+    chips = torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8, generator=rng(1))
+    generator, x = rng(5), chips.permute(0, 3, 1, 2).float()
+    for change in (geometry, blur, colour, erase, noise):
+        x = change(x, Augmentation(), generator)
+    other = rng(5)
+    assert torch.equal(augment(chips, Augmentation(), other), x)
+    assert torch.equal(other.get_state(), generator.get_state())

@@ -38,7 +38,7 @@ def face_set(identity: npt.NDArray[np.int64], family: npt.NDArray[np.int64]) -> 
     chips = np.zeros((size, 112, 112, 3), dtype=np.uint8)
     chips[:, 0, 0, 0], chips[:, 0, 0, 1] = np.divmod(np.arange(size), 256)
     names = np.full(size, "heldout")
-    return FaceSet(chips, identity, family, names, names, np.arange(size))
+    return FaceSet(chips, identity, family, names, names, np.arange(size), np.zeros(size, dtype=np.bool_))
 
 
 def people(subjects: int, images: int, noise: float = 0.06) -> tuple[FakeRuntime, FaceSet]:

@@ -9,7 +9,7 @@ from tests.model.support import make_chips
 
 pytest.importorskip("pyarrow")
 
-from model.data import CHIPS_FILE, TABLE_FILE, UNLABELLED, FaceSet, codes, load_face_set, write_table
+from model.data import CHIPS_FILE, TABLE_FILE, UNLABELLED, FaceSet, codes, join, load_face_set, write_table
 
 COLUMNS = {
     "identity": ["bea", "ann", "", "bea", "cid"],
@@ -90,3 +90,27 @@ def test_writing_a_table_removes_what_a_teacher_said_of_the_faces_before(directo
     write_table(directory, {"identity": ["ada"], "family": [""], "split": ["train"], "source": ["made"]})
     assert not stale.exists()
     assert (directory / TABLE_FILE).is_file()
+
+
+def test_joined_sets_follow_each_other_and_only_the_first_keeps_its_labels(faces: FaceSet, tmp_path: Path) -> None:
+    others = []
+    for number, size in enumerate((3, 2)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        np.save(folder / CHIPS_FILE, make_chips(list(range(size)), seed=number + 1))
+        write_table(folder, {name: values[:size] for name, values in COLUMNS.items()})
+        others.append(load_face_set(folder))
+    joined = join(faces.of_split("train"), others)
+    assert len(joined) == 4 + 3 + 2
+    assert joined.identity.tolist() == [1, 0, UNLABELLED, 1] + [UNLABELLED] * 5
+    assert joined.finished.tolist() == [False] * 4 + [True] * 5
+    assert joined.rows.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    expected = [faces.images(np.arange(4)), *(other.images(np.arange(len(other))) for other in others)]
+    assert np.array_equal(joined.images(np.arange(9)), np.concatenate(expected))
+    shuffled = np.array([8, 0, 4, 6, 7, 2])
+    assert np.array_equal(joined.images(shuffled), np.concatenate(expected)[shuffled])
+    assert np.array_equal(joined.where(joined.finished).images(np.array([4, 0])), np.concatenate(expected)[[8, 4]])
+
+
+def test_faces_that_were_packed_are_not_finished(faces: FaceSet) -> None:
+    assert not faces.finished.any()

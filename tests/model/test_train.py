@@ -20,10 +20,10 @@ pytest.importorskip("pyarrow")
 
 import torch
 
-from model import train
+from model import train, views
 from model.backbone import BackboneConfig, Encoder, embed
 from model.config import Recipe, Stage
-from model.data import CHIP_SIDE, CHIPS_FILE, load_face_set, write_table
+from model.data import CHIP_SIDE, CHIPS_FILE, FaceSet, join, load_face_set, write_table
 from model.teacher import CACHE_FILE
 from model.train import CHECKPOINT_FILE, CollapseError, Ema, Trainer, learning_rate, load_encoder, load_teacher
 
@@ -444,6 +444,41 @@ def test_teacher_embeddings_are_centred_unit_vectors_of_the_faces_asked_for(face
 def test_distilling_without_a_teacher_is_refused(faces: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'distil' distils"):
         Trainer(make_recipe(), load_face_set(faces), None, tmp_path).run()
+
+
+def make_views(faces: Path, folder: Path) -> FaceSet:
+    """Nine pictures with a teacher's word on each."""
+    views.make_views(load_face_set(faces).of_split("train"), folder, augmented=4, blends=3, swaps=2, seed=0)
+    np.save(folder / CACHE_FILE, unit_vectors(9, 32, seed=5))
+    return load_face_set(folder)
+
+
+def test_the_teacher_of_views_is_centred_like_that_of_the_faces(faces: Path, tmp_path: Path) -> None:
+    made = make_views(faces, tmp_path)
+    members = load_face_set(faces).of_split("train")
+    clean = np.load(faces / CACHE_FILE)[members.rows]
+    expected = np.concatenate([clean, np.load(tmp_path / CACHE_FILE)]) - clean.mean(axis=0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(load_teacher(faces, members, [(tmp_path, made)]).numpy(), expected, atol=1e-6)
+
+
+def test_views_are_shown_as_they_are_or_mirrored(faces: Path, tmp_path: Path) -> None:
+    made = make_views(faces, tmp_path / "views")
+    face_set = load_face_set(faces)
+    teacher = load_teacher(faces, face_set.of_split("train"), [(tmp_path / "views", made)])
+    trainer = Trainer(make_recipe(), join(face_set, [made]), teacher, tmp_path / "run")
+    assert len(trainer.train_faces) == 41 + 9
+    assert trainer.classes == 8
+    index = np.array([0, 45, 1, 46, 41, 42, 43, 44, 47, 48, 49])
+    pixels = trainer._pixels(index, torch.Generator().manual_seed(0))
+    shown = torch.from_numpy(trainer.train_faces.images(index)).permute(0, 3, 1, 2).float()
+    as_it_was = [torch.equal(a, b) for a, b in zip(pixels, shown, strict=True)]
+    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(pixels, shown, strict=True)]
+    finished = index >= 41
+    assert [a or m for a, m in zip(as_it_was, mirrored, strict=True)] == finished.tolist()
+    assert any(as_it_was)
+    assert any(mirrored)
+    trainer.run()
 
 
 # --- parts
