@@ -7,6 +7,7 @@ of, so that its weights can be a start.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -35,6 +36,8 @@ class StemConfig(BaseModel):
     def _consistent(self) -> Self:
         if self.kernel not in {3, self.stride}:
             raise ValueError(f"a stem of kernel {self.kernel} and stride {self.stride}: equal, or a kernel of 3")
+        if self.kernel != 3 and CHIP_SIDE % self.stride:
+            raise ValueError(f"patches of kernel {self.kernel} do not fill {CHIP_SIDE} pixels")
         return self
 
 
@@ -160,3 +163,16 @@ def embed(encoder: Encoder, chips: Tensor, *, batch: int = 256, bf16: bool = Tru
         parts = [encoder(chips[i : i + batch].permute(0, 3, 1, 2).float()) for i in range(0, len(chips), batch)]
     encoder.train(training)
     return torch.cat(parts)
+
+
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Writes weights and shape, for ``load_encoder``."""
+    torch.save({"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}, path)
+
+
+def load_encoder(path: Path) -> Encoder:
+    """Reads what ``save_encoder`` wrote, in evaluation mode."""
+    state = torch.load(path, weights_only=True)
+    encoder = Encoder(BackboneConfig.model_validate_json(state["backbone"]))
+    encoder.load_state_dict(state["weights"])
+    return encoder.eval()

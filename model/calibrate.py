@@ -1,6 +1,6 @@
 """Weights and held-out faces -> ``calibration.json``: thresholds with the error rates measured at them.
 
-    python -m model.calibrate runs/faces model/weights
+    python -m model.calibrate runs/faces model/weights/tessera-l
 
 The faces are those of the split ``heldout``, whose identities the encoder never saw. Every pair of faces is compared,
 through the runtime and the precision that serve. Relatives count as non-mated pairs; the rate without them stands

@@ -95,8 +95,8 @@ class Start(BaseModel):
 class Recipe(BaseModel):
     """A whole training run.
 
-    A face farther than ``max_centre_distance`` from the centre of its identity (squared, in the teacher's eyes) loses
-    its label.
+    A face farther than ``max_centre_distance`` from the centre of its identity (squared, between the teacher's
+    centred embeddings) loses its label.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,6 +119,19 @@ class Recipe(BaseModel):
         whole = self.start is not None and self.start.last_blocks is None
         if not whole and any(stage.start_share for stage in self.stages):
             raise ValueError("start_share needs a start that is taken over whole")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_blocks(self) -> Self:
+        blocks = sum(stage.depth for stage in self.backbone.stages)
+        wanted = {"start.last_blocks": (self.start.last_blocks or 0) if self.start else 0}
+        for stage in self.stages:
+            wanted["freeze_blocks"] = max(wanted.get("freeze_blocks", 0), stage.freeze_blocks)
+            if stage.imitation_weight:
+                wanted["imitation_blocks"] = max(wanted.get("imitation_blocks", 0), stage.imitation_blocks)
+        for name, count in wanted.items():
+            if count > blocks:
+                raise ValueError(f"{name} is {count}, but the backbone has {blocks} blocks")
         return self
 
     @model_validator(mode="after")

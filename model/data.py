@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 CHIPS_FILE = "chips.npy"
@@ -112,21 +113,26 @@ def codes(names: list[str]) -> npt.NDArray[np.int64]:
     return np.array([number.get(name, UNLABELLED) for name in names], dtype=np.int64)
 
 
-def write_table(directory: Path, columns: dict[str, list[str]]) -> None:
-    """Writes the table beside the chips: ``identity``, ``family``, ``split`` and ``source``, one string a face.
+def begin_packing(directory: Path) -> None:
+    """Makes the folder and removes the table and the teacher's words that belong to the faces that were there.
 
-    What a teacher said of the faces that were there before is removed.
+    Chips are written next and the table last, so that a folder whose writing was interrupted has no table.
     """
-    for stale in directory.glob("teacher-*.npy"):
-        stale.unlink()
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in (directory / TABLE_FILE, *directory.glob("teacher-*.npy")):
+        stale.unlink(missing_ok=True)
+
+
+def write_table(directory: Path, columns: dict[str, list[str]]) -> None:
+    """Writes the table beside the chips: ``identity``, ``family``, ``split`` and ``source``, one string a face."""
     pq.write_table(pa.table(columns), directory / TABLE_FILE)
 
 
 def load_face_set(directory: Path) -> FaceSet:
     """Opens a packed set without reading the pixels.
 
-    Raises FileNotFoundError where ``directory`` was not written by ``model.prepare``, ValueError where it was
-    interrupted and chips and table are not of one set.
+    Raises FileNotFoundError where ``directory`` was not written by ``model.prepare``, or not to the end; ValueError
+    where chips and table are not of one set, or somebody is both trained on and held out.
     """
     if not (directory / TABLE_FILE).is_file() or not (directory / CHIPS_FILE).is_file():
         raise FileNotFoundError(f"{directory} holds no packed faces; write them with `python -m model.prepare`")
@@ -135,6 +141,16 @@ def load_face_set(directory: Path) -> FaceSet:
     if len(chips) != len(table):
         raise ValueError(
             f"{directory} has {len(chips)} chips and labels of {len(table)}; write both with `python -m model.prepare`"
+        )
+    people = {
+        split: set(table.filter(pc.equal(table["split"], split))["identity"].to_pylist()) - {""}
+        for split in ("train", "heldout")
+    }
+    both = sorted(people["train"] & people["heldout"])
+    if both:
+        raise ValueError(
+            f"{len(both)} identities of {directory} are in both splits, such as {both[0]!r}; "
+            "an encoder must not be measured on people whom it was trained on"
         )
     return FaceSet(
         chips=chips,

@@ -3,7 +3,7 @@
     python -m model.evaluate run model/weights/tessera-l runs/reports/tessera-l \
         --faces runs/faces --lfw lfw.tar --cfp cfp-chips.zip
     python -m model.evaluate run sface runs/reports/sface --faces runs/faces --lfw lfw.tar --cfp cfp-chips.zip
-    python -m model.evaluate compare runs/reports/tessera-l runs/reports/sface
+    python -m model.evaluate compare runs/reports/tessera-l runs/reports/sface --faces runs/faces --lfw lfw.tar
     python -m model.evaluate table runs/reports/*
     python -m model.evaluate robustness runs/robustness --faces runs/faces --encoder model/weights/tessera-l
 

@@ -1,6 +1,6 @@
 """Weights -> what the service serves: ``encoder.onnx`` with preprocessing inside, and its description.
 
-    python -m model.export runs/tessera-m/triplet.pt model/weights --name tessera-m --version 1
+    python -m model.export runs/tessera-l/triplet.pt model/weights/tessera-l --name tessera-l --version 1
 
 The network takes uint8 [B, 112, 112, 3] RGB chips and gives unit-length float32 [B, 128]. Batch normalisation is
 folded into the layers before it; large weights are stored as float16, and every runtime widens them when it loads.
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
-from model.backbone import PIXEL_MEAN, PIXEL_SCALE, Encoder
+from model.backbone import PIXEL_MEAN, PIXEL_SCALE, Encoder, load_encoder
 from model.data import CHIP_SIDE
-from model.train import load_encoder
 
 OPSET = 17
 SMALL = 1024

@@ -29,11 +29,14 @@ def load_encode(
 ) -> tuple[str, Encode]:
     """A name to show and a function from uint8 [N, 112, 112, 3] to unit-length float32 [N, 128].
 
-    ``encoder`` is a folder that ``model.export`` wrote, or ``sface`` (one pass, the precision that OpenVINO prefers).
+    ``encoder`` is a folder that ``model.export`` wrote, or ``sface``, which runs as published, one pass, in OpenVINO.
+    Raises ValueError for SFace in another runtime.
     """
     if encoder == SFACE:
-        teacher = Teacher()
-        return "SFace", lambda chips: teacher.embed(chips, flip=False)
+        if runtime is not RuntimeName.OPENVINO:
+            raise ValueError(f"sface runs in openvino only, not in {runtime}")
+        teacher = Teacher(precision)
+        return f"SFace, openvino {teacher.precision}", lambda chips: teacher.embed(chips, flip=False)
     served = create_runtime(load_weights(Path(encoder)), runtime=runtime, precision=precision)
     info = served.info
     return f"{info.name} {info.version}, {info.runtime} {info.precision}", lambda chips: encode_all(served, chips)

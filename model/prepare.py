@@ -26,7 +26,7 @@ from PIL import Image
 
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, YunetDetector
-from model.data import CHIP_SIDE, CHIPS_FILE, write_table
+from model.data import CHIP_SIDE, CHIPS_FILE, begin_packing, write_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -51,7 +51,7 @@ def parquet(
 ) -> None:
     """Unpacks a parquet file of aligned 112x112 faces."""
     file = pq.ParquetFile(source)
-    out.mkdir(parents=True, exist_ok=True)
+    begin_packing(out)
     shape = (file.metadata.num_rows, CHIP_SIDE, CHIP_SIDE, 3)
     chips = np.lib.format.open_memmap(out / CHIPS_FILE, mode="w+", dtype=np.uint8, shape=shape)
     columns: dict[str, list[str]] = {"identity": [], "family": [], "split": [], "source": []}
@@ -143,7 +143,7 @@ def folder(
     photographs = list_photographs(source)
     if not photographs:
         raise typer.BadParameter(f"{source} has no sub-folders with photographs", param_hint="SOURCE")
-    out.mkdir(parents=True, exist_ok=True)
+    begin_packing(out)
     identity = list[str]()
     with closing(ChipWriter(out / CHIPS_FILE)) as writer:
         for cut in cut_faces(photographs, policy):

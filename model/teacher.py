@@ -20,6 +20,7 @@ import onnx
 import typer
 from onnx import numpy_helper
 
+from app.encoding import Precision
 from app.encoding.silent_openvino import ov
 from model.data import load_face_set
 
@@ -81,11 +82,15 @@ def load_sface() -> onnx.ModelProto:
 class Teacher:
     """SFace as a function from chips to unit-length embeddings."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision = Precision.AUTO) -> None:
         core = ov.Core()
         network = core.read_model(load_sface().SerializeToString())
         network.reshape({"data": [-1, 3, 112, 112]})
-        compiled = core.compile_model(network, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+        options = {"PERFORMANCE_HINT": "THROUGHPUT"}
+        if precision is not Precision.AUTO:
+            options["INFERENCE_PRECISION_HINT"] = precision.value
+        compiled = core.compile_model(network, "CPU", options)
+        self.precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self._streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
         for _ in range(self._streams):

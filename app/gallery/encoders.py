@@ -34,7 +34,8 @@ def _refuse_others(connection: sqlite3.Connection, directory: Path, digest: str)
     raise EncoderMismatch(
         f"{templates} stored template(s) in {directory} come from encoder {', '.join(map(_short, others))}, but this "
         f"server runs encoder {_short(digest)}, and embeddings of two encoders cannot be compared. Serve with the "
-        "encoder they come from, or start with a new data directory and enrol everyone again: photographs are not "
+        "encoder they come from (TESSERA_ENCODING__ENCODER chooses it), "
+        "or start with a new data directory and enrol everyone again: photographs are not "
         "kept, so the templates cannot be made anew.",
         templates=templates,
         stored_encoders=list(others),

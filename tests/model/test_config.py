@@ -115,6 +115,15 @@ def test_a_stage_that_makes_no_sense_is_refused_by_name(
         ({"max_centre_distance": 0}, "max_centre_distance"),
         ({"stages": [DISTIL | {"imitation_weight": 1.0}]}, "imitation_weight"),
         ({"stages": [DISTIL | {"start_share": 0.5}]}, "start_share"),
+        ({"stages": [DISTIL | {"freeze_blocks": 3}]}, "freeze_blocks is 3, but the backbone has 2"),
+        ({"start": {"weights": "sface", "last_blocks": 3}}, "last_blocks is 3"),
+        (
+            {
+                "stages": [DISTIL | {"imitation_weight": 1.0, "imitation_blocks": 3}],
+                "start": {"weights": "sface"},
+            },
+            "imitation_blocks is 3",
+        ),
         (
             {"stages": [DISTIL | {"start_share": 0.5}], "start": {"weights": "sface", "last_blocks": 2}},
             "start_share",
@@ -135,6 +144,7 @@ def test_a_recipe_that_makes_no_sense_is_refused_by_name(change: dict[str, Any],
         ("stages", [{"width": 8, "depth": 1, "stride": 3}]),
         ("stages", [{"width": 8, "depth": 1, "kind": "dense"}]),
         ("stem", {"width": 8, "kernel": 5}),
+        ("stem", {"width": 8, "kernel": 5, "stride": 5}),
         ("stem", {"width": 8, "activation": "tanh"}),
         ("embedding_size", 0),
         ("strides", [2]),

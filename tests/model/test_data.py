@@ -9,7 +9,17 @@ from tests.model.support import make_chips
 
 pytest.importorskip("pyarrow")
 
-from model.data import CHIPS_FILE, TABLE_FILE, UNLABELLED, FaceSet, codes, join, load_face_set, write_table
+from model.data import (
+    CHIPS_FILE,
+    TABLE_FILE,
+    UNLABELLED,
+    FaceSet,
+    begin_packing,
+    codes,
+    join,
+    load_face_set,
+    write_table,
+)
 
 COLUMNS = {
     "identity": ["bea", "ann", "", "bea", "cid"],
@@ -84,12 +94,18 @@ def test_chips_of_another_set_are_refused(directory: Path) -> None:
         load_face_set(directory)
 
 
-def test_writing_a_table_removes_what_a_teacher_said_of_the_faces_before(directory: Path) -> None:
-    stale = directory / "teacher-sface.npy"
-    stale.touch()
-    write_table(directory, {"identity": ["ada"], "family": [""], "split": ["train"], "source": ["made"]})
-    assert not stale.exists()
-    assert (directory / TABLE_FILE).is_file()
+def test_packing_anew_removes_the_table_and_what_a_teacher_said(directory: Path) -> None:
+    np.save(directory / "teacher-sface.npy", np.zeros(5))
+    begin_packing(directory)
+    assert [path.name for path in directory.iterdir()] == [CHIPS_FILE]
+    with pytest.raises(FileNotFoundError, match="no packed faces"):
+        load_face_set(directory)
+
+
+def test_people_in_both_splits_are_refused(directory: Path) -> None:
+    write_table(directory, {**COLUMNS, "identity": ["bea", "ann", "", "bea", "ann"]})
+    with pytest.raises(ValueError, match=r"1 identities of .* are in both splits, such as 'ann'"):
+        load_face_set(directory)
 
 
 def test_joined_sets_follow_each_other_and_only_the_first_keeps_its_labels(faces: FaceSet, tmp_path: Path) -> None:

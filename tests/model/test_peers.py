@@ -43,9 +43,15 @@ def export_encoder(directory: Path, seed: int = 0) -> Path:
 # --- by name and by folder
 
 
+def test_sface_runs_in_the_precision_asked_for_and_in_no_other_runtime() -> None:
+    assert load_encode(SFACE, precision=Precision.F32)[0] == "SFace, openvino f32"
+    with pytest.raises(ValueError, match="openvino only"):
+        load_encode(SFACE, RuntimeName.TORCH)
+
+
 def test_sface_is_one_pass_of_the_teacher() -> None:
     name, encode = load_encode(SFACE)
-    assert name == "SFace"
+    assert name.startswith("SFace, openvino ")
     vectors, teacher = encode(CHIPS), Teacher()
     assert vectors.shape == (5, 128)
     assert vectors.dtype == np.float32

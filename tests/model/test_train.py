@@ -274,6 +274,30 @@ def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(
     assert make_trainer(make_recipe(), faces, tmp_path).stage_number == 2
 
 
+def test_other_faces_in_the_same_folder_are_refused(finished: Path, faces: Path, tmp_path: Path) -> None:
+    made = make_views(faces, tmp_path / "views")
+    face_set = load_face_set(faces)
+    teacher = load_teacher(faces, face_set.of_split("train"), [(tmp_path / "views", made)])
+    with pytest.raises(ValueError, match="other faces; give the same --faces and --views"):
+        Trainer(make_recipe(), join(face_set, [made]), teacher, finished)
+
+
+def test_classifiers_of_two_stages_begin_the_same_after_an_interruption(faces: Path, tmp_path: Path) -> None:
+    stage = {**DISTIL, "distillation_weight": 0.0, "classification_weight": 1.0, "steps": 2, "warmup_steps": 0}
+    recipe = make_recipe(stage, {**stage, "name": "again"}, checkpoint_every=1)
+    make_trainer(recipe, faces, tmp_path / "whole").run()
+    for _ in range(2):
+        trainer = make_trainer(recipe, faces, tmp_path / "parts")
+        torch.rand(11)
+        trainer.recipe = recipe.model_copy(update={"stages": recipe.stages[: trainer.stage_number + 1]})
+        trainer._run_stage(recipe.stages[trainer.stage_number])
+        trainer.recipe = recipe
+        trainer.save()
+    make_trainer(recipe, faces, tmp_path / "parts").run()
+    for name in ("distil.pt", "again.pt"):
+        assert_same_weights(weights(tmp_path / "parts" / name), weights(tmp_path / "whole" / name))
+
+
 # --- other starts than random weights
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from tests.model.support import make_chips
 
@@ -11,7 +13,10 @@ pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
 
 from model.data import CHIPS_FILE, UNLABELLED, FaceSet, load_face_set, write_table
-from model.views import BANDS, FEATHER, blend, make_views, swap_parts
+from model.views import BANDS, FEATHER, blend, main, make_views, swap_parts
+
+cli = typer.Typer()
+cli.command()(main)
 
 FIRST, SECOND = (make_chips(list(range(40)), seed=seed) for seed in (1, 2))
 
@@ -70,6 +75,13 @@ def test_the_same_seed_gives_the_same_pixels_and_another_gives_others(faces: Fac
         pixels.append(load_face_set(tmp_path / str(number)).images(np.arange(12)))
     assert np.array_equal(pixels[0], pixels[1])
     assert not np.array_equal(pixels[0], pixels[2])
+
+
+def test_the_faces_themselves_are_not_overwritten(faces: FaceSet, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, [str(tmp_path / "faces"), str(tmp_path / "faces"), "--blends", "2"])
+    assert result.exit_code == 2
+    assert "a folder of their own" in result.output
+    assert len(load_face_set(tmp_path / "faces")) == len(faces)
 
 
 def test_asking_for_nothing_is_refused(faces: FaceSet, tmp_path: Path) -> None:

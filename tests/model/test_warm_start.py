@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,10 +15,12 @@ import torch
 
 from app.encoding.silent_openvino import ov
 from model.backbone import BackboneConfig, Encoder, embed
+from model.config import SFACE_START, load_recipe
 from model.teacher import load_sface
 from model.warm_start import centre, copy_weights, sface_encoder
 
 CHIPS = make_chips(list(range(8)))
+RECIPES = Path(__file__).parents[2] / "model" / "recipes"
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +79,16 @@ def test_only_the_last_blocks_are_copied() -> None:
 def test_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="another shape"):
         copy_weights(make_encoder(8, 16), make_encoder(12, 16))
+
+
+def test_what_a_recipe_takes_from_sface_fits_its_network(sface: Encoder) -> None:
+    checked = 0
+    for path in RECIPES.glob("*.toml"):
+        recipe = load_recipe(path)
+        if recipe.start is None or recipe.start.weights != SFACE_START:
+            continue
+        target = Encoder(recipe.backbone)
+        copy_weights(sface, target, recipe.start.last_blocks)
+        assert torch.equal(target.project.weight, sface.project.weight), path
+        checked += 1
+    assert checked >= 2

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from app.decisions import load_calibration
 from app.encoding import WeightsError, create_runtime, load_weights
-from app.settings import EncodingSettings
+from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 
 Change = Callable[..., None]
+ENCODERS = sorted(path for path in DEFAULT_WEIGHTS.iterdir() if path.is_dir())
 
 
 @pytest.fixture
@@ -85,3 +88,18 @@ def test_a_network_that_is_none_is_refused_by_the_runtime(folder: Path, describe
     describe(sha256=hashlib.sha256(network).hexdigest())
     with pytest.raises(WeightsError, match="OpenVINO cannot run"):
         create_runtime(load_weights(folder))
+
+
+@pytest.mark.parametrize("directory", ENCODERS, ids=lambda path: path.name)
+def test_every_shipped_encoder_runs_and_has_thresholds_of_its_own(directory: Path) -> None:
+    weights = load_weights(directory)
+    assert weights.name == directory.name
+    table = load_calibration(directory, weights.sha256)
+    assert weights.name in table.version
+    chips = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
+    vectors = create_runtime(weights, threads=1).encode(chips)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+
+
+def test_more_than_one_encoder_is_shipped() -> None:
+    assert {"tessera-l", "tessera-m"} <= {path.name for path in ENCODERS}
