@@ -22,11 +22,11 @@ from app.encoding import Precision, create_runtime, load_weights
 from app.encoding.silent_openvino import ov
 from app.settings import DEFAULT_WEIGHTS
 from app.types import CHIP_SIDE
+from model.peers import SFACE
 from model.plots import accuracy_against_time
 from model.report import Report
 from model.teacher import load_sface
 
-PEER = "sface"
 CALLS_A_TURN = 5
 
 
@@ -74,12 +74,12 @@ def main(
     points: dict[str, tuple[float, float, float]] = {}
     typer.echo(f"{'one face, one thread':<20} {'precision':<10} {'ms':>7} {'of SFace':>9} {'MB':>6}")
     for precision in (Precision.BF16, Precision.F32) if has_bf16 else (Precision.F32,):
-        calls = {path.name: load_own(path, precision) for path in directories} | {PEER: load_peer(precision)}
+        calls = {path.name: load_own(path, precision) for path in directories} | {SFACE: load_peer(precision)}
         medians = measure(calls, turns)
         for name, median in medians.items():
             file = weights / name / "encoder.onnx"
             size = f"{file.stat().st_size / 1e6:6.1f}" if file.is_file() else "     -"
-            typer.echo(f"{name:<20} {precision:<10} {median:7.2f} {median / medians[PEER]:9.2f} {size}")
+            typer.echo(f"{name:<20} {precision:<10} {median:7.2f} {median / medians[SFACE]:9.2f} {size}")
             path = (reports or Path()) / name / "report.json"
             if reports and path.is_file() and name not in points:
                 lfw = Report.model_validate_json(path.read_text()).lfw

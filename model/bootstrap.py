@@ -8,10 +8,13 @@ draws, so that their differences have intervals too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from model.metrics import pair_blocks
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -45,6 +48,12 @@ class Comparisons:
             return float(self._non_mated_weights(weights).sum())
         counts = weights * self.faces
         return float((counts.sum() ** 2 - np.square(counts).sum()) / 2)
+
+    def shown(self, fars: Sequence[float]) -> tuple[float, ...]:
+        """Those rates of false accepts at which there is a false accept to show, and that the listed pairs reach."""
+        total = self.non_mated_total(np.ones(self.subjects))
+        reach = len(self.non_mated) / total if self.faces is not None else np.inf
+        return tuple(float(far) for far in fars if far * total >= 1 - 1e-9 and far < reach)
 
     def tar_at_far(self, fars: tuple[float, ...], weights: npt.NDArray[np.float64] | None = None) -> list[float]:
         """Weighted share of mated pairs accepted where at most ``far`` of the non-mated weight is, one for each.
@@ -128,17 +137,13 @@ def all_comparisons(
     total = (len(subject) ** 2 - float(np.square(faces).sum())) / 2
     limit = _limit(embeddings, subject, max(3 * deepest * total, at_least) / total) if total else np.inf
     mated, mated_rows, near, near_rows = [], [], [], []
-    for start in range(0, len(embeddings), block):
-        rows = np.arange(start, min(start + block, len(embeddings)))
-        distances = np.maximum(2 - 2 * embeddings[rows] @ embeddings[start:].T, 0).astype(np.float32)
-        later = np.arange(start, len(embeddings))[None, :] > rows[:, None]
-        same = subject[rows, None] == subject[None, start:]
-        a, b = np.nonzero(later & same)
+    for start, distances, same, other in pair_blocks(embeddings, subject, block):
+        a, b = np.nonzero(same)
         mated.append(distances[a, b])
-        mated_rows.append(subject[rows[a]])
-        a, b = np.nonzero(later & ~same & (distances <= limit))
+        mated_rows.append(subject[start + a])
+        a, b = np.nonzero(other & (distances <= limit))
         near.append(distances[a, b])
-        near_rows.append(np.stack([subject[rows[a]], subject[start + b]], axis=1))
+        near_rows.append(np.stack([subject[start + a], subject[start + b]], axis=1))
     mated_all, near_all = np.concatenate(mated), np.concatenate(near)
     mated_order, near_order = np.argsort(mated_all, kind="stable"), np.argsort(near_all, kind="stable")
     return Comparisons(

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides the weights, read from one TOML file."""
+"""A recipe: what decides the weights beside the faces, read from one TOML file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ class Stage(BaseModel):
 
     Batches are ``batch_size`` shuffled faces, or ``identities`` x ``images`` faces. The learning rate rises over
     ``warmup_steps`` and falls to zero along a cosine; what came from the recipe's start learns ``inherited_rate`` times
-    as fast. The objective is the weighted sum of distillation (with
-    ``similarity_weight`` for the matrix of similarities), of triplets (``margin`` in squared distance, ``memory``: so
-    many faces of past batches are candidates too), of classification by a head that is thrown away, and of imitation:
-    the map before the last ``imitation_blocks`` blocks shall be that of the network which the recipe starts from.
+    as fast.
+
+    The objective is the weighted sum of distillation (with ``similarity_weight`` for the matrix of similarities), of
+    triplets (``margin`` in squared distance, ``memory``: so many faces of past batches are candidates too), of
+    classification by a head that is thrown away, and of imitation: the map before the last ``imitation_blocks`` blocks
+    shall be that of the network which the recipe starts from.
+
     ``freeze_blocks`` keeps the stem and so many blocks as they are. At the end the weights are averaged with those of
     the recipe's start, which have ``start_share``: what lies between the two often generalises better than either
     (Wortsman et al. 2022, arXiv 2109.01903).
@@ -124,12 +127,10 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _enough_blocks(self) -> Self:
         blocks = sum(stage.depth for stage in self.backbone.stages)
-        wanted = {"start.last_blocks": (self.start.last_blocks or 0) if self.start else 0}
-        for stage in self.stages:
-            wanted["freeze_blocks"] = max(wanted.get("freeze_blocks", 0), stage.freeze_blocks)
-            if stage.imitation_weight:
-                wanted["imitation_blocks"] = max(wanted.get("imitation_blocks", 0), stage.imitation_blocks)
-        for name, count in wanted.items():
+        wanted = [("start.last_blocks", self.start.last_blocks or 0)] if self.start else []
+        wanted += [("freeze_blocks", stage.freeze_blocks) for stage in self.stages]
+        wanted += [("imitation_blocks", stage.imitation_blocks) for stage in self.stages if stage.imitation_weight]
+        for name, count in wanted:
             if count > blocks:
                 raise ValueError(f"{name} is {count}, but the backbone has {blocks} blocks")
         return self

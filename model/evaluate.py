@@ -12,9 +12,9 @@ LFW and CFP are for reporting only; choices are made on the people of the traini
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from model.bootstrap import REPLICATES, Comparisons, all_comparisons, bootstrap_
 from model.data import FaceSet, load_face_set
 from model.exams import (
     Embeddings,
+    LfwPairs,
     PairProtocol,
     cut_faces,
     identify,
@@ -50,6 +51,7 @@ SEARCH_FARS = (1e-3, 1e-4)
 ROBUSTNESS_FACES = 2000
 ROBUSTNESS_FAR = 1e-3
 FEW_SUBJECTS = 30
+CFP_PARTS: tuple[tuple[str, str, Literal["FF", "FP"]], ...] = (("cfp_ff", "CFP-FF", "FF"), ("cfp_fp", "CFP-FP", "FP"))
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -59,15 +61,9 @@ LfwOption = Annotated[Path | None, typer.Option(help="tar file with the LFW phot
 CfpOption = Annotated[Path | None, typer.Option(help="zip file with the aligned chips and the protocol of CFP")]
 
 
-def _shown(comparisons: Comparisons, fars: tuple[float, ...]) -> tuple[float, ...]:
-    """Those rates of false accepts at which the pairs have a false accept to show."""
-    total = comparisons.non_mated_total(np.ones(comparisons.subjects))
-    return tuple(far for far in fars if far * total >= 1 - 1e-9)
-
-
 def _estimates(comparisons: Comparisons, fars: tuple[float, ...]) -> dict[str, Estimate]:
     """The rate of true accepts at each rate of false accepts that the pairs can show."""
-    shown = _shown(comparisons, fars)
+    shown = comparisons.shown(fars)
     replicates = bootstrap_tar(comparisons, shown)
     values = comparisons.tar_at_far(shown)
     return {
@@ -122,17 +118,45 @@ def _by_source(members: FaceSet, vectors: Vectors) -> dict[str, AllPairsResult]:
 
 
 def _load_heldout(faces: Path) -> FaceSet:
-    """The people that no encoder here has seen; faces of nobody known are left out."""
+    """The people who are kept out of training; faces of nobody known are left out."""
     members = load_face_set(faces).of_split("heldout")
     return members.where(members.identity >= 0)
 
 
-def _heldout(members: FaceSet, vectors: Vectors) -> tuple[dict[str, Any], Comparisons]:
-    result, comparisons = evaluate_all_pairs(vectors, members.identity, ALL_FARS)
-    unrelated = all_pair_distances(vectors, members.identity, members.family)
-    rates = {f"{far:.0e}": tar_at_far(unrelated, far) for far in ALL_FARS if can_show(unrelated.non_mated, far)}
-    parts = {"heldout": result, "heldout_unrelated": rates, "heldout_by_source": _by_source(members, vectors)}
-    return parts, comparisons
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What `run` has gathered so far: members of the report, curves by title, arrays to keep by name."""
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Comparisons] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def lfw(self, data: LfwPairs, named: Embeddings) -> None:
+        """View 2, all pairs, and search."""
+        self._pairs("lfw", "LFW View 2", data, named)
+        names = sorted(named)
+        vectors = np.stack([named[n] for n in names])
+        subject = np.unique([data.subject[n] for n in names], return_inverse=True)[1]
+        self.parts["lfw_all"], self.curves["LFW all pairs"] = evaluate_all_pairs(vectors, subject, SEARCH_FARS)
+        self.parts["lfw_search"] = SearchResult(**asdict(identify(vectors, subject)))
+
+    def cfp(self, archive: Path, encode: Encode) -> None:
+        """Frontal faces, and frontal against profile faces."""
+        for part, title, kind in CFP_PARTS:
+            protocol, chips = read_cfp(archive, kind)
+            self._pairs(part, title, protocol, _encode_named(encode, chips))
+
+    def _pairs(self, part: str, title: str, protocol: PairProtocol, named: Embeddings) -> None:
+        self.parts[part], self.curves[title] = evaluate_pairs(protocol, named)
+        self.kept.update({f"{part}_names": np.array(list(named)), part: np.stack(list(named.values()))})
+
+    def heldout(self, members: FaceSet, vectors: Vectors) -> None:
+        """All pairs of the people kept out of training: with relatives, without, and within each source."""
+        self.parts["heldout"], self.curves["held-out"] = evaluate_all_pairs(vectors, members.identity, ALL_FARS)
+        pairs = all_pair_distances(vectors, members.identity, members.family)
+        rates = {f"{far:.0e}": tar_at_far(pairs, far) for far in ALL_FARS if can_show(pairs.non_mated, far)}
+        self.parts.update(heldout_unrelated=rates, heldout_by_source=_by_source(members, vectors))
+        self.kept["heldout"] = vectors
 
 
 @app.command()
@@ -152,41 +176,24 @@ def run(
         raise typer.BadParameter("there is nothing to measure on: give --faces, --lfw or --cfp")
     out.mkdir(parents=True, exist_ok=True)
     name, encode = ("dlib", None) if encoder == DLIB else load_encode(encoder, runtime, precision)
-    parts: dict[str, Any] = {"encoder": name}
-    curves: dict[str, Comparisons] = {}
-    kept: dict[str, Any] = {}
+    measured = _Measured(parts={"encoder": name})
     if lfw:
         data = read_lfw(lfw)
-        named = (
-            dlib_embeddings(data.photographs) if encode is None else _encode_named(encode, cut_faces(data.photographs))
-        )
-        parts["lfw"], curves["LFW View 2"] = evaluate_pairs(data, named)
-        names = sorted(named)
-        vectors = np.stack([named[n] for n in names])
-        subject = np.unique([data.subject[n] for n in names], return_inverse=True)[1]
-        parts["lfw_all"], curves["LFW all pairs"] = evaluate_all_pairs(vectors, subject, SEARCH_FARS)
-        parts["lfw_search"] = SearchResult(**asdict(identify(vectors, subject)))
-        kept |= {"lfw_names": np.array(names), "lfw": vectors}
+        if encode:
+            measured.lfw(data, _encode_named(encode, cut_faces(data.photographs)))
+        else:
+            measured.lfw(data, dlib_embeddings(data.photographs))
     if cfp and encode:
-        for kind in ("FF", "FP"):
-            protocol, chips = read_cfp(cfp, "FF" if kind == "FF" else "FP")
-            named = _encode_named(encode, chips)
-            parts[f"cfp_{kind.lower()}"], curves[f"CFP-{kind}"] = evaluate_pairs(protocol, named)
-            kept |= {
-                f"cfp_{kind.lower()}_names": np.array(list(named)),
-                f"cfp_{kind.lower()}": np.stack(list(named.values())),
-            }
+        measured.cfp(cfp, encode)
     if faces and encode:
         members = _load_heldout(faces)
         vectors = encode(members.images(np.arange(len(members))))
-        shown, curves["held-out"] = _heldout(members, vectors)
-        parts |= shown
-        kept |= {"heldout": vectors}
+        measured.heldout(members, vectors)
         _histogram(encoder, members, vectors, out / "distances.svg")
-    report = Report.model_validate(parts)
+    report = Report.model_validate(measured.parts)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
-    np.savez_compressed(out / EMBEDDINGS_FILE, **kept)
-    roc_and_det(curves, out / "roc.svg", name)
+    np.savez_compressed(out / EMBEDDINGS_FILE, **measured.kept)
+    roc_and_det(measured.curves, out / "roc.svg", name)
     typer.echo(markdown_table({name: report}))
     typer.echo(report.model_dump_json(indent=2, exclude={"heldout_by_source"}))
 
@@ -224,18 +231,17 @@ def compare(
     if faces:
         identity = _load_heldout(faces).identity
         sets["held-out"] = [all_comparisons(k["heldout"], identity) for k in kept], ALL_FARS
-    protocols: dict[str, tuple[str, PairProtocol]] = {}
+    protocols: list[tuple[str, str, PairProtocol]] = []
     if lfw:
-        protocols["LFW View 2"] = ("lfw", read_lfw(lfw))
+        protocols.append(("lfw", "LFW View 2", read_lfw(lfw)))
     if cfp:
-        protocols["CFP-FF"] = ("cfp_ff", read_cfp(cfp, "FF")[0])
-        protocols["CFP-FP"] = ("cfp_fp", read_cfp(cfp, "FP")[0])
-    for title, (key, protocol) in protocols.items():
+        protocols += [(part, title, read_cfp(cfp, kind)[0]) for part, title, kind in CFP_PARTS]
+    for key, title, protocol in protocols:
         named = [dict(zip(k[f"{key}_names"].tolist(), k[key], strict=True)) for k in kept]
         both = [protocol_comparisons(protocol, pair_distances(n, protocol.names)) for n in named]
         sets[title] = both, PAIR_FARS
     for title, (both, wanted) in sets.items():
-        fars = _shown(both[0], wanted)
+        fars = both[0].shown(wanted)
         values = [c.tar_at_far(fars) for c in both]
         replicates = [bootstrap_tar(c, fars) for c in both]
         for i, far in enumerate(fars):

@@ -30,7 +30,7 @@ FAILED_DISTANCE = 4.0
 CFP_FOLDS = 10
 CFP_ROOT = "cfp-chips"
 
-Chips = dict[str, npt.NDArray[np.uint8]]
+NamedChips = dict[str, npt.NDArray[np.uint8]]
 Embeddings = dict[str, npt.NDArray[np.float32]]
 
 
@@ -107,7 +107,7 @@ def read_lfw(archive: Path) -> LfwPairs:
     return LfwPairs(names, np.array(mated), np.array(fold), subject, photographs)
 
 
-def read_cfp(archive: Path, kind: Literal["FF", "FP"]) -> tuple[PairProtocol, Chips]:
+def read_cfp(archive: Path, kind: Literal["FF", "FP"]) -> tuple[PairProtocol, NamedChips]:
     """Reads protocol and chips of CFP; photographs in which no face was found have no chip.
 
     The archive holds ``Protocol`` as published and ``images/<subject>/<frontal|profile>/<number>.webp``, under
@@ -170,7 +170,7 @@ def find_central_faces(photographs: dict[str, bytes]) -> dict[str, AlignedFace]:
         return {name: face for name, face in zip(photographs, faces, strict=True) if face is not None}
 
 
-def cut_faces(photographs: dict[str, bytes]) -> Chips:
+def cut_faces(photographs: dict[str, bytes]) -> NamedChips:
     """The chips of ``find_central_faces``."""
     return {name: face.chip for name, face in find_central_faces(photographs).items()}
 

@@ -33,9 +33,6 @@ class _FastPRelu(torch.autograd.Function):
 class PRelu(nn.PReLU):
     """``max(x, 0) + slope * min(x, 0)`` with a slope a channel (He et al. 2015, arXiv 1502.01852)."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x``, float [B, C, H, W]."""
         if not self.training:

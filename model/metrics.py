@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,22 @@ class PairDistances:
     non_mated: npt.NDArray[np.float32]
 
 
+def pair_blocks(
+    embeddings: npt.NDArray[np.float32], identity: Ints, block: int
+) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+    """Every unordered pair once, ``block`` rows at a time.
+
+    Each part is the number of its first row (and first column), the squared distances float32 [rows, columns], and
+    which of them are mated and which non-mated pairs, bool of the same shape.
+    """
+    for start in range(0, len(embeddings), block):
+        rows = np.arange(start, min(start + block, len(embeddings)))
+        distances = np.maximum(2 - 2 * embeddings[rows] @ embeddings[start:].T, 0)
+        later = np.arange(start, len(embeddings))[None, :] > rows[:, None]
+        same = identity[rows, None] == identity[None, start:]
+        yield start, distances, later & same, later & ~same
+
+
 def all_pair_distances(
     embeddings: npt.NDArray[np.float32], identity: Ints, family: Ints | None = None, *, block: int = 1024
 ) -> PairDistances:
@@ -28,16 +45,13 @@ def all_pair_distances(
     family are left out.
     """
     mated, non_mated = [], []
-    for start in range(0, len(embeddings), block):
-        rows = np.arange(start, min(start + block, len(embeddings)))
-        distances = np.maximum(2 - 2 * embeddings[rows] @ embeddings[start:].T, 0)
-        later = np.arange(start, len(embeddings))[None, :] > rows[:, None]
-        same = identity[rows, None] == identity[None, start:]
-        mated.append(distances[later & same])
-        other = later & ~same
-        if family is not None:
-            other &= (family[rows, None] != family[None, start:]) | (family[rows, None] < 0)
-        non_mated.append(distances[other])
+    for start, distances, same, other in pair_blocks(embeddings, identity, block):
+        mated.append(distances[same])
+        if family is None:
+            non_mated.append(distances[other])
+        else:
+            own = family[start : start + len(distances), None]
+            non_mated.append(distances[other & ((own != family[None, start:]) | (own < 0))])
     return PairDistances(np.sort(np.concatenate(mated)), np.sort(np.concatenate(non_mated)))
 
 

@@ -20,8 +20,8 @@ from model.data import CHIP_SIDE
 Chip = npt.NDArray[np.uint8]
 Change = Callable[[Chip, float, np.random.Generator], Chip]
 
-SKIN_FREE = 128
-"""Grey level of what covers a face."""
+MASK_LEVEL, GLASSES_LEVEL = 128, 20
+"""Grey levels of what covers a face."""
 
 
 def _warp(chip: Chip, matrix: npt.NDArray[np.float64]) -> Chip:
@@ -57,14 +57,14 @@ def brightness(chip: Chip, factor: float, _rng: np.random.Generator) -> Chip:
 def mask(chip: Chip, share: float, _rng: np.random.Generator) -> Chip:
     """Covered from below over this share of the height, as by a mask."""
     covered = chip.copy()
-    covered[round(CHIP_SIDE * (1 - share)) :] = SKIN_FREE
+    covered[round(CHIP_SIDE * (1 - share)) :] = MASK_LEVEL
     return covered
 
 
 def sunglasses(chip: Chip, height: float, _rng: np.random.Generator) -> Chip:
     """A dark band of this height, pixels, over both eyes."""
     covered, eyes = chip.copy(), float(TEMPLATE[:2, 1].mean())
-    covered[round(eyes - height / 2) : round(eyes + height / 2)] = 20
+    covered[round(eyes - height / 2) : round(eyes + height / 2)] = GLASSES_LEVEL
     return covered
 
 

@@ -26,18 +26,11 @@ def _save(path: Path) -> None:
     plt.close()
 
 
-def _reachable(comparisons: Comparisons) -> tuple[float, ...]:
-    """The rates of false accepts that the pairs can show and that the kept ones reach."""
-    ones = np.ones(comparisons.subjects)
-    total = comparisons.non_mated_total(ones)
-    return tuple(float(far) for far in FARS if 1 / total <= far < len(comparisons.non_mated) / total)
-
-
 def roc_and_det(curves: dict[str, Comparisons], path: Path, title: str) -> None:
     """True accepts against false accepts (ROC), and misses against them on normal scales (DET, Martin et al. 1997)."""
     _, (roc, det) = plt.subplots(1, 2, figsize=(11, 4.6))
     for name, comparisons in curves.items():
-        fars = _reachable(comparisons)
+        fars = comparisons.shown(FARS.tolist())
         tars = np.array(comparisons.tar_at_far(fars))
         roc.semilogx(fars, 100 * tars, label=name)
         det.plot(norm.ppf(fars), norm.ppf(np.clip(1 - tars, 1e-5, 1 - 1e-5)), label=name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import queue
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,9 @@ from onnx import numpy_helper
 
 from app.encoding import Precision
 from app.encoding.silent_openvino import ov
-from model.data import load_face_set
+from model.data import FaceSet, load_face_set
+
+Floats = npt.NDArray[np.float32]
 
 SFACE_RESOURCE = "models/face_recognition_sface_2021dec_int8bq.onnx"
 SFACE_SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
@@ -121,6 +124,32 @@ class Teacher:
             self._requests.put(request)
         unit: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
+
+
+def load_teacher(directory: Path, faces: FaceSet, views: Sequence[tuple[Path, FaceSet]] = ()) -> Floats:
+    """Cached teacher embeddings of ``faces`` and then of ``views``, unit-length [N, D].
+
+    They lie in a narrow cone, so the mean over ``faces`` is subtracted from all; then they are scaled to unit length.
+    Raises FileNotFoundError where ``model.teacher`` has not been run, ValueError where it was run on other faces.
+    """
+    vectors = _cached(directory, faces)
+    centred = np.concatenate([vectors, *(_cached(folder, members) for folder, members in views)]) - vectors.mean(axis=0)
+    unit: Floats = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    return unit
+
+
+def _cached(directory: Path, faces: FaceSet) -> Floats:
+    path = directory / CACHE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; write it with `python -m model.teacher {directory}`")
+    cached = np.load(path)
+    if len(cached) != len(faces.chips):
+        raise ValueError(
+            f"{path} holds {len(cached)} embeddings, but there are {len(faces.chips)} faces; "
+            f"write it anew with `python -m model.teacher {directory}`"
+        )
+    chosen: Floats = cached[faces.rows]
+    return chosen
 
 
 def main(faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")]) -> None:

@@ -3,17 +3,15 @@
     python -m model.train model/recipes/tessera-m.toml --faces runs/faces --out runs/tessera-m
 
 Running the same command again continues from the newest checkpoint. Batches and augmentations are functions of seed
-and step, so the checkpoint holds weights, optimizer and step, and nothing else is needed to go on exactly.
+and step, so weights, averages, the objective's own state and the optimizer's are all that is needed to go on exactly.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,8 +29,9 @@ from model.data import UNLABELLED, FaceSet, join, load_face_set
 from model.losses import ImitationLoss, spread
 from model.metrics import all_pair_distances, can_show, tar_at_far
 from model.objective import Objective
+from model.optimisation import Ema, learning_rate, make_optimizer
 from model.sampling import IdentitySampler, Sampler, ShuffledSampler
-from model.teacher import CACHE_FILE
+from model.teacher import Floats, load_teacher
 from model.warm_start import centre, copy_weights, inherited_parts, sample_for_centre, sface_encoder
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -44,53 +43,6 @@ class CollapseError(RuntimeError):
     """The encoder maps all faces to nearly one point; going on would be a waste."""
 
 
-class Ema:
-    """Exponential moving average of weights and batch-norm statistics, with a short memory in the first steps."""
-
-    def __init__(self, encoder: Encoder, decay: float) -> None:
-        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
-        self._decay, self.updates = decay, 0
-
-    @torch.no_grad()
-    def update(self, encoder: Encoder) -> None:
-        self.updates += 1
-        decay = min(self._decay, self.updates / (self.updates + 10))
-        for mean, value in zip(self.encoder.state_dict().values(), encoder.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
-
-    @torch.no_grad()
-    def mix(self, other: Encoder, share: float) -> None:
-        """Moves the average towards another encoder of the same shape, which gets this share of it."""
-        for mean, value in zip(self.encoder.state_dict().values(), other.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, share)
-
-
-def learning_rate(stage: Stage, step: int) -> float:
-    """Linear warm-up, then a cosine to zero at the stage's last step."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    progress = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
-    return stage.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-
-
-def make_optimizer(encoder: Encoder, objective: Objective, stage: Stage, inherited: set[Tensor]) -> torch.optim.AdamW:
-    """AdamW; normalisation weights, slopes and biases do not decay.
-
-    The share of the learning rate that a group has, less for ``inherited`` parameters, stands in its ``share``.
-    """
-    groups = []
-    for share, old in ((1.0, False), (stage.inherited_rate, True)):
-        members = [p for p in (*encoder.parameters(), *objective.parameters()) if (p in inherited) is old]
-        for decay, several in ((stage.weight_decay, True), (0.0, False)):
-            chosen = [p for p in members if (p.ndim > 1) is several]
-            groups.append({"params": chosen, "weight_decay": decay, "share": share})
-    return torch.optim.AdamW(groups, lr=stage.learning_rate)
-
-
 def make_sampler(identity: npt.NDArray[np.int64], stage: Stage, seed: int) -> Sampler:
     """The sampler that a stage asks for, over faces of these identities."""
     if stage.batch_size is not None:
@@ -100,36 +52,12 @@ def make_sampler(identity: npt.NDArray[np.int64], stage: Stage, seed: int) -> Sa
     return IdentitySampler(identity, stage.identities, stage.images, seed)
 
 
-def load_teacher(directory: Path, faces: FaceSet, views: Sequence[tuple[Path, FaceSet]] = ()) -> Tensor:
-    """Cached teacher embeddings of ``faces`` and then of ``views``, float [N, D].
-
-    They lie in a narrow cone, so the mean over ``faces`` is subtracted from all; then they are scaled to unit length.
-    Raises FileNotFoundError where ``model.teacher`` has not been run, ValueError where it was run on other faces.
-    """
-    vectors = _cached_teacher(directory, faces)
-    centre_of_faces = vectors.mean(dim=0)
-    all_vectors = torch.cat([vectors, *(_cached_teacher(folder, members) for folder, members in views)])
-    return nn.functional.normalize(all_vectors - centre_of_faces, dim=1)
-
-
-def _cached_teacher(directory: Path, faces: FaceSet) -> Tensor:
-    path = directory / CACHE_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; write it with `python -m model.teacher {directory}`")
-    cached = np.load(path)
-    if len(cached) != len(faces.chips):
-        raise ValueError(
-            f"{path} holds {len(cached)} embeddings, but there are {len(faces.chips)} faces; "
-            f"write it anew with `python -m model.teacher {directory}`"
-        )
-    return torch.from_numpy(cached[faces.rows])
-
-
 class Trainer:
     """One run of one recipe in one directory."""
 
-    def __init__(self, recipe: Recipe, faces: FaceSet, teacher: Tensor | None, out: Path) -> None:
-        self.recipe, self.out, self.teacher = recipe, out, teacher
+    def __init__(self, recipe: Recipe, faces: FaceSet, teacher: Floats | None, out: Path) -> None:
+        self.recipe, self.out = recipe, out
+        self.teacher = None if teacher is None else torch.from_numpy(teacher)
         self.train_faces, heldout = faces.of_split("train"), faces.of_split("heldout")
         self.heldout = heldout.where(heldout.identity != UNLABELLED)
         torch.manual_seed(recipe.seed)
@@ -137,6 +65,7 @@ class Trainer:
         self.source = None if recipe.start is None else self._load_start(recipe.start)
         self.ema = Ema(self.encoder, recipe.ema_decay)
         self.identity, self.classes = self._labels(recipe)
+        self._fingerprint = self._digest_of_faces()
         self.stage_number, self.step = 0, 0
         self._begin_stage()
         out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +120,7 @@ class Trainer:
         # Read again and not compared as text: settings that did not exist then have their defaults now.
         if Recipe.model_validate_json(state["recipe"]) != self.recipe:
             raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
-        if state["faces"] != self._fingerprint():
+        if state["faces"] != self._fingerprint:
             raise ValueError(
                 f"{path} was trained on other faces; give the same --faces and --views, or choose another --out"
             )
@@ -204,7 +133,7 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
 
-    def _fingerprint(self) -> str:
+    def _digest_of_faces(self) -> str:
         """Digest of who is on which training face, and of what the teacher said of them."""
         digest = hashlib.sha256(self.train_faces.identity.tobytes() + self.train_faces.finished.tobytes())
         if self.teacher is not None:
@@ -215,7 +144,7 @@ class Trainer:
         """Replaces the checkpoint in one step, so that a kill leaves the old one or the new one."""
         state = {
             "recipe": self.recipe.model_dump_json(),
-            "faces": self._fingerprint(),
+            "faces": self._fingerprint,
             "stage": self.stage_number,
             "step": self.step,
             "encoder": self.encoder.state_dict(),

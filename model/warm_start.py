@@ -98,13 +98,6 @@ def sface_encoder() -> Encoder:
     return encoder.eval()
 
 
-def centred_sface(faces: FaceSet, seed: int) -> Encoder:
-    """``sface_encoder`` with the mean over some of these faces at the origin; recipes start from it."""
-    encoder = sface_encoder()
-    centre(encoder, torch.from_numpy(sample_for_centre(faces, seed)))
-    return encoder
-
-
 def sample_for_centre(faces: FaceSet, seed: int) -> npt.NDArray[np.uint8]:
     """The chips of ``CENTRE_FACES`` photographed training faces, uint8 [N, 112, 112, 3]."""
     photographed = faces.where(~faces.finished)
@@ -149,8 +142,10 @@ def main(
     seed: Annotated[int, typer.Option(help="which faces the mean is taken over")] = 1,
 ) -> None:
     """Writes SFace with the mean of its embeddings at the origin."""
+    encoder, members = sface_encoder(), load_face_set(faces).of_split("train")
+    centre(encoder, torch.from_numpy(sample_for_centre(members, seed)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_encoder(centred_sface(load_face_set(faces).of_split("train"), seed), out)
+    save_encoder(encoder, out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.model.support import make_chips
 
 pytest.importorskip("pyarrow")
 
-from model.perturb import PERTURBATIONS, SKIN_FREE, brightness, landmarks, mask, perturb, rotation, sunglasses
+from model.perturb import MASK_LEVEL, PERTURBATIONS, brightness, landmarks, mask, perturb, rotation, sunglasses
 
 Chip = npt.NDArray[np.uint8]
 
@@ -154,7 +154,7 @@ def test_a_mask_covers_its_share_from_below_and_nothing_else(share: float, cover
     chip = make_chips([0])[0]
     masked = mask(chip, share, rng())
     np.testing.assert_array_equal(masked[: 112 - covered], chip[: 112 - covered])
-    assert (masked[112 - covered :] == SKIN_FREE).all()
+    assert (masked[112 - covered :] == MASK_LEVEL).all()
 
 
 def test_a_mask_of_half_the_face_covers_mouth_and_nose_and_leaves_the_eyes() -> None:

@@ -122,7 +122,7 @@ def test_other_numbers_make_another_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at_least", [0, 100_000])
 def test_only_rates_are_drawn_that_the_pairs_show_and_reach(at_least: int) -> None:
     comparisons = made_up_comparisons(at_least=at_least)
-    fars = plots._reachable(comparisons)
+    fars = comparisons.shown(plots.FARS.tolist())
     shown = {round(far * 6960, 6) for far in plots.FARS if far * 6960 >= 1}
     assert min(fars) * 6960 >= 1
     assert comparisons.tar_at_far(fars) == sorted(comparisons.tar_at_far(fars))
@@ -134,7 +134,7 @@ def test_only_rates_are_drawn_that_the_pairs_show_and_reach(at_least: int) -> No
 
 
 def test_pairs_that_can_show_no_rate_have_none_drawn() -> None:
-    assert plots._reachable(few_comparisons()) == ()
+    assert few_comparisons().shown(plots.FARS.tolist()) == ()
 
 
 @pytest.mark.parametrize(("kinds", "panels"), [(1, 4), (4, 4), (5, 8), (8, 8)])
