@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class _FastPRelu(torch.autograd.Function):
-    """PReLU from operations that are vectorised in bf16: PyTorch's own gradient takes some thirty times as long."""
+    """PReLU from operations that are vectorised in bf16: PyTorch's own gradient takes several times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
