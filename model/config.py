@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -143,6 +144,31 @@ class Recipe(BaseModel):
         return self
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Reads a recipe. Raises pydantic.ValidationError, naming the field, where it does not make sense."""
-    return Recipe.model_validate(tomllib.loads(path.read_text()))
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and makes ``changes`` to it, each ``FIELD=VALUE`` or ``PART.FIELD=VALUE``, such as a stage's name.
+
+    A file with ``extends = "OTHER.toml"`` holds only what differs from that file, which lies beside it and extends no
+    third: each of its top-level keys takes the place of the other's. Raises ValueError for a change of what is not
+    there; pydantic.ValidationError, naming the field, where the outcome does not make sense.
+    """
+    document = tomllib.loads(path.read_text())
+    if "extends" in document:
+        document = {**tomllib.loads((path.parent / document.pop("extends")).read_text()), **document}
+    for change in changes:
+        _apply(document, change)
+    return Recipe.model_validate(document)
+
+
+def _apply(document: dict[str, Any], change: str) -> None:
+    """Makes one change. The value is written as in TOML; what TOML cannot read is taken for text."""
+    name, equals, text = change.partition("=")
+    part, dot, field = name.strip().rpartition(".")
+    stages = {stage["name"]: stage for stage in document.get("stages", ()) if "name" in stage}
+    holder = {**document, **stages}.get(part) if dot else document
+    if not equals or not field or not isinstance(holder, dict):
+        known = ", ".join([*stages, *(key for key, value in document.items() if isinstance(value, dict))])
+        raise ValueError(f"{change!r} is not FIELD=VALUE or PART.FIELD=VALUE with one of these parts: {known}")
+    try:
+        holder[field] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        holder[field] = text

@@ -278,11 +278,14 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for checkpoints, log and weights")],
     views: Annotated[list[Path] | None, typer.Option(help="folder written by model.views; may be repeated")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch")] = 0,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="one setting changed, as in triplet.margin=0.2; may be repeated")
+    ] = None,
 ) -> None:
     """Trains a recipe, or goes on with it."""
     if threads:
         torch.set_num_threads(threads)
-    config, face_set = load_recipe(recipe), load_face_set(faces)
+    config, face_set = load_recipe(recipe, change or ()), load_face_set(faces)
     more = [(path, load_face_set(path).of_split("train")) for path in views or ()]
     asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
     teacher = load_teacher(faces, face_set.of_split("train"), more) if asks else None

@@ -155,7 +155,75 @@ def test_a_backbone_that_makes_no_sense_is_refused_by_name(field: str, value: ob
         BackboneConfig.model_validate(small_backbone(8) | {field: value})
 
 
-def test_a_recipe_read_from_a_file_names_the_wrong_field(tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(RECIPES[0].read_text().replace("ema_decay = ", "ema_decay = 7"))
+WHOLE = """
+seed = 1
+validate_every = 5
+checkpoint_every = 5
+log_every = 5
+ema_decay = 0.9
+
+[backbone.stem]
+width = 8
+
+[[backbone.stages]]
+width = 16
+depth = 1
+
+[augmentation]
+
+[[stages]]
+name = "distil"
+steps = 10
+learning_rate = 1e-3
+weight_decay = 0.0
+batch_size = 8
+distillation_weight = 1.0
+"""
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    path = tmp_path / "whole.toml"
+    path.write_text(WHOLE)
+    return path
+
+
+def test_a_recipe_that_extends_another_holds_the_difference_only(whole: Path) -> None:
+    other = whole.parent / "other.toml"
+    other.write_text('extends = "whole.toml"\nseed = 7\n[augmentation]\nblur_probability = 0.0\n')
+    base, recipe = load_recipe(whole), load_recipe(other)
+    assert recipe.seed == 7
+    assert recipe.augmentation.blur_probability == 0
+    assert recipe.model_copy(update={"seed": 1, "augmentation": base.augmentation}) == base
+
+
+def test_a_recipe_does_not_extend_one_that_extends(whole: Path) -> None:
+    (whole.parent / "second.toml").write_text('extends = "whole.toml"\n')
+    third = whole.parent / "third.toml"
+    third.write_text('extends = "second.toml"\n')
+    with pytest.raises(ValidationError, match="extends"):
+        load_recipe(third)
+
+
+def test_settings_of_parts_of_stages_and_of_the_whole_can_be_changed(whole: Path) -> None:
+    changes = ("seed=3", "distil.learning_rate = 2e-3", "backbone.embedding_size=64", "distil.name=other")
+    recipe = load_recipe(whole, changes)
+    assert (recipe.seed, recipe.backbone.embedding_size) == (3, 64)
+    assert (recipe.stages[0].learning_rate, recipe.stages[0].name) == (2e-3, "other")
+
+
+@pytest.mark.parametrize("change", ["distil.steps", "distill.steps=3", "seed.x=3", "distil.=3", "=3"])
+def test_a_change_of_what_is_not_there_names_what_is(whole: Path, change: str) -> None:
+    with pytest.raises(ValueError, match="distil, backbone, augmentation"):
+        load_recipe(whole, [change])
+
+
+def test_a_changed_recipe_is_checked_as_a_written_one_is(whole: Path) -> None:
+    with pytest.raises(ValidationError, match="stepps"):
+        load_recipe(whole, ["distil.stepps=3"])
+
+
+def test_a_recipe_read_from_a_file_names_the_wrong_field(whole: Path) -> None:
+    whole.write_text(WHOLE.replace("ema_decay = ", "ema_decay = 7"))
     with pytest.raises(ValidationError, match="ema_decay"):
-        load_recipe(tmp_path / "r.toml")
+        load_recipe(whole)
