@@ -1,10 +1,11 @@
 """How long each encoder takes for one face on one thread, side by side, and what it is worth for that time.
 
     python -m benchmarks.encoders
-    python -m benchmarks.encoders --reports runs/reports --plot docs/accuracy-and-time.svg
+    python -m benchmarks.encoders --dlib --reports runs/reports --plot docs/accuracy-and-time.svg
 
 All encoders take turns in one run, so that a busy moment of the machine hits all of them; compare the ratios. SFace is
-run as published, through the same library with the same options.
+run as published, through the same library with the same options; dlib, where it is asked for, through its own, which
+knows float32 only.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from app.encoding import Precision, create_runtime, load_weights
 from app.encoding.silent_openvino import ov
 from app.settings import DEFAULT_WEIGHTS
 from app.types import CHIP_SIDE
-from model.peers import SFACE
+from model.peers import DLIB, SFACE, dlib_network
 from model.plots import accuracy_against_time
 from model.report import Report
 from model.teacher import load_sface
 
 CALLS_A_TURN = 5
+DLIB_SIDE = 150
 
 
 def load_peer(precision: Precision) -> Callable[[], Any]:
@@ -45,6 +47,13 @@ def load_own(directory: Path, precision: Precision) -> Callable[[], Any]:
     runtime = create_runtime(load_weights(directory), precision=precision, threads=1)
     chip = np.random.default_rng(0).integers(0, 256, (1, CHIP_SIDE, CHIP_SIDE, 3), dtype=np.uint8)
     return lambda: runtime.encode(chip)
+
+
+def load_dlib() -> Callable[[], Any]:
+    """The network of dlib on one face of the size that it takes, one thread."""
+    network = dlib_network()
+    chip = np.random.default_rng(0).integers(0, 256, (DLIB_SIDE, DLIB_SIDE, 3), dtype=np.uint8)
+    return lambda: network(chip)
 
 
 def measure(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
@@ -65,6 +74,7 @@ def main(
     turns: Annotated[int, typer.Option(help="how often all encoders take their turn")] = 60,
     reports: Annotated[Path | None, typer.Option(help="folder with the reports of model.evaluate, by encoder")] = None,
     plot: Annotated[Path | None, typer.Option(help="SVG file: accuracy against milliseconds; needs --reports")] = None,
+    dlib: Annotated[bool, typer.Option("--dlib", help="measure dlib as well, which must be installed")] = False,
 ) -> None:
     """Prints a table: milliseconds in bf16 and float32 and the ratio to SFace."""
     if plot and not reports:
@@ -75,6 +85,8 @@ def main(
     typer.echo(f"{'one face, one thread':<20} {'precision':<10} {'ms':>7} {'of SFace':>9} {'MB':>6}")
     for precision in (Precision.BF16, Precision.F32) if has_bf16 else (Precision.F32,):
         calls = {path.name: load_own(path, precision) for path in directories} | {SFACE: load_peer(precision)}
+        if dlib and precision is Precision.F32:
+            calls[DLIB] = load_dlib()
         medians = measure(calls, turns)
         for name, median in medians.items():
             file = weights / name / "encoder.onnx"

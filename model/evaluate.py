@@ -5,6 +5,7 @@
     python -m model.evaluate run sface runs/reports/sface --faces runs/faces --lfw lfw.tar --cfp cfp-chips.zip
     python -m model.evaluate compare runs/reports/tessera-l runs/reports/sface --faces runs/faces --lfw lfw.tar
     python -m model.evaluate table runs/reports/*
+    python -m model.evaluate curves docs/roc.svg runs/reports/* --faces runs/faces
     python -m model.evaluate robustness runs/robustness --faces runs/faces --encoder model/weights/tessera-l
 
 LFW and CFP are for reporting only; choices are made on the people of the training pool that are held out.
@@ -37,14 +38,13 @@ from model.exams import (
     ten_fold,
 )
 from model.metrics import all_pair_distances, can_show, tar_at_far
-from model.peers import Encode, dlib_embeddings, load_encode
+from model.peers import DLIB, Encode, dlib_embeddings, load_encode
 from model.perturb import PERTURBATIONS, perturb
 from model.plots import distance_histogram, robustness_curves, roc_and_det
 from model.report import AllPairsResult, Estimate, PairResult, Report, SearchResult, markdown_table
 
 REPORT_FILE = "report.json"
 EMBEDDINGS_FILE = "embeddings.npz"
-DLIB = "dlib"
 PAIR_FARS = (1e-2, 1e-3)
 ALL_FARS = (1e-3, 1e-4, 1e-5)
 SEARCH_FARS = (1e-3, 1e-4)
@@ -208,6 +208,14 @@ def _histogram(encoder: str, members: FaceSet, vectors: Vectors, path: Path) -> 
     distance_histogram(pairs.mated, sample, thresholds, path, "held-out people, all pairs")
 
 
+def _heldout_comparisons(report: Path, faces: Path) -> Comparisons:
+    """All pairs of the held-out people, from the embeddings that `run` kept."""
+    identity, vectors = _load_heldout(faces).identity, np.load(report / EMBEDDINGS_FILE).get("heldout")
+    if vectors is None or len(vectors) != len(identity):
+        raise typer.BadParameter(f"{report} was not measured on the held-out people of {faces}; `run` it with --faces")
+    return all_comparisons(vectors, identity)
+
+
 @app.command()
 def table(reports: Annotated[list[Path], typer.Argument(help="folders that `run` wrote")]) -> None:
     """Prints reports side by side, one row each."""
@@ -229,8 +237,7 @@ def compare(
     kept = [np.load(path / EMBEDDINGS_FILE) for path in (first, second)]
     sets: dict[str, tuple[list[Comparisons], tuple[float, ...]]] = {}
     if faces:
-        identity = _load_heldout(faces).identity
-        sets["held-out"] = [all_comparisons(k["heldout"], identity) for k in kept], ALL_FARS
+        sets["held-out"] = [_heldout_comparisons(path, faces) for path in (first, second)], ALL_FARS
     protocols: list[tuple[str, str, PairProtocol]] = []
     if lfw:
         protocols.append(("lfw", "LFW View 2", read_lfw(lfw)))
@@ -250,6 +257,20 @@ def compare(
                 f"{title}, TAR at FAR {far:.0e}: {100 * values[0][i]:.2f} - {100 * values[1][i]:.2f} = "
                 f"{100 * shown.value:+.2f} [{100 * shown.low:+.2f}, {100 * shown.high:+.2f}] points, {REPLICATES} draws"
             )
+
+
+@app.command()
+def curves(
+    picture: Annotated[Path, typer.Argument(help="SVG file to write")],
+    reports: Annotated[list[Path], typer.Argument(help="folders that `run` wrote")],
+    faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
+) -> None:
+    """Draws ROC and DET of several encoders on the held-out people into one picture."""
+    comparisons = {path.name: _heldout_comparisons(path, faces) for path in reports}
+    if len(comparisons) < len(reports):
+        raise typer.BadParameter("two folders of one name cannot be told apart in the plot")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    roc_and_det(comparisons, picture, "held-out people, all pairs")
 
 
 @app.command()

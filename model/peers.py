@@ -22,6 +22,7 @@ from model.teacher import Teacher
 Encode = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 SFACE = "sface"
+DLIB = "dlib"
 
 
 def load_encode(
@@ -60,6 +61,17 @@ def dlib_embeddings(photographs: dict[str, bytes]) -> Embeddings:
     vectors = np.array(network.compute_face_descriptor(list(found.values())), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return dict(zip(found, vectors, strict=True))
+
+
+def dlib_network() -> Callable[[npt.NDArray[np.uint8]], Any]:
+    """The network of dlib alone, for one chip of its own kind, uint8 [150, 150, 3], RGB.
+
+    Raises ModuleNotFoundError where dlib is not installed.
+    """
+    dlib, models = _load_dlib()
+    network = dlib.face_recognition_model_v1(models.face_recognition_model_location())
+    encode: Callable[[npt.NDArray[np.uint8]], Any] = network.compute_face_descriptor
+    return encode
 
 
 def _load_dlib() -> tuple[Any, Any]:

@@ -341,6 +341,34 @@ def test_comparing_on_nothing_is_refused(measured: Path) -> None:
     assert "nothing to compare on" in message(result)
 
 
+def test_people_held_out_who_are_others_are_refused(measured: Path, faces: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / EMBEDDINGS_FILE, heldout=np.load(measured / EMBEDDINGS_FILE)["heldout"][1:])
+    result = evaluate("compare", measured, tmp_path, "--faces", faces)
+    assert result.exit_code == 2
+    assert "was not measured on the held-out people of" in message(result)
+
+
+# --- curves
+
+
+def test_curves_of_several_encoders_are_in_one_picture(
+    measured: Path, another: Path, faces: Path, tmp_path: Path
+) -> None:
+    result = evaluate("curves", tmp_path / "docs" / "roc.svg", measured, another, "--faces", faces)
+    assert result.exit_code == 0, result.output
+    picture = (tmp_path / "docs" / "roc.svg").read_text()
+    ElementTree.fromstring(picture)
+    assert all(f"<!-- {name} -->" in picture for name in ("ours", "theirs"))
+
+
+def test_curves_of_a_report_without_held_out_people_are_refused(measured: Path, faces: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / EMBEDDINGS_FILE, lfw=np.zeros(3))
+    result = evaluate("curves", tmp_path / "roc.svg", measured, tmp_path, "--faces", faces)
+    assert result.exit_code == 2
+    assert "`run` it with --faces" in message(result)
+    assert not (tmp_path / "roc.svg").exists()
+
+
 # --- robustness
 
 
