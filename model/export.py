@@ -32,7 +32,12 @@ SMALL = 1024
 
 
 class ExportedEncoder(nn.Module):
-    """The encoder in the shape it is served in, last layer and normalisation folded into one."""
+    """The encoder in the shape it is served in, last layer and normalisation folded into one.
+
+    Beside the embeddings, [B, D], it gives their lengths before they are scaled to 1, [B, 1]: a face in which the
+    network finds little has a short one and is refused more often (as with MagFace, Meng et al. 2021, arXiv
+    2103.06627, but without a loss that asks for it).
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -40,11 +45,11 @@ class ExportedEncoder(nn.Module):
         self.features = nn.Sequential(encoder.stem, encoder.blocks, nn.Flatten())
         self.project = fuse_linear_bn_eval(encoder.project, encoder.norm)
 
-    def forward(self, chips: Tensor) -> Tensor:
+    def forward(self, chips: Tensor) -> tuple[Tensor, Tensor]:
         pixels = (chips.permute(0, 3, 1, 2).float() - PIXEL_MEAN) * PIXEL_SCALE
         x = self.project(self.features(pixels))
-        embeddings: Tensor = x / x.norm(dim=1, keepdim=True)
-        return embeddings
+        lengths = x.norm(dim=1, keepdim=True)
+        return x / lengths, lengths
 
 
 def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -65,7 +70,7 @@ def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 def to_onnx(encoder: Encoder) -> bytes:
     """The served network as an ONNX file; its batch size is free."""
     example = torch.zeros(2, CHIP_SIDE, CHIP_SIDE, 3, dtype=torch.uint8)
-    batch = {"chips": {0: "batch"}, "embeddings": {0: "batch"}}
+    batch = {name: {0: "batch"} for name in ("chips", "embeddings", "lengths")}
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / NETWORK_FILE
         torch.onnx.export(
@@ -73,7 +78,7 @@ def to_onnx(encoder: Encoder) -> bytes:
             (example,),
             path,
             input_names=["chips"],
-            output_names=["embeddings"],
+            output_names=["embeddings", "lengths"],
             dynamic_axes=batch,
             opset_version=OPSET,
             dynamo=False,

@@ -21,6 +21,7 @@ import onnx
 import torch
 from onnx import TensorProto
 
+from app.encoding.silent_openvino import ov
 from model.backbone import BackboneConfig, Encoder, embed
 from model.export import SMALL, to_onnx
 from model.train import save_encoder
@@ -108,11 +109,23 @@ def test_large_weights_are_stored_as_float16_and_small_ones_are_not(network: byt
 
 def test_the_network_takes_chips_of_any_number_and_has_no_batch_normalisation(network: bytes) -> None:
     graph = onnx.load_from_string(network).graph
-    (chips,), (embeddings,) = graph.input, graph.output
+    (chips,), (embeddings, lengths) = graph.input, graph.output
     assert chips.type.tensor_type.elem_type == TensorProto.UINT8
     assert [d.dim_value or d.dim_param for d in chips.type.tensor_type.shape.dim] == ["batch", 112, 112, 3]
-    assert embeddings.type.tensor_type.elem_type == TensorProto.FLOAT
+    assert [embeddings.name, lengths.name] == ["embeddings", "lengths"]
+    assert embeddings.type.tensor_type.elem_type == lengths.type.tensor_type.elem_type == TensorProto.FLOAT
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+def test_the_second_output_is_the_length_before_it_becomes_one(encoder: Encoder, network: bytes) -> None:
+    core = ov.Core()
+    run = core.compile_model(core.read_model(network), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    embeddings, lengths = (run(CHIPS)[i] for i in range(2))
+    assert lengths.shape == (len(CHIPS), 1)
+    pixels = torch.from_numpy(CHIPS).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        raw = encoder.norm(encoder.project(encoder.features(pixels, len(encoder.blocks)).flatten(1))).numpy()
+    np.testing.assert_allclose(embeddings * lengths, raw, rtol=0.01, atol=0.01 * np.abs(raw).max())
 
 
 def test_export_gives_the_same_bytes_again_and_leaves_the_encoder(encoder: Encoder, network: bytes) -> None:
