@@ -6,6 +6,7 @@ import http.client
 import signal
 import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +15,22 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from app.api.audits import AuditReportOut
+from app.audit import audit
 from app.errors import TesseraError
+from app.gallery import DEFAULT_COLLECTION
 from app.main import build_service, create_app
 from app.settings import Settings
 from app.version import VERSION
+from app.web.audit_page import audit_page
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than the usual 60 seconds of proxies and clients, so that they close
 it first. A server that closes first resets the requests that were just being sent."""
 
 cli = typer.Typer(help="Self-hosted face verification.", no_args_is_help=True, add_completion=False)
+gallery_commands = typer.Typer(help="Looks after what is enrolled.", no_args_is_help=True)
+cli.add_typer(gallery_commands, name="gallery")
 
 
 def _refuse(message: str) -> typer.Exit:
@@ -99,6 +106,26 @@ def health(
             sys.stdout.write(response.read().decode() + "\n")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _refuse(f"{url} is not ready: {str(error).strip()}") from error
+
+
+@gallery_commands.command("audit")
+def audit_gallery(
+    collection: Annotated[str, typer.Option(help="which collection")] = DEFAULT_COLLECTION,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of the database  [default: data]")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML file to write the report to")] = None,
+) -> None:
+    """Looks over a collection and prints what it finds as JSON; the service must not be running on the same folder."""
+    try:
+        service = build_service(_settings(None, None, data_dir))
+        with closing(service), typer.progressbar(length=1000, label="audit", file=sys.stderr) as bar:
+            report = audit(
+                service.gallery, collection, service.calibration, lambda s: bar.update(int(1000 * s) - bar.pos)
+            )
+    except (TesseraError, ValidationError, SettingsError) as error:
+        raise _refuse(_reason(error)) from error
+    if page is not None:
+        page.write_text(audit_page(report), encoding="utf-8")
+    typer.echo(AuditReportOut.model_validate(report).model_dump_json(indent=2))
 
 
 @cli.command()

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_swagger import patch_fastapi
 
-from app.api import collections, operations, subjects, verbs
+from app.api import audits, collections, operations, subjects, verbs
 from app.api.bodies import request_definitions
 from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
@@ -46,7 +46,16 @@ def build_service(settings: Settings) -> TesseraService:
         QualityLimits(min_eye_distance=faces.min_eye_distance),
     )
     gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)
-    return TesseraService(finder, encoder, gallery, calibration, enforce_quality=settings.faces.enforce_quality)
+    return TesseraService(
+        finder,
+        encoder,
+        gallery,
+        calibration,
+        enforce_quality=settings.faces.enforce_quality,
+        target_fmr=settings.decisions.target_fmr,
+        target_fpir=settings.decisions.target_fpir,
+        inconclusive=settings.decisions.inconclusive,
+    )
 
 
 def create_app(settings: Settings | None = None, service: TesseraService | None = None) -> FastAPI:
@@ -58,11 +67,11 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = service or build_service(chosen)
         workers = len(os.sched_getaffinity(0))
-        app.state.parts = Parts(chosen, running, metrics, workers)
+        parts = app.state.parts = Parts(chosen, running, metrics, workers)
         try:
             yield
         finally:
-            running.close()
+            parts.close()
 
     app = FastAPI(
         title="Tessera",
@@ -77,7 +86,7 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
     patch_fastapi(app, swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None})
     app.add_middleware(RequestMiddleware, metrics=metrics, max_body_bytes=chosen.server.max_body_bytes)
     install_problem_handlers(app)
-    for router in (verbs.router, subjects.router, collections.router, operations.router):
+    for router in (verbs.router, subjects.router, collections.router, audits.router, operations.router):
         app.include_router(router)
 
     def openapi() -> dict[str, Any]:

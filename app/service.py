@@ -9,12 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from app.decisions import Calibration, Decision, decide
+from app.decisions import (
+    Calibration,
+    Compared,
+    Criterion,
+    CriterionKind,
+    Decision,
+    Origin,
+    Outcome,
+    Rule,
+    decide,
+    rule_for_comparison,
+    rule_for_search,
+)
 from app.encoding import EncoderInfo, EncoderRuntime
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, FoundFaces
 from app.gallery import Gallery, OnConflict, PendingReceipt, ReceiptExists
-from app.types import CHIP_SIDE, AlignedFace, Candidate, Embedding, NewTemplate, Subject
+from app.types import CHIP_SIDE, AlignedFace, Candidate, Collection, Embedding, NewTemplate, Subject, Targets
 
 EMPTY_GALLERY = "empty_gallery"
 
@@ -45,11 +57,12 @@ class IdempotencyMismatch(TesseraError):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The face that was used, its embedding, and how many faces the photograph shows."""
+    """The face that was used, its embedding and length (see ``Encodings``), and how many faces the photograph shows."""
 
     faces_detected: int
     face: AlignedFace
     embedding: Embedding
+    length: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +125,34 @@ class EnrolmentRequest:
 class Verification:
     """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject."""
 
-    decision: Decision
+    outcome: Outcome
     distance: float
-    threshold: float
+    rule: Rule
     probe: Probe
     reference: Probe | None = None
     candidate: Candidate | None = None
 
+    @property
+    def templates(self) -> int:
+        """How many templates stand for the reference."""
+        return self.candidate.templates if self.candidate else 1
+
 
 @dataclass(frozen=True, slots=True)
 class FaceIdentification:
-    """Candidates for one face of the probe, nearest subject first."""
+    """Candidates for one face of the probe, nearest subject first; ``margin`` is from the first to the next."""
 
-    decision: Decision
+    outcome: Outcome
     probe: Probe
     candidates: tuple[Candidate, ...]
+    margin: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Identification:
     """Outcome of 1:N; one entry a face used, the one with the nearest candidate first."""
 
-    threshold: float
+    rule: Rule
     faces: tuple[FaceIdentification, ...]
     reason: str | None = field(default=None)
 
@@ -149,9 +168,18 @@ class TesseraService:
         calibration: Calibration,
         *,
         enforce_quality: bool = True,
+        target_fmr: float | None = None,
+        target_fpir: float | None = None,
+        inconclusive: bool = True,
     ) -> None:
         self._finder, self._encoder, self.gallery, self.calibration = finder, encoder, gallery, calibration
-        self._enforce_quality = enforce_quality
+        self._enforce_quality, self._inconclusive = enforce_quality, inconclusive
+        fmr = calibration.default_fmr if target_fmr is None else target_fmr
+        fpir = calibration.default_fpir if target_fpir is None else target_fpir
+        self._verification = Criterion(CriterionKind.TARGET_FMR, fmr, Origin.SERVER)
+        self._identification = Criterion(CriterionKind.TARGET_FPIR, fpir, Origin.SERVER)
+        # A default that cannot be supported is refused here, and not at the first request.
+        rule_for_comparison(calibration, self._verification, calibration.most_templates)
 
     @property
     def encoder(self) -> EncoderInfo:
@@ -159,9 +187,18 @@ class TesseraService:
         return self._encoder.info
 
     @property
-    def threshold(self) -> float:
-        """The largest squared distance that counts as a match."""
-        return self.calibration.default.threshold
+    def target_fmr(self) -> float:
+        """The false match rate that a verification has where nobody says otherwise."""
+        return self._verification.value
+
+    @property
+    def target_fpir(self) -> float:
+        """The false positive identification rate that a search has where nobody says otherwise."""
+        return self._identification.value
+
+    def rule(self, templates: int = 1) -> Rule:
+        """What decides of a comparison with a subject of so many templates where a request does not say."""
+        return rule_for_comparison(self.calibration, self._verification, templates)
 
     def detect(self, image: bytes) -> FoundFaces:
         """All faces of a photograph, largest first; none is no error here."""
@@ -178,10 +215,9 @@ class TesseraService:
         if idempotency is not None and (replay := self._replay(idempotency)) is not None:
             return replay
         found, rejected = self._usable_faces(request)
-        embeddings = self._encoder.encode(np.stack([face.faces[0].chip for face in found.values()]))
+        probes = self._encoded([(faces.faces_detected, faces.faces[0]) for faces in found.values()])
         enrolled = tuple(
-            EnrolledImage(index, uuid.uuid4().hex, Probe(faces.faces_detected, faces.faces[0], embedding))
-            for (index, faces), embedding in zip(found.items(), embeddings, strict=True)
+            EnrolledImage(index, uuid.uuid4().hex, probe) for index, probe in zip(found, probes, strict=True)
         )
         subject_id = request.subject_id or uuid.uuid4().hex
         duplicates = self._duplicates(request, subject_id, enrolled)
@@ -197,7 +233,7 @@ class TesseraService:
             subject = self.gallery.enroll(
                 request.collection,
                 subject_id,
-                [NewTemplate(e.template_id, e.probe.embedding) for e in enrolled],
+                [NewTemplate(e.template_id, e.probe.embedding, e.probe.length) for e in enrolled],
                 metadata=request.metadata,
                 on_conflict=request.on_conflict,
                 receipt=receipt,
@@ -209,44 +245,98 @@ class TesseraService:
             return replay
         return outcome(subject)
 
-    def verify(self, image: bytes, reference: bytes, *, face_policy: FacePolicy) -> Verification:
-        """Compares two photographs. With ``all``, the closest pair of faces decides."""
+    def verify(
+        self, image: bytes, reference: bytes, *, face_policy: FacePolicy, criterion: Criterion | None = None
+    ) -> Verification:
+        """Compares two photographs. With ``all``, the closest pair of faces decides. Raises TargetUnsupported."""
+        rule = rule_for_comparison(self.calibration, criterion or self._verification, 1)
         probes, references = self._probes(image, face_policy), self._probes(reference, face_policy)
         distances = np.array([[squared_distance(p.embedding, r.embedding) for r in references] for p in probes])
         row, column = np.unravel_index(int(distances.argmin()), distances.shape)
         distance = float(distances[row, column])
-        return Verification(
-            decide(distance, self.threshold), distance, self.threshold, probes[row], reference=references[column]
-        )
+        probe, other = probes[row], references[column]
+        outcome = self._final(rule.outcome(Compared(distance, 1, probe.length, other.length)))
+        return Verification(outcome, distance, rule, probe, reference=other)
 
     def verify_subject(
-        self, image: bytes, collection: str, subject_id: str, *, face_policy: FacePolicy
+        self,
+        image: bytes,
+        collection: str,
+        subject_id: str,
+        *,
+        face_policy: FacePolicy,
+        criterion: Criterion | None = None,
     ) -> Verification:
-        """Compares a photograph with an enrolled subject's best template. With ``all``, the closest face decides."""
-        self.gallery.subject(collection, subject_id)
+        """Compares a photograph with an enrolled subject. With ``all``, the closest face decides.
+
+        Raises TargetUnsupported, SubjectNotFound and what photographs raise.
+        """
+        templates = len(self.gallery.subject(collection, subject_id).templates)
+        chosen = criterion or self._verification_in(collection)
+        rule_for_comparison(self.calibration, chosen, min(templates, self.calibration.most_templates))
         probes = self._probes(image, face_policy)
         candidates = [self.gallery.compare(collection, subject_id, p.embedding) for p in probes]
         best = min(range(len(probes)), key=lambda i: candidates[i].distance)
-        distance = candidates[best].distance
-        return Verification(
-            decide(distance, self.threshold), distance, self.threshold, probes[best], candidate=candidates[best]
-        )
+        found = candidates[best]
+        rule = rule_for_comparison(self.calibration, chosen, found.templates)
+        outcome = self._final(rule.outcome(compared(probes[best], found)))
+        return Verification(outcome, found.distance, rule, probes[best], candidate=found)
 
-    def identify(self, image: bytes, collection: str, top_k: int, *, face_policy: FacePolicy) -> Identification:
-        """Searches a collection for the faces of a photograph."""
+    def identify(
+        self,
+        image: bytes,
+        collection: str,
+        top_k: int,
+        *,
+        face_policy: FacePolicy,
+        criterion: Criterion | None = None,
+    ) -> Identification:
+        """Searches a collection for the faces of a photograph. Raises TargetUnsupported."""
+        chosen = criterion or self._identification_in(collection)
+        rule = rule_for_search(self.calibration, chosen, self.gallery.count_subjects(collection))
         found = []
         for probe in self._probes(image, face_policy):
-            candidates = tuple(self.gallery.search(collection, probe.embedding, top_k))
-            decision = decide(candidates[0].distance, self.threshold) if candidates else Decision.NO_MATCH
-            found.append(FaceIdentification(decision, probe, candidates))
+            # Whether the nearest is alone so near takes a second one, whatever was asked for.
+            nearest = self.gallery.search(collection, probe.embedding, max(top_k, 2))
+            outcome = self._final(rule.search_outcome([compared(probe, c) for c in nearest]))
+            found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(nearest)))
         found.sort(key=lambda f: f.candidates[0].distance if f.candidates else np.inf)
         reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
-        return Identification(self.threshold, tuple(found), reason)
+        return Identification(rule, tuple(found), reason)
+
+    def _verification_in(self, collection: str) -> Criterion:
+        fmr = self.gallery.targets(collection).fmr
+        return self._verification if fmr is None else Criterion(CriterionKind.TARGET_FMR, fmr, Origin.COLLECTION)
+
+    def _identification_in(self, collection: str) -> Criterion:
+        fpir = self.gallery.targets(collection).fpir
+        return self._identification if fpir is None else Criterion(CriterionKind.TARGET_FPIR, fpir, Origin.COLLECTION)
+
+    def create_collection(self, collection: str, targets: Targets) -> Collection:
+        """Raises CollectionExists, TargetUnsupported."""
+        self._check(targets)
+        return self.gallery.create_collection(collection, targets)
+
+    def update_collection(self, collection: str, targets: Targets) -> Collection:
+        """Replaces the targets. Raises CollectionNotFound, TargetUnsupported."""
+        self._check(targets)
+        return self.gallery.update_collection(collection, targets)
+
+    def _check(self, targets: Targets) -> None:
+        """Raises TargetUnsupported for a FMR that cannot be kept; which FPIR can be depends on how many there are."""
+        if targets.fmr is not None:
+            wanted = Criterion(CriterionKind.TARGET_FMR, targets.fmr, Origin.COLLECTION)
+            rule_for_comparison(self.calibration, wanted, self.calibration.most_templates)
+
+    def _final(self, outcome: Outcome) -> Outcome:
+        if self._inconclusive or outcome.decision is not Decision.INCONCLUSIVE:
+            return outcome
+        return Outcome(Decision.NO_MATCH, outcome.reason)
 
     def check_encoder(self) -> None:
         """Encodes a blank chip; raises RuntimeError if that gives no embedding."""
-        embedding = self._encoder.encode(np.zeros((1, CHIP_SIDE, CHIP_SIDE, 3), dtype=np.uint8))
-        if not np.isfinite(embedding).all():
+        encodings = self._encoder.encode(np.zeros((1, CHIP_SIDE, CHIP_SIDE, 3), dtype=np.uint8))
+        if not np.isfinite(encodings.embeddings).all():
             raise RuntimeError("the encoder gives numbers that are not finite")
 
     def close(self) -> None:
@@ -299,7 +389,8 @@ class TesseraService:
                 known = nearest.get(candidate.subject_id)
                 if (
                     candidate.subject_id != subject_id
-                    and decide(candidate.distance, self.threshold) is Decision.MATCH
+                    and decide(candidate.distance, self.rule(candidate.templates).threshold(candidate.templates))
+                    is Decision.MATCH
                     and (known is None or candidate.distance < known.distance)
                 ):
                     nearest[candidate.subject_id] = candidate
@@ -307,11 +398,27 @@ class TesseraService:
 
     def _probes(self, image: bytes, face_policy: FacePolicy) -> list[Probe]:
         found = self._finder.find(image, face_policy)
-        embeddings = self._encoder.encode(np.stack([face.chip for face in found.faces]))
+        return self._encoded([(found.faces_detected, face) for face in found.faces])
+
+    def _encoded(self, faces: Sequence[tuple[int, AlignedFace]]) -> list[Probe]:
+        """Faces, each with the number of faces in its photograph, and what the encoder makes of them."""
+        encodings = self._encoder.encode(np.stack([face.chip for _, face in faces]))
         return [
-            Probe(found.faces_detected, face, embedding)
-            for face, embedding in zip(found.faces, embeddings, strict=True)
+            Probe(count, face, embedding, length)
+            for (count, face), embedding, length in zip(
+                faces, encodings.embeddings, encodings.lengths.tolist(), strict=True
+            )
         ]
+
+
+def compared(probe: Probe, candidate: Candidate) -> Compared:
+    """What a rule decides by."""
+    return Compared(candidate.distance, candidate.templates, probe.length, candidate.length)
+
+
+def margin_of(ranked: Sequence[Candidate]) -> float | None:
+    """How much farther the second subject is than the nearest; None without a second."""
+    return ranked[1].distance - ranked[0].distance if len(ranked) > 1 else None
 
 
 def squared_distance(a: Embedding, b: Embedding) -> float:

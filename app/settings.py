@@ -60,6 +60,18 @@ class EncodingSettings(_Room):
         return self.weights / self.encoder
 
 
+class DecisionsSettings(_Room):
+    """What a match is where a request does not say."""
+
+    target_fmr: float | None = Field(
+        default=None, gt=0, lt=1, description="false match rate of /verify; the calibration's default if not set"
+    )
+    target_fpir: float | None = Field(
+        default=None, gt=0, lt=1, description="false positive identification rate of /identify; likewise"
+    )
+    inconclusive: bool = Field(default=True, description="answer inconclusive where it applies; else no_match")
+
+
 class GallerySettings(_Room):
     """Where templates are kept."""
 
@@ -79,6 +91,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     faces: FacesSettings = FacesSettings()
     encoding: EncodingSettings = EncodingSettings()
+    decisions: DecisionsSettings = DecisionsSettings()
     gallery: GallerySettings = GallerySettings()
 
     @model_validator(mode="after")

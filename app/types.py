@@ -89,6 +89,26 @@ class AlignedFace:
 
 
 @dataclass(frozen=True, slots=True)
+class Encodings:
+    """What an encoder makes of B faces.
+
+    embeddings: float32 [B, 128], unit length. lengths: float32 [B], how long each was before it was scaled to 1: the
+    less the encoder recognised in a face, the shorter (see ``app.decisions.calibration.QualityLimit``).
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Error rates, 0..1, that decisions aim at: FMR of a comparison, FPIR of a search; None: the service's own."""
+
+    fmr: float | None = None
+    fpir: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """An isolated set of subjects."""
 
@@ -96,14 +116,19 @@ class Collection:
     created_at: datetime
     subjects: int
     templates: int
+    targets: Targets = Targets()
 
 
 @dataclass(frozen=True, slots=True)
 class NewTemplate:
-    """An embedding to be stored under an id chosen by the caller (unique in the whole database)."""
+    """An embedding to be stored under an id chosen by the caller (unique in the whole database).
+
+    length: what ``Encodings`` says of it.
+    """
 
     id: str
     embedding: Embedding
+    length: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +137,16 @@ class Template:
 
     id: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectVectors:
+    """What is compared of a subject, oldest first: template ids, embeddings float32 [K, 128], lengths float32 [K]."""
+
+    subject_id: str
+    template_ids: tuple[str, ...]
+    embeddings: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +163,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A subject's best template for a probe; ``distance`` is squared L2, 0..4."""
+    """A subject compared with a probe.
+
+    distance: squared L2, 0..4, from what its templates are fused to. templates: how many were fused. template_id: the
+    nearest of them. length: the greatest of them (see ``Encodings``).
+    """
 
     subject_id: str
     template_id: str
     distance: float
     metadata: Mapping[str, Any]
+    templates: int
+    length: float

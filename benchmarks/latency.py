@@ -55,7 +55,7 @@ def fill_gallery(directory: Path, encoder_digest: str, templates: int) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     gallery = SqliteGallery(directory, encoder_digest=encoder_digest)
     for number in range(0, templates, 10):
-        new = [NewTemplate(uuid.uuid4().hex, vector) for vector in vectors[number : number + 10]]
+        new = [NewTemplate(uuid.uuid4().hex, vector, 10.0) for vector in vectors[number : number + 10]]
         gallery.enroll(DEFAULT_COLLECTION, f"person-{number}", new)
     gallery.close()
 

@@ -97,7 +97,9 @@ def main(
         non_mated = list(pool.map(lambda p: send(client, "/verify", p[1], subject_id=p[0])[1], strangers))
         false = sum(answer["decision"] == "match" for answer in non_mated)
         point = client.get("/model").json()["operating_point"]
-        typer.echo(f"threshold {point['threshold']:.4f}, measured false match rate {point['false_match_rate']:.1e}")
+        typer.echo(
+            f"threshold {point['threshold']:.4f}, measured false match rate {point['false_match_rate']['value']:.1e}"
+        )
         typer.echo(f"verify, same person: match {share(matches, len(mated))}")
         typer.echo(f"verify, other person: match {share(false, len(non_mated))}")
 

@@ -202,8 +202,9 @@ def _histogram(encoder: str, members: FaceSet, vectors: Vectors, path: Path) -> 
     pairs = all_pair_distances(vectors, members.identity)
     thresholds = {}
     if (Path(encoder) / CALIBRATION_FILE).is_file():
-        points = load_calibration(Path(encoder), load_weights(Path(encoder)).sha256).operating_points
-        thresholds = {f"FMR {p.false_match_rate:.0e}": p.threshold for p in points}
+        curve = load_calibration(Path(encoder), load_weights(Path(encoder)).sha256).curve(1)
+        points = {rate: curve.at_rate(rate) for rate in (1e-2, 1e-3, 1e-4, 3e-5)}
+        thresholds = {f"FMR {rate:.0e}": p.threshold for rate, p in points.items() if p is not None}
     sample = pairs.non_mated[:: max(len(pairs.non_mated) // 1_000_000, 1)]
     distance_histogram(pairs.mated, sample, thresholds, path, "held-out people, all pairs")
 

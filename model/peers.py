@@ -40,7 +40,10 @@ def load_encode(
         return f"SFace, openvino {teacher.precision}", lambda chips: teacher.embed(chips, flip=False)
     served = create_runtime(load_weights(Path(encoder)), runtime=runtime, precision=precision)
     info = served.info
-    return f"{info.name} {info.version}, {info.runtime} {info.precision}", lambda chips: encode_all(served, chips)
+    return (
+        f"{info.name} {info.version}, {info.runtime} {info.precision}",
+        lambda chips: encode_all(served, chips).embeddings,
+    )
 
 
 def dlib_embeddings(photographs: dict[str, bytes]) -> Embeddings:

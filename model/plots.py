@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from scipy.stats import norm
 
-from model.bootstrap import Comparisons
+from model.bootstrap import Comparisons, Interval
 
 mpl.use("Agg")
 # The same picture gives the same file.
@@ -93,4 +93,24 @@ def accuracy_against_time(points: dict[str, tuple[float, float, float]], path: P
     axes.set_xlim(0, 1.3 * max(milliseconds for milliseconds, _, _ in points.values()))
     axes.set(xlabel="milliseconds a face, one thread", ylabel="LFW accuracy, % (± standard error)")
     axes.grid(alpha=0.3)
+    _save(path)
+
+
+def claimed_against_observed(rows: dict[str, list[tuple[float, Interval]]], path: Path) -> None:
+    """Name -> (claimed rate, observed rate); what lies above the diagonal was promised too well."""
+    _, axes = plt.subplots(figsize=(6, 5))
+    for name, points in rows.items():
+        shown = [(claimed, seen) for claimed, seen in points if seen.value > 0]
+        values = [seen.value for _, seen in shown]
+        errors = [
+            [seen.value - seen.low for _, seen in shown],
+            [seen.high - seen.value for _, seen in shown],
+        ]
+        axes.errorbar([c for c, _ in shown], values, yerr=errors, fmt="o", capsize=2, markersize=4, label=name)
+    low, high = 1e-6, 0.3
+    axes.plot([low, high], [low, high], color="black", linewidth=0.8)
+    axes.set(xscale="log", yscale="log", xlim=(1e-5, high), ylim=(low, high))
+    axes.set(xlabel="claimed rate", ylabel="observed rate (95 % interval)")
+    axes.grid(alpha=0.3)
+    axes.legend()
     _save(path)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 
-from app.api import schemas
+from app.api import convert, schemas
 from app.api.bodies import json_body_of, openapi_json_body
 from app.api.problems import problems
 from app.api.state import PartsDependency
@@ -20,7 +20,7 @@ CollectionId = Annotated[str, Path(pattern=schemas.ID_PATTERN)]
 async def list_collections(parts: PartsDependency) -> schemas.CollectionList:
     """All collections with their counts; `default` always exists."""
     found = await parts.read(parts.service.gallery.collections)
-    return schemas.CollectionList(collections=[schemas.CollectionOut.model_validate(c) for c in found])
+    return schemas.CollectionList(collections=[convert.collection(c) for c in found])
 
 
 @router.post(
@@ -34,15 +34,38 @@ async def list_collections(parts: PartsDependency) -> schemas.CollectionList:
         "unsupported_media_type",
         "body_too_large",
         "collection_exists",
+        "target_unsupported",
         "gallery_unavailable",
     ),
 )
 async def create_collection(
     parts: PartsDependency, body: Annotated[schemas.NewCollection, Depends(json_body_of(schemas.NewCollection))]
 ) -> schemas.CollectionOut:
-    """Creates an empty collection."""
-    found = await parts.read(parts.service.gallery.create_collection, body.id)
-    return schemas.CollectionOut.model_validate(found)
+    """Creates an empty collection, with targets of its own if they are given."""
+    return convert.collection(await parts.read(parts.service.create_collection, body.id, body.targets()))
+
+
+@router.put(
+    "/{collection}",
+    summary="Set the targets of a collection",
+    openapi_extra=openapi_json_body(schemas.CollectionUpdate),
+    responses=problems(
+        "invalid_request",
+        "malformed_body",
+        "unsupported_media_type",
+        "body_too_large",
+        "collection_not_found",
+        "target_unsupported",
+        "gallery_unavailable",
+    ),
+)
+async def update_collection(
+    parts: PartsDependency,
+    collection: CollectionId,
+    body: Annotated[schemas.CollectionUpdate, Depends(json_body_of(schemas.CollectionUpdate))],
+) -> schemas.CollectionOut:
+    """Replaces both targets; one that is left out is the service's again."""
+    return convert.collection(await parts.read(parts.service.update_collection, collection, body.targets()))
 
 
 @router.delete(

@@ -11,7 +11,7 @@ Example = dict[str, Any]
 IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkS"
 TEMPLATE_ID = "0c9e8f4b6a5d4f0e9b7a3c2d1e0f5a6b"
 
-_VERSIONS: Example = {"encoder_version": "tessera-m-1-5f0c21ab", "calibration_version": "tessera-m-1-5f0c21ab"}
+_VERSIONS: Example = {"encoder_version": "tessera-l-1-5f0c21ab", "calibration_version": "tessera-l-1-5f0c21ab"}
 _FACE: Example = {
     "box": {"x": 177.92, "y": 62.31, "width": 90.95, "height": 114.18},
     "landmarks": {
@@ -32,22 +32,32 @@ _FACE: Example = {
         "issues": [],
     },
 }
-_PROBE: Example = {"faces_detected": 1, "face": _FACE}
-_POINT: Example = {"threshold": 0.945, "false_match_rate": 0.0001, "false_non_match_rate": 0.041}
+_PROBE: Example = {"faces_detected": 1, "face": _FACE, "embedding_length": 12.41}
+_POINT: Example = {
+    "threshold": 1.2225,
+    "false_match_rate": {"value": 0.0001, "low": 0.0000611, "high": 0.000157},
+    "false_non_match_rate": {"value": 0.1994, "low": 0.154, "high": 0.2488},
+}
+_RATE: Example = {"value": 0.0000126, "low": 0.0000048, "high": 0.0000247, "at_most": True}
+_CRITERION: Example = {"kind": "target_fmr", "value": 0.0001, "set_by": "server", "met": True}
 _MATCH: Example = {"decision": "match", "distance": 0.412, "similarity": 0.794}
 _CANDIDATE: Example = {
     "subject_id": "ada",
     "template_id": TEMPLATE_ID,
+    "templates": 1,
     **_MATCH,
+    "threshold": 1.2225,
+    "false_match_rate": _RATE,
     "metadata": {"name": "Ada Lovelace"},
 }
 
 ENROLL_REQUEST: Example = {"image": [IMAGE], "subject_id": "ada", "metadata": {"name": "Ada Lovelace"}}
-VERIFY_REQUEST: Example = {"image": IMAGE, "subject_id": "ada"}
-IDENTIFY_REQUEST: Example = {"image": IMAGE, "top_k": 3}
+VERIFY_REQUEST: Example = {"image": IMAGE, "subject_id": "ada", "target_fmr": 0.0001}
+IDENTIFY_REQUEST: Example = {"image": IMAGE, "top_k": 3, "target_fpir": 0.01}
 DETECT_REQUEST: Example = {"image": IMAGE}
 SUBJECT_UPDATE: Example = {"metadata": {"name": "Ada King"}}
-NEW_COLLECTION: Example = {"id": "staff"}
+NEW_COLLECTION: Example = {"id": "staff", "target_fmr": 0.001}
+COLLECTION_UPDATE: Example = {"target_fmr": 0.001, "target_fpir": 0.05}
 
 ENROLL: Example = {
     "subject_id": "ada",
@@ -61,10 +71,14 @@ ENROLL: Example = {
 }
 VERIFY: Example = {
     **_MATCH,
-    "threshold": 0.945,
+    "reason": None,
+    "threshold": 1.2225,
+    "criterion": _CRITERION,
+    "false_match_rate": _RATE,
     "operating_point": _POINT,
     "subject_id": "ada",
     "template_id": TEMPLATE_ID,
+    "templates": 1,
     "probe": _PROBE,
     "reference": None,
     **_VERSIONS,
@@ -72,12 +86,16 @@ VERIFY: Example = {
 IDENTIFY: Example = {
     **_MATCH,
     "subject_id": "ada",
-    "threshold": 0.945,
+    "threshold": 1.2225,
+    "criterion": {"kind": "target_fpir", "value": 0.01, "set_by": "server", "met": True},
     "operating_point": _POINT,
+    "gallery_subjects": 100,
+    "false_positive_identification_rate": 0.00995,
+    "margin": 0.873,
     "reason": None,
     "probe": _PROBE,
     "candidates": [_CANDIDATE],
-    "faces": [{"decision": "match", "probe": _PROBE, "candidates": [_CANDIDATE]}],
+    "faces": [{"decision": "match", "reason": None, "probe": _PROBE, "candidates": [_CANDIDATE]}],
     **_VERSIONS,
 }
 DETECT: Example = {"width": 512, "height": 512, "faces": [_FACE]}
@@ -90,23 +108,64 @@ SUBJECT: Example = {
     "templates": [{"id": TEMPLATE_ID, "created_at": "2026-03-01T09:30:00.000000Z"}],
 }
 SUBJECT_PAGE: Example = {"subjects": [SUBJECT], "next_cursor": "YWRh"}
-COLLECTION: Example = {"id": "staff", "created_at": "2026-03-01T09:30:00.000000Z", "subjects": 0, "templates": 0}
+COLLECTION: Example = {
+    "id": "staff",
+    "created_at": "2026-03-01T09:30:00.000000Z",
+    "subjects": 0,
+    "templates": 0,
+    "target_fmr": 0.001,
+    "target_fpir": None,
+}
 COLLECTION_LIST: Example = {"collections": [COLLECTION]}
 ERASED: Example = {"templates": 1}
 HEALTH: Example = {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok"}}
 MODEL: Example = {
     "encoder": {
-        "name": "tessera-m",
+        "name": "tessera-l",
         "version": "1",
         "sha256": "5f0c21ab7d5c9e1f2a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091",
         "runtime": "openvino",
         "precision": "bf16",
         "device": "Intel(R) Xeon(R) Processor",
     },
-    "calibration_version": "tessera-m-1-5f0c21ab",
-    "smallest_supported_fmr": 0.0000113,
+    "calibration_version": "tessera-l-1-5f0c21ab",
+    "target_fmr": 0.0001,
+    "target_fpir": 0.01,
+    "smallest_supported_fmr": 0.0000251,
+    "weak_below": 9.7,
+    "ambiguous_below": 0.127,
+    "most_templates": 8,
     "operating_point": _POINT,
     "operating_points": [_POINT],
+}
+AUDIT: Example = {
+    "collection": "staff",
+    "status": "done",
+    "started_at": "2026-03-01T09:30:00.000000Z",
+    "progress": 1.0,
+    "error": None,
+    "report": {
+        "created_at": "2026-03-01T09:30:02.000000Z",
+        "subjects": 600,
+        "templates": 600,
+        "population": "as_measured",
+        "duplicate_count": 1,
+        "duplicates": [{"first": "ada", "second": "ada-2", "distance": 0.31, "false_match_rate": 0.0000126}],
+        "confusable": [{"first": "ada", "second": "ada-2", "distance": 0.31, "false_match_rate": 0.0000126}],
+        "outlier_count": 0,
+        "outliers": [],
+        "weak_count": 1,
+        "weak": [{"subject_id": "bob", "template_id": TEMPLATE_ID, "length": 8.1}],
+        "compared_subjects": 600,
+        "ceiling": [
+            {
+                "threshold": 1.2225,
+                "calibrated": {"value": 0.0001, "low": 0.0000611, "high": 0.000157},
+                "observed": {"value": 0.00011, "low": 0.00003, "high": 0.00021},
+                "pairs": 179700,
+            }
+        ],
+    },
 }
 METRICS = 'tessera_http_requests_total{method="POST",route="/verify",status="200"} 42.0\n'
 

@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api import examples, schemas
+from app.api.decision_schemas import OperatingPointOut
 from app.api.problems import RequestError, problems
 from app.api.state import PartsDependency
 
@@ -48,9 +49,14 @@ async def model(parts: PartsDependency) -> schemas.ModelResponse:
     return schemas.ModelResponse(
         encoder=schemas.EncoderOut.model_validate(service.encoder),
         calibration_version=table.version,
+        target_fmr=service.target_fmr,
+        target_fpir=service.target_fpir,
         smallest_supported_fmr=table.smallest_supported_fmr,
-        operating_point=schemas.OperatingPointOut.model_validate(table.default),
-        operating_points=[schemas.OperatingPointOut.model_validate(p) for p in table.operating_points],
+        weak_below=table.quality.limit,
+        ambiguous_below=table.margin.limit,
+        most_templates=table.most_templates,
+        operating_point=OperatingPointOut.model_validate(service.rule().operating_point(1)),
+        operating_points=[OperatingPointOut.model_validate(p) for p in table.curves[0].operating_points],
     )
 
 

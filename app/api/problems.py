@@ -41,6 +41,9 @@ KINDS: dict[str, ProblemKind] = {
     "face_policy_not_allowed": ProblemKind(
         422, "Face policy not allowed", "Use face_policy single or largest to enrol."
     ),
+    "target_unsupported": ProblemKind(
+        422, "Target not supported", "The smallest false match rate that the calibration supports is 1.26e-05."
+    ),
     "invalid_request": ProblemKind(422, "Invalid request", "The request has 1 invalid field; see errors."),
     "malformed_body": ProblemKind(400, "Malformed body", "The body is not valid JSON."),
     "unsupported_media_type": ProblemKind(
@@ -54,6 +57,10 @@ KINDS: dict[str, ProblemKind] = {
         404, "Collection not found", "There is no collection 'staff'; create it first."
     ),
     "collection_exists": ProblemKind(409, "Collection exists", "The collection 'staff' exists already."),
+    "audit_not_found": ProblemKind(
+        404, "Audit not found", "No audit of collection 'staff' was made; POST to start one."
+    ),
+    "audit_not_done": ProblemKind(409, "Audit not done", "The audit is 40 % done; ask again later."),
     "subject_not_found": ProblemKind(404, "Subject not found", "There is no subject 'ada' in collection 'default'."),
     "subject_exists": ProblemKind(
         409, "Subject exists", "The subject 'ada' exists; use on_conflict append or replace."

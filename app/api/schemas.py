@@ -20,10 +20,12 @@ from pydantic import (
 )
 
 from app.api import examples
-from app.decisions import Decision
+from app.api.decision_schemas import CriterionOut, OperatingPointOut, Rate, RateOut, ThresholdChoice
+from app.decisions import Decision, Reason
 from app.encoding import Precision, RuntimeName
 from app.faces import FacePolicy
 from app.gallery import DEFAULT_COLLECTION, OnConflict
+from app.types import Targets
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@:+~-]{0,127}$"
 MAX_TOP_K = 100
@@ -92,7 +94,7 @@ class EnrollRequest(_Request):
     )
 
 
-class VerifyRequest(_Request):
+class VerifyRequest(_Request, ThresholdChoice):
     """A photograph with either a second photograph or an enrolled subject."""
 
     model_config = examples.config(examples.VERIFY_REQUEST)
@@ -101,6 +103,9 @@ class VerifyRequest(_Request):
     reference: Image | None = None
     subject_id: Identifier | None = None
     face_policy: FacePolicy = FacePolicy.LARGEST
+    target_fmr: Rate | None = Field(
+        default=None, description="highest false match rate put up with; the service's setting if left out"
+    )
 
     @model_validator(mode="after")
     def _one_reference(self) -> Self:
@@ -109,7 +114,7 @@ class VerifyRequest(_Request):
         return self
 
 
-class IdentifyRequest(_Request):
+class IdentifyRequest(_Request, ThresholdChoice):
     """A photograph to be searched for in a collection."""
 
     model_config = examples.config(examples.IDENTIFY_REQUEST)
@@ -117,6 +122,10 @@ class IdentifyRequest(_Request):
     image: Image
     top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="most candidates to return")
     face_policy: FacePolicy = FacePolicy.LARGEST
+    target_fpir: Rate | None = Field(
+        default=None,
+        description="highest rate of strangers' searches that find somebody; the service's setting if left out",
+    )
 
 
 class DetectRequest(_Body):
@@ -135,7 +144,20 @@ class SubjectUpdate(_Body):
     metadata: Metadata = Field(description="replaces the stored metadata")
 
 
-class NewCollection(_Body):
+class CollectionUpdate(_Body):
+    """What a match is in a collection where a request does not say; null leaves it to the service."""
+
+    model_config = examples.config(examples.COLLECTION_UPDATE)
+
+    target_fmr: Rate | None = Field(default=None, description="false match rate of /verify")
+    target_fpir: Rate | None = Field(default=None, description="false positive identification rate of /identify")
+
+    def targets(self) -> Targets:
+        """The same for the service."""
+        return Targets(self.target_fmr, self.target_fpir)
+
+
+class NewCollection(CollectionUpdate):
     """A collection to be created."""
 
     model_config = examples.config(examples.NEW_COLLECTION)
@@ -143,7 +165,15 @@ class NewCollection(_Body):
     id: Identifier
 
 
-REQUESTS = (EnrollRequest, VerifyRequest, IdentifyRequest, DetectRequest, SubjectUpdate, NewCollection)
+REQUESTS = (
+    EnrollRequest,
+    VerifyRequest,
+    IdentifyRequest,
+    DetectRequest,
+    SubjectUpdate,
+    NewCollection,
+    CollectionUpdate,
+)
 
 
 class _FromAttributes(BaseModel):
@@ -198,6 +228,9 @@ class ProbeOut(BaseModel):
 
     faces_detected: int
     face: FaceOut
+    embedding_length: float = Field(
+        description="the less the encoder recognises in a face the shorter; below the limit in /model it is weak"
+    )
 
 
 class Versions(BaseModel):
@@ -205,14 +238,6 @@ class Versions(BaseModel):
 
     encoder_version: str
     calibration_version: str
-
-
-class OperatingPointOut(_FromAttributes):
-    """The threshold and the error rates of one comparison measured at it."""
-
-    threshold: float
-    false_match_rate: float
-    false_non_match_rate: float
 
 
 class TemplateOut(_FromAttributes):
@@ -261,12 +286,15 @@ class FailureOut(BaseModel):
 
 
 class CandidateOut(BaseModel):
-    """A subject and its best template."""
+    """A subject as it compares with the probe."""
 
     subject_id: str
-    template_id: str
+    template_id: str = Field(description="the nearest of its templates")
+    templates: int = Field(description="so many templates stand for it; the distance is that of their mean direction")
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
     similarity: float = Field(description="cosine: 1 - distance / 2")
+    threshold: float = Field(description="a distance up to this is a match; it depends on the number of templates")
+    false_match_rate: RateOut | None = Field(description="of one comparison at this very distance; null beyond 50 %")
     decision: Decision
     metadata: dict[str, Any]
 
@@ -293,12 +321,18 @@ class VerifyResponse(Versions):
     model_config = examples.config(examples.VERIFY)
 
     decision: Decision
+    reason: Reason | None = Field(description="of an inconclusive decision")
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
     similarity: float = Field(description="cosine: 1 - distance / 2")
     threshold: float = Field(description="a distance up to this is a match")
-    operating_point: OperatingPointOut
+    criterion: CriterionOut
+    false_match_rate: RateOut | None = Field(description="at this very distance; null beyond 50 %")
+    operating_point: OperatingPointOut | None = Field(
+        description="null for a max_distance beyond all that was measured"
+    )
     subject_id: str | None
-    template_id: str | None
+    template_id: str | None = Field(description="the subject's nearest template")
+    templates: int = Field(description="so many templates or photographs stand for the reference")
     probe: ProbeOut
     reference: ProbeOut | None
 
@@ -307,6 +341,7 @@ class IdentifiedFace(BaseModel):
     """Who one face may be."""
 
     decision: Decision
+    reason: Reason | None = Field(description="of an inconclusive decision")
     probe: ProbeOut
     candidates: list[CandidateOut]
 
@@ -320,9 +355,17 @@ class IdentifyResponse(Versions):
     subject_id: str | None = Field(description="the best candidate's, if it is a match")
     distance: float | None
     similarity: float | None
-    threshold: float
-    operating_point: OperatingPointOut
-    reason: Literal["empty_gallery"] | None = Field(description="why there are no candidates")
+    threshold: float = Field(description="the best candidate's")
+    criterion: CriterionOut
+    operating_point: OperatingPointOut | None
+    gallery_subjects: int = Field(description="subjects that were searched, for which the threshold was chosen")
+    false_positive_identification_rate: float | None = Field(
+        description="of a search by a stranger among so many; null where it cannot be told"
+    )
+    margin: float | None = Field(description="distance from the best candidate to the next; null without a second")
+    reason: Reason | Literal["empty_gallery"] | None = Field(
+        description="of an inconclusive decision, or why there are no candidates"
+    )
     probe: ProbeOut
     candidates: list[CandidateOut] = Field(description="one a subject, nearest first")
     faces: list[IdentifiedFace]
@@ -338,7 +381,7 @@ class DetectResponse(BaseModel):
     faces: list[FaceOut]
 
 
-class CollectionOut(_FromAttributes):
+class CollectionOut(BaseModel):
     """An isolated set of subjects."""
 
     model_config = examples.config(examples.COLLECTION)
@@ -347,6 +390,8 @@ class CollectionOut(_FromAttributes):
     created_at: datetime
     subjects: int
     templates: int
+    target_fmr: float | None = Field(description="null: the service's")
+    target_fpir: float | None = Field(description="null: the service's")
 
 
 class CollectionList(BaseModel):
@@ -392,6 +437,11 @@ class ModelResponse(BaseModel):
 
     encoder: EncoderOut
     calibration_version: str
+    target_fmr: float = Field(description="of /verify where neither request nor collection says")
+    target_fpir: float = Field(description="of /identify, likewise")
     smallest_supported_fmr: float
+    weak_below: float = Field(description="a face with a shorter embedding is weak")
+    ambiguous_below: float = Field(description="two matching subjects with a smaller margin cannot be told apart")
+    most_templates: int = Field(description="so many templates of a subject are compared, the newest")
     operating_point: OperatingPointOut
-    operating_points: list[OperatingPointOut]
+    operating_points: list[OperatingPointOut] = Field(description="of subjects with one template")

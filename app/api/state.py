@@ -11,6 +11,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from app.api.metrics import Metrics
+from app.audit_jobs import AuditJobs
 from app.service import TesseraService
 from app.settings import Settings
 
@@ -23,8 +24,14 @@ class Parts:
 
     def __init__(self, settings: Settings, service: TesseraService, metrics: Metrics, workers: int) -> None:
         self.settings, self.service, self.metrics = settings, service, metrics
+        self.audits = AuditJobs(service.gallery, service.calibration)
         self._photographs = CapacityLimiter(workers)
         self._records = CapacityLimiter(2 * workers + 2)
+
+    def close(self) -> None:
+        """Stops what runs in the background, then the service."""
+        self.audits.close()
+        self.service.close()
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs something that decodes, detects or encodes; as many at once as there are cores."""

@@ -91,7 +91,7 @@ async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: Idem
     service = parts.service
 
     def render(result: Enrolment) -> str:
-        return convert.enrolment(result, service.encoder, service.calibration).model_dump_json()
+        return convert.enrolment(result, service.encoder, service.calibration, service.rule()).model_dump_json()
 
     report = body.report_duplicates
     request = EnrolmentRequest(
@@ -116,19 +116,30 @@ async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: Idem
     response_model=schemas.VerifyResponse,
     summary="Is this that person?",
     openapi_extra=openapi_body(schemas.VerifyRequest),
-    responses=problems(*FACE_CODES, "subject_not_found"),
+    responses=problems(*FACE_CODES, "subject_not_found", "target_unsupported"),
 )
 async def verify(body: VerifyBody, parts: PartsDependency) -> schemas.VerifyResponse:
-    """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`)."""
+    """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
+
+    What a match is follows from `target_fmr`, the false match rate that you put up with, or from `max_distance` or
+    `min_similarity`; the answer says how often strangers come as near as these two faces.
+    """
     service = parts.service
     if body.reference is not None:
-        result = await parts.work(service.verify, body.image, body.reference, face_policy=body.face_policy)
+        result = await parts.work(
+            service.verify, body.image, body.reference, face_policy=body.face_policy, criterion=body.criterion()
+        )
     else:
         assert body.subject_id is not None
         result = await parts.work(
-            service.verify_subject, body.image, body.collection, body.subject_id, face_policy=body.face_policy
+            service.verify_subject,
+            body.image,
+            body.collection,
+            body.subject_id,
+            face_policy=body.face_policy,
+            criterion=body.criterion(),
         )
-    parts.metrics.decisions.labels("verify", result.decision).inc()
+    parts.metrics.decisions.labels("verify", result.outcome.decision).inc()
     return convert.verification(result, service.encoder, service.calibration)
 
 
@@ -137,13 +148,24 @@ async def verify(body: VerifyBody, parts: PartsDependency) -> schemas.VerifyResp
     response_model=schemas.IdentifyResponse,
     summary="Who is this?",
     openapi_extra=openapi_body(schemas.IdentifyRequest),
-    responses=problems(*FACE_CODES),
+    responses=problems(*FACE_CODES, "target_unsupported"),
 )
 async def identify(body: IdentifyBody, parts: PartsDependency) -> schemas.IdentifyResponse:
-    """Searches a collection; candidates come one a subject, nearest first, each with its own decision."""
+    """Searches a collection; candidates come one a subject, nearest first, each with its own decision.
+
+    What a match is follows from `target_fpir`, the rate of strangers' searches that may find somebody, and from the
+    number of subjects; or from `max_distance` or `min_similarity`.
+    """
     service = parts.service
-    result = await parts.work(service.identify, body.image, body.collection, body.top_k, face_policy=body.face_policy)
-    parts.metrics.decisions.labels("identify", result.faces[0].decision).inc()
+    result = await parts.work(
+        service.identify,
+        body.image,
+        body.collection,
+        body.top_k,
+        face_policy=body.face_policy,
+        criterion=body.criterion(),
+    )
+    parts.metrics.decisions.labels("identify", result.faces[0].outcome.decision).inc()
     return convert.identification(result, service.encoder, service.calibration)
 
 

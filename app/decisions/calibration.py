@@ -1,12 +1,16 @@
-"""The calibration table: thresholds with the error rates that were measured at them, bound to one encoder."""
+"""The calibration table: thresholds with the error rates that were measured at them, bound to one encoder.
+
+Rates are those of ISO/IEC 19795-1. Bounds are 95 % intervals over draws of subjects (see ``model.calibrate``).
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from app.errors import TesseraError
 
@@ -25,13 +29,150 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Estimate(_Table):
+    """A measured rate, 0..1, and the bounds of its interval."""
+
+    value: Rate
+    low: Rate
+    high: Rate
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError("an estimate lies between its bounds")
+        return self
+
+
 class OperatingPoint(_Table):
-    """A threshold (squared distance, 0..4) and the rates of one comparison measured at it (ISO/IEC 19795-1)."""
+    """A threshold (squared distance, 0..4) and the rates of one comparison measured at it."""
 
     threshold: float = Field(ge=0, le=4)
+    false_match_rate: Estimate
+    false_non_match_rate: Estimate
+
+
+class TemplateCurve(_Table):
+    """Rates of probes against subjects of so many templates, from the most permissive threshold to the strictest.
+
+    ``smallest_supported_fmr`` is the lowest false match rate that the subjects can show (rule of three over pairs of
+    subjects: no error among n independent trials supports a rate below 3/n at 95 %).
+    """
+
+    templates: PositiveInt
+    subjects: int = Field(gt=1)
+    mated: PositiveInt
+    non_mated: PositiveInt
+    smallest_supported_fmr: Rate
+    operating_points: tuple[OperatingPoint, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _falling(self) -> Self:
+        for loose, strict in pairwise(self.operating_points):
+            if strict.threshold >= loose.threshold or strict.false_match_rate.value >= loose.false_match_rate.value:
+                raise ValueError("operating points must run from the most permissive to the strictest")
+        return self
+
+    def at_rate(self, false_match_rate: float) -> OperatingPoint | None:
+        """The most permissive measured point whose false match rate is at most this; None if there is none."""
+        allowed = false_match_rate * (1 + 1e-9)
+        return next((p for p in self.operating_points if p.false_match_rate.value <= allowed), None)
+
+    def at_distance(self, distance: float) -> OperatingPoint | None:
+        """The strictest measured point that a distance lies within: its rates are no better than the distance's own.
+
+        None where the distance is beyond the most permissive point.
+        """
+        thresholds = [-p.threshold for p in self.operating_points]
+        place = bisect_left(thresholds, -distance)
+        if place < len(thresholds) and thresholds[place] == -distance:
+            return self.operating_points[place]
+        return self.operating_points[place - 1] if place else None
+
+
+class GalleryPoint(_Table):
+    """How often a stranger's search finds somebody at a threshold, and what ``1 - (1 - FMR) ** N`` says of it."""
+
+    false_match_rate: Rate
+    false_positive_identification_rate: Estimate
+    predicted: Rate
+
+
+class GallerySize(_Table):
+    """Searches of strangers in random galleries of so many subjects, one template each."""
+
+    subjects: PositiveInt
+    galleries: PositiveInt
+    points: tuple[GalleryPoint, ...] = Field(min_length=1)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the prediction is nowhere more favourable than what was measured."""
+        return all(p.predicted >= p.false_positive_identification_rate.low for p in self.points)
+
+
+class Stratum(_Table):
+    """Rates at the default operating point among comparisons of one kind."""
+
+    name: str
+    subjects: int
+    mated: int
+    non_mated: int
+    false_match_rate: Estimate | None
+    false_non_match_rate: Estimate | None
+
+
+class QualityBand(_Table):
+    """Rates at the default operating point where the weaker of two faces has an embedding of such a length."""
+
+    shortest: float = Field(ge=0)
+    longest: float = Field(ge=0)
+    mated: int
+    non_mated: int
+    false_match_rate: Estimate
+    false_non_match_rate: Estimate
+
+
+class QualityLimit(_Table):
+    """Of which faces a distance says little.
+
+    bands: from the shortest embeddings to the longest. limit: faces with shorter ones miss their own person with a rate
+    of ``missed`` or more, which is far more than others. inflation: comparisons with such a face are false matches so
+    many times as often as all are.
+    """
+
+    bands: tuple[QualityBand, ...]
+    missed: Rate
+    limit: float = Field(ge=0)
+    inflation: float = Field(ge=1)
+
+
+class MarginBand(_Table):
+    """Searches in which two subjects matched, by how much farther the second one was (squared distances)."""
+
+    shortest: float = Field(ge=0)
+    longest: float = Field(ge=0)
+    searches: int
+    wrong: Rate
+
+
+class MarginLimit(_Table):
+    """How near to each other two matching subjects may be before the nearer one is too often the wrong one.
+
+    bands: from the smallest margins to the largest. limit: with smaller margins a share of ``wrong`` or more was wrong.
+    """
+
+    bands: tuple[MarginBand, ...]
+    wrong: Rate
+    limit: float = Field(ge=0)
+
+
+class PrecisionCheck(_Table):
+    """Rates at the default operating point when the encoder runs otherwise."""
+
+    runtime: str
+    precision: str
     false_match_rate: Rate
     false_non_match_rate: Rate
-    false_match_rate_without_relatives: Rate
 
 
 class CalibrationData(_Table):
@@ -40,43 +181,71 @@ class CalibrationData(_Table):
     description: str
     subjects: int = Field(gt=1)
     faces: int = Field(gt=1)
-    mated_pairs: int = Field(gt=0)
-    non_mated_pairs: int = Field(gt=0)
     runtime: str
     precision: str
+    replicates: PositiveInt
 
 
 class Calibration(_Table):
-    """Operating points from the most permissive to the strictest.
+    """Everything that was measured of one encoder. ``curves`` are those of one template, of two, and so on."""
 
-    ``smallest_supported_fmr`` is the lowest false match rate that so many subjects can show (rule of three over pairs
-    of subjects: no error among n independent trials supports a rate below 3/n at 95 %).
-    """
-
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     version: str
     encoder_sha256: str
     data: CalibrationData
-    smallest_supported_fmr: Rate
     default_fmr: Rate
-    operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    default_fpir: Rate
+    curves: tuple[TemplateCurve, ...] = Field(min_length=1)
+    identification: tuple[GallerySize, ...]
+    strata: tuple[Stratum, ...]
+    quality: QualityLimit
+    margin: MarginLimit
+    precisions: tuple[PrecisionCheck, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        points = self.operating_points
-        for loose, strict in pairwise(points):
-            if strict.threshold > loose.threshold or strict.false_match_rate >= loose.false_match_rate:
-                raise ValueError("operating points must run from the most permissive to the strictest")
-        if self.default_fmr < self.smallest_supported_fmr:
-            raise ValueError("default_fmr is below smallest_supported_fmr")
-        if not any(p.false_match_rate <= self.default_fmr for p in points):
-            raise ValueError("no operating point has the default false match rate")
+        if [curve.templates for curve in self.curves] != list(range(1, len(self.curves) + 1)):
+            raise ValueError("curves must be of one template, two, three and so on")
+        for curve in self.curves:
+            if self.default_fmr < curve.smallest_supported_fmr or curve.at_rate(self.default_fmr) is None:
+                raise ValueError(f"default_fmr is below what the curve of {curve.templates} templates supports")
         return self
 
     @property
+    def smallest_supported_fmr(self) -> float:
+        """The lowest rate that can be claimed of every number of templates."""
+        return max(max(c.smallest_supported_fmr, c.operating_points[-1].false_match_rate.value) for c in self.curves)
+
+    @property
+    def most_templates(self) -> int:
+        """So many templates of a subject were measured at most."""
+        return self.curves[-1].templates
+
+    @property
+    def largest_gallery(self) -> float:
+        """Up to so many subjects rates of identification may be derived from those of one comparison.
+
+        Infinity where the prediction held at all sizes that were measured.
+        """
+        agreed = 1
+        for size in sorted(self.identification, key=lambda s: s.subjects):
+            if not size.agrees:
+                return agreed
+            agreed = size.subjects
+        return float("inf") if self.identification else 1
+
+    def curve(self, templates: int) -> TemplateCurve:
+        """The rates for a subject of so many templates. Raises ValueError if they were not measured."""
+        if not 1 <= templates <= len(self.curves):
+            raise ValueError(f"rates of {templates} templates of one subject were not measured")
+        return self.curves[templates - 1]
+
+    @property
     def default(self) -> OperatingPoint:
-        """The most permissive point whose false match rate is at most ``default_fmr``."""
-        return next(p for p in self.operating_points if p.false_match_rate <= self.default_fmr)
+        """The point of ``default_fmr`` for one template."""
+        point = self.curves[0].at_rate(self.default_fmr)
+        assert point is not None
+        return point
 
 
 def _reason(error: OSError | ValidationError) -> str:

@@ -6,12 +6,11 @@ import os
 import queue
 
 import numpy as np
-import numpy.typing as npt
 
-from app.encoding.runtime import EncoderInfo, Precision, RuntimeName, check_chips
+from app.encoding.runtime import EncoderInfo, Precision, RuntimeName, check_chips, check_outputs
 from app.encoding.silent_openvino import ov
 from app.encoding.weights import EncoderWeights, WeightsError
-from app.types import Pixels
+from app.types import Encodings, Pixels
 
 DEVICE = "CPU"
 
@@ -44,6 +43,7 @@ class OpenvinoRuntime:
             compiled = core.compile_model(core.read_model(weights.network), DEVICE, options)
         except RuntimeError as error:
             raise WeightsError(f"OpenVINO cannot run the encoder {weights.name} {weights.version}: {error}") from error
+        check_outputs([output.get_any_name() for output in compiled.outputs], weights)
         self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
         for _ in range(count):
             self._requests.put(compiled.create_infer_request())
@@ -56,13 +56,13 @@ class OpenvinoRuntime:
             device=str(core.get_property(DEVICE, "FULL_DEVICE_NAME")).strip(),
         )
 
-    def encode(self, chips: Pixels) -> npt.NDArray[np.float32]:
+    def encode(self, chips: Pixels) -> Encodings:
         """See ``EncoderRuntime.encode``."""
         check_chips(chips)
         request = self._requests.get()
         try:
             request.infer([np.ascontiguousarray(chips)])
-            embeddings: npt.NDArray[np.float32] = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+            embeddings, lengths = (np.array(request.get_output_tensor(i).data, dtype=np.float32) for i in range(2))
         finally:
             self._requests.put(request)
-        return embeddings
+        return Encodings(embeddings, lengths[:, 0])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from app.encoding.weights import EncoderWeights
-from app.types import CHIP_SIDE, Pixels
+from app.encoding.weights import EncoderWeights, WeightsError
+from app.types import CHIP_SIDE, Encodings, Pixels
 
 
 class RuntimeName(StrEnum):
@@ -46,9 +46,21 @@ class EncoderRuntime(Protocol):
     @property
     def info(self) -> EncoderInfo: ...
 
-    def encode(self, chips: Pixels) -> npt.NDArray[np.float32]:
-        """uint8 [B, 112, 112, 3] RGB -> unit-length float32 [B, 128]. Raises ValueError for another shape or type."""
+    def encode(self, chips: Pixels) -> Encodings:
+        """Embeddings of uint8 [B, 112, 112, 3] RGB. Raises ValueError for another shape or type."""
         ...
+
+
+OUTPUTS = ("embeddings", "lengths")
+
+
+def check_outputs(names: Sequence[str], weights: EncoderWeights) -> None:
+    """Raises WeightsError unless the network gives ``OUTPUTS``."""
+    if tuple(names) != OUTPUTS:
+        raise WeightsError(
+            f"the encoder {weights.name} {weights.version} gives {', '.join(names)}, and not {', '.join(OUTPUTS)}; "
+            "export it anew with `python -m model.export`"
+        )
 
 
 def check_chips(chips: Pixels) -> None:

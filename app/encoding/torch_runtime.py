@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.encoding.runtime import EncoderInfo, Precision, RuntimeName, check_chips
+from app.encoding.runtime import OUTPUTS, EncoderInfo, Precision, RuntimeName, check_chips, check_outputs
 from app.encoding.weights import EncoderWeights, WeightsError
-from app.types import Pixels
+from app.types import Encodings, Pixels
 
 try:
     import onnx
@@ -89,7 +89,8 @@ class TorchRuntime:
                 self._values[node.output[0]] = self._tensor(numpy_helper.to_array(attributes["value"]))
             else:
                 self._nodes.append((OPERATIONS[node.op_type], list(node.input), node.output[0], attributes))
-        self._input, self._output = graph.input[0].name, graph.output[0].name
+        check_outputs([output.name for output in graph.output], weights)
+        self._input = graph.input[0].name
         self.info = EncoderInfo(
             name=weights.name,
             version=weights.version,
@@ -102,7 +103,7 @@ class TorchRuntime:
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device)
 
-    def encode(self, chips: Pixels) -> npt.NDArray[np.float32]:
+    def encode(self, chips: Pixels) -> Encodings:
         """See ``EncoderRuntime.encode``."""
         check_chips(chips)
         bf16 = self._precision is Precision.BF16
@@ -111,5 +112,5 @@ class TorchRuntime:
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
             for operation, inputs, output, attributes in self._nodes:
                 values[output] = operation([values[name] for name in inputs], attributes)
-        embeddings: npt.NDArray[np.float32] = values[self._output].float().cpu().numpy()
-        return embeddings
+        embeddings, lengths = (values[name].float().cpu().numpy() for name in OUTPUTS)
+        return Encodings(embeddings, lengths[:, 0])

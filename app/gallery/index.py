@@ -18,9 +18,9 @@ from app.types import EMBEDDING_SIZE, Embedding
 _LOGGER = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.int64]
-"""int64 [N], template keys."""
+"""int64 [N], keys of subjects."""
 Batch = tuple[Keys, npt.NDArray[np.float32]]
-"""Template keys, int64 [N], and their embeddings, float32 [N, 128]."""
+"""Keys of subjects, int64 [N], and what their templates are fused to, float32 [N, 128]."""
 
 
 class VectorIndex(Protocol):
@@ -53,7 +53,7 @@ class VectorIndex(Protocol):
 
 
 class FlatIndex:
-    """Compares the probe with every vector, kept at half precision: 264 bytes a template with its key.
+    """Compares the probe with every vector, kept at half precision: 264 bytes a subject with its key.
 
     Half precision keeps 11 bits of each component, so the inner product of two unit vectors is off by 2**-11 at most
     with rounding to nearest and by 2**-10 with truncation.

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from app.errors import TesseraError
-from app.types import Candidate, Collection, Embedding, NewTemplate, Subject
+from app.types import Candidate, Collection, Embedding, NewTemplate, Subject, SubjectVectors, Targets
 
 DEFAULT_COLLECTION = "default"
 
@@ -113,8 +113,16 @@ class Gallery(Protocol):
     JSON (TypeError when it has values of other types); a ``limit`` or ``top_k`` below 1.
     """
 
-    def create_collection(self, collection: str) -> Collection:
+    def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
         """Raises CollectionExists."""
+        ...
+
+    def update_collection(self, collection: str, targets: Targets) -> Collection:
+        """Replaces the targets."""
+        ...
+
+    def targets(self, collection: str) -> Targets:
+        """What decisions in this collection aim at."""
         ...
 
     def collections(self) -> list[Collection]:
@@ -180,15 +188,24 @@ class Gallery(Protocol):
         """Erases one template. Raises SubjectNotFound, TemplateNotFound, LastTemplate."""
         ...
 
-    def search(self, collection: str, probe: Embedding, top_k: int) -> list[Candidate]:
-        """The ``top_k`` nearest subjects, one candidate each (its best template), nearest first; ties by subject id.
+    def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
+        """The templates that are compared of at most ``limit`` subjects with ids greater than ``after``, by id."""
+        ...
 
-        Distances are exact squared L2 in float32, 0..4, the same that ``compare`` gives. An empty gallery gives [].
+    def count_subjects(self, collection: str) -> int:
+        """How many subjects a collection has."""
+        ...
+
+    def search(self, collection: str, probe: Embedding, top_k: int) -> list[Candidate]:
+        """The ``top_k`` nearest subjects, one candidate each, nearest first; ties by subject id.
+
+        The distance of a subject is that of ``app.gallery.fusion.fused_template`` of its templates: exact squared L2 in
+        float32, 0..4, the same that ``compare`` gives. An empty gallery gives [].
         """
         ...
 
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
-        """The subject's best template for the probe. Raises SubjectNotFound."""
+        """One subject compared with the probe. Raises SubjectNotFound."""
         ...
 
     def check(self) -> None:

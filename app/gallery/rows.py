@@ -6,10 +6,13 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from app.gallery.fusion import MOST_FUSED, fused_template
 from app.gallery.index import Batch, Keys
 from app.gallery.protocol import (
     CollectionNotFound,
@@ -19,7 +22,7 @@ from app.gallery.protocol import (
     TemplateNotFound,
 )
 from app.gallery.vectors import StoredTemplate, are_unit_length, vectors_of
-from app.types import Collection, NewTemplate, Subject, Template
+from app.types import Collection, NewTemplate, Subject, SubjectVectors, Targets, Template
 
 _LOAD_BATCH = 8192
 
@@ -61,19 +64,35 @@ def insert_collection(connection: sqlite3.Connection, collection: str, now: date
     return int(cursor.fetchone()[0])
 
 
+def set_targets(connection: sqlite3.Connection, collection: int, targets: Targets) -> None:
+    """Replaces what decisions in a collection aim at."""
+    connection.execute(
+        "UPDATE collections SET target_fmr = ?, target_fpir = ? WHERE key = ?", (targets.fmr, targets.fpir, collection)
+    )
+
+
+def read_targets(connection: sqlite3.Connection, collection: str) -> Targets:
+    """Raises CollectionNotFound."""
+    key = collection_key(connection, collection)
+    return Targets(
+        *connection.execute("SELECT target_fmr, target_fpir FROM collections WHERE key = ?", (key,)).fetchone()
+    )
+
+
 def read_collections(connection: sqlite3.Connection) -> list[Collection]:
     """All collections by id, with their counts."""
     rows = connection.execute(
         """
         SELECT c.id, c.created_at,
                (SELECT COUNT(*) FROM subjects s WHERE s.collection = c.key),
-               (SELECT COUNT(*) FROM templates t WHERE t.collection = c.key)
+               (SELECT COUNT(*) FROM templates t WHERE t.collection = c.key),
+               c.target_fmr, c.target_fpir
         FROM collections c ORDER BY c.id
         """
     )
     return [
-        Collection(id=id_, created_at=datetime.fromisoformat(created_at), subjects=subjects, templates=templates)
-        for id_, created_at, subjects, templates in rows
+        Collection(id_, datetime.fromisoformat(created_at), subjects, templates, Targets(fmr, fpir))
+        for id_, created_at, subjects, templates, fmr, fpir in rows
     ]
 
 
@@ -149,15 +168,14 @@ def insert_templates(
     templates: Sequence[NewTemplate],
     encoder: int,
     now: datetime,
-) -> Keys:
-    """The keys of the new templates, int64 [N]; ValueError when an id is taken."""
-    keys = []
+) -> None:
+    """Stores new templates; ValueError when an id is taken."""
     for template in templates:
         try:
-            row = connection.execute(
+            connection.execute(
                 """
-                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at)
-                VALUES (?, ?, ?, ?, ?, ?) RETURNING key
+                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, length)
+                VALUES (?, ?, ?, ?, ?, ?, ?)
                 """,
                 (
                     template.id,
@@ -166,26 +184,24 @@ def insert_templates(
                     encoder,
                     template.embedding.astype("<f4", copy=False).tobytes(),
                     timestamp(now),
+                    float(template.length),
                 ),
-            ).fetchone()
+            )
         except sqlite3.IntegrityError as error:
             raise ValueError(f"The template id {template.id!r} is empty or taken.") from error
-        keys.append(row[0])
-    return np.array(keys, dtype=np.int64)
 
 
-def template_keys_of_subject(connection: sqlite3.Connection, subject: int) -> Keys:
-    """int64 [N]."""
-    return _keys(connection.execute("SELECT key FROM templates WHERE subject = ?", (subject,)))
-
-
-def template_keys_of_collection(connection: sqlite3.Connection, collection: int) -> Keys:
-    """int64 [N]."""
-    return _keys(connection.execute("SELECT key FROM templates WHERE collection = ?", (collection,)))
-
-
-def _keys(rows: sqlite3.Cursor) -> Keys:
+def subject_keys(connection: sqlite3.Connection, collection: int) -> Keys:
+    """Of all subjects of a collection, int64 [N]."""
+    rows = connection.execute("SELECT key FROM subjects WHERE collection = ?", (collection,))
     return np.array([row[0] for row in rows], dtype=np.int64)
+
+
+def fused_vector(connection: sqlite3.Connection, subject: int) -> Batch:
+    """What stands for one subject in the index; it has templates."""
+    rows = connection.execute("SELECT embedding FROM templates WHERE subject = ? ORDER BY key", (subject,))
+    vectors = vectors_of([row[0] for row in rows])
+    return np.array([subject], dtype=np.int64), fused_template(vectors)[np.newaxis]
 
 
 def template_key(connection: sqlite3.Connection, subject: int, template_id: str) -> int:
@@ -203,30 +219,64 @@ def count_templates(connection: sqlite3.Connection, collection: int) -> int:
     return int(connection.execute("SELECT COUNT(*) FROM templates WHERE collection = ?", (collection,)).fetchone()[0])
 
 
+def count_templates_of_subject(connection: sqlite3.Connection, subject: int) -> int:
+    """How many templates a subject has."""
+    return int(connection.execute("SELECT COUNT(*) FROM templates WHERE subject = ?", (subject,)).fetchone()[0])
+
+
+def count_subjects(connection: sqlite3.Connection, collection: int) -> int:
+    """How many subjects a collection has."""
+    return int(connection.execute("SELECT COUNT(*) FROM subjects WHERE collection = ?", (collection,)).fetchone()[0])
+
+
 def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Batch]:
-    """Every template of a collection. Raises GalleryUnavailable when an embedding is damaged."""
-    cursor = connection.execute("SELECT key, embedding FROM templates WHERE collection = ? ORDER BY key", (collection,))
-    while rows := cursor.fetchmany(_LOAD_BATCH):
-        vectors = vectors_of([embedding for _, embedding in rows])
-        if not are_unit_length(vectors):
+    """What stands for every subject of a collection. Raises GalleryUnavailable when an embedding is damaged."""
+    cursor = connection.execute(
+        "SELECT subject, embedding FROM templates WHERE collection = ? ORDER BY subject, key", (collection,)
+    )
+    subjects = groupby(cursor, key=itemgetter(0))
+    while batch := [(key, [blob for _, blob in rows]) for key, rows in islice(subjects, _LOAD_BATCH)]:
+        if not are_unit_length(vectors_of([blob for _, blobs in batch for blob in blobs])):
             raise GalleryUnavailable(
                 "The gallery's database is damaged: a stored embedding is not of unit length. Put a backup in "
                 "its place."
             )
-        yield np.array([key for key, _ in rows], dtype=np.int64), vectors
+        keys = np.array([key for key, _ in batch], dtype=np.int64)
+        yield keys, np.stack([fused_template(vectors_of(blobs)) for _, blobs in batch])
 
 
-def read_templates(connection: sqlite3.Connection, keys: Sequence[int]) -> list[StoredTemplate]:
-    """The templates with these keys, in no order."""
+def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> list[StoredTemplate]:
+    """Those templates of the subjects with these keys that are fused, in no order."""
     rows = connection.execute(
         """
-        SELECT t.key, t.id, s.id, s.metadata, t.embedding
-        FROM templates t JOIN subjects s ON s.key = t.subject
-        WHERE t.key IN (SELECT value FROM json_each(?))
+        SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.length
+        FROM (
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY subject ORDER BY key DESC) AS age
+            FROM templates WHERE subject IN (SELECT value FROM json_each(?))
+        ) t JOIN subjects s ON s.key = t.subject
+        WHERE t.age <= ?
         """,
-        (json.dumps(list(keys)),),
+        (json.dumps(list(subjects)), MOST_FUSED),
     )
     return [StoredTemplate(*row) for row in rows]
+
+
+def read_vectors(connection: sqlite3.Connection, collection: int, after: str, limit: int) -> list[SubjectVectors]:
+    """Those templates that are fused, of at most ``limit`` subjects with greater ids, by id."""
+    found = connection.execute(
+        "SELECT key FROM subjects WHERE collection = ? AND id > ? ORDER BY id LIMIT ?", (collection, after, limit)
+    )
+    stored = sorted(read_templates(connection, [row[0] for row in found]), key=lambda t: (t.subject_id, t.key))
+    return [_vectors(list(own)) for _, own in groupby(stored, key=lambda t: t.subject_id)]
+
+
+def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
+    return SubjectVectors(
+        subject_id=templates[0].subject_id,
+        template_ids=tuple(template.id for template in templates),
+        embeddings=vectors_of([template.embedding for template in templates]),
+        lengths=np.array([template.length for template in templates], dtype=np.float32),
+    )
 
 
 def find_receipt(connection: sqlite3.Connection, key: str, stored_after: datetime) -> Receipt | None:

@@ -29,7 +29,7 @@ from app.gallery.protocol import (
     SubjectNotFound,
 )
 from app.gallery.vectors import Ranked, checked, nearest_subjects, rank
-from app.types import EMBEDDING_SIZE, Candidate, Collection, Embedding, NewTemplate, Subject
+from app.types import EMBEDDING_SIZE, Candidate, Collection, Embedding, NewTemplate, Subject, SubjectVectors, Targets
 
 RECEIPT_LIFETIME = timedelta(hours=24)
 DATABASE_NAME = "gallery.sqlite3"
@@ -115,17 +115,29 @@ class SqliteGallery:
             rows.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
             yield connection, now
 
-    def create_collection(self, collection: str) -> Collection:
+    def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
         if not collection:
             raise ValueError("A collection's id is empty.")
         with self._writing() as (connection, now):
             if collection in rows.collection_ids(connection):
                 raise CollectionExists(f"There is a collection {collection!r} already.")
             key = rows.insert_collection(connection, collection, now)
+            rows.set_targets(connection, key, targets)
             index = self._index_of(collection, key)
             connection.commit()
             self._indexes[collection] = index
-        return Collection(id=collection, created_at=now, subjects=0, templates=0)
+        return Collection(id=collection, created_at=now, subjects=0, templates=0, targets=targets)
+
+    def update_collection(self, collection: str, targets: Targets) -> Collection:
+        with self._writing() as (connection, _):
+            rows.set_targets(connection, rows.collection_key(connection, collection), targets)
+            updated = next(c for c in rows.read_collections(connection) if c.id == collection)
+            connection.commit()
+        return updated
+
+    def targets(self, collection: str) -> Targets:
+        with self._database.reading() as connection:
+            return rows.read_targets(connection, collection)
 
     def collections(self) -> list[Collection]:
         with self._database.reading() as connection:
@@ -134,17 +146,17 @@ class SqliteGallery:
     def delete_collection(self, collection: str) -> int:
         with self._writing() as (connection, _):
             key = rows.collection_key(connection, collection)
-            erased = rows.template_keys_of_collection(connection, key)
+            templates, subjects = rows.count_templates(connection, key), rows.subject_keys(connection, key)
             self._database.expect_erasure()
             index = self._indexes[collection]
             if collection == DEFAULT_COLLECTION:
                 connection.execute("DELETE FROM subjects WHERE collection = ?", (key,))
-                index.follow(connection.commit, removed=erased)
+                index.follow(connection.commit, removed=subjects)
             else:
                 connection.execute("DELETE FROM collections WHERE key = ?", (key,))
                 index.drop(connection.commit)
                 del self._indexes[collection]
-        return len(erased)
+        return templates
 
     def enroll(
         self,
@@ -158,20 +170,22 @@ class SqliteGallery:
     ) -> Subject:
         if not subject_id or not templates:
             raise ValueError("An enrolment has a subject id and at least one template.")
-        vectors = np.stack([checked(template.embedding) for template in templates])
+        for template in templates:
+            checked(template.embedding)
         encoded = None if metadata is None else rows.dump_metadata(metadata)
         with self._writing() as (connection, now):
             key = rows.collection_key(connection, collection)
             # Before the subject is looked at: the twin of this request may have been the one that created it.
             if receipt is not None and rows.find_receipt(connection, receipt.key, now - RECEIPT_LIFETIME):
                 raise ReceiptExists("Another request has been answered under this idempotency key.")
-            subject, erased = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
-            keys = rows.insert_templates(connection, key, subject, templates, self._encoder, now)
+            subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
+            rows.insert_templates(connection, key, subject, templates, self._encoder, now)
+            added = rows.fused_vector(connection, subject)
             enrolled = rows.read_subject(connection, collection, subject_id)
             if receipt is not None:
                 answer = Receipt(receipt.key, receipt.fingerprint, receipt.render(enrolled))
                 rows.insert_receipt(connection, answer, subject, now)
-            self._indexes[collection].follow(connection.commit, removed=erased, added=(keys, vectors))
+            self._indexes[collection].follow(connection.commit, removed=indexed, added=added)
         return enrolled
 
     def _admit(
@@ -183,7 +197,7 @@ class SqliteGallery:
         on_conflict: OnConflict,
         now: datetime,
     ) -> tuple[int, Keys]:
-        """The subject's key, ready to take templates, and the keys of the templates that were erased for them."""
+        """The subject's key, ready to take templates, and the keys that the index holds of it already."""
         try:
             subject = rows.subject_key(connection, collection, subject_id)
         except SubjectNotFound:
@@ -192,12 +206,10 @@ class SqliteGallery:
         if on_conflict is OnConflict.REJECT:
             raise SubjectExists(f"There is a subject {subject_id!r} in collection {collection!r} already.")
         rows.touch_subject(connection, subject, metadata, now)
-        if on_conflict is OnConflict.APPEND:
-            return subject, _NO_KEYS
-        erased = rows.template_keys_of_subject(connection, subject)
-        self._database.expect_erasure()
-        connection.execute("DELETE FROM templates WHERE subject = ?", (subject,))
-        return subject, erased
+        if on_conflict is OnConflict.REPLACE:
+            self._database.expect_erasure()
+            connection.execute("DELETE FROM templates WHERE subject = ?", (subject,))
+        return subject, _key(subject)
 
     def receipt(self, key: str) -> Receipt | None:
         with self._database.reading() as connection:
@@ -225,17 +237,17 @@ class SqliteGallery:
     def delete_subject(self, collection: str, subject_id: str) -> int:
         with self._writing() as (connection, _):
             subject = rows.subject_key(connection, collection, subject_id)
-            erased = rows.template_keys_of_subject(connection, subject)
+            erased = rows.count_templates_of_subject(connection, subject)
             self._database.expect_erasure()
             connection.execute("DELETE FROM subjects WHERE key = ?", (subject,))
-            self._indexes[collection].follow(connection.commit, removed=erased)
-        return len(erased)
+            self._indexes[collection].follow(connection.commit, removed=_key(subject))
+        return erased
 
     def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:
         with self._writing() as (connection, now):
             subject = rows.subject_key(connection, collection, subject_id)
             key = rows.template_key(connection, subject, template_id)
-            if len(rows.template_keys_of_subject(connection, subject)) == 1:
+            if rows.count_templates_of_subject(connection, subject) == 1:
                 raise LastTemplate(
                     f"{template_id!r} is the last template of subject {subject_id!r}; delete the subject instead."
                 )
@@ -243,17 +255,32 @@ class SqliteGallery:
             connection.execute("DELETE FROM templates WHERE key = ?", (key,))
             rows.touch_subject(connection, subject, None, now)
             remaining = rows.read_subject(connection, collection, subject_id)
-            self._indexes[collection].follow(connection.commit, removed=np.array([key], dtype=np.int64))
+            self._indexes[collection].follow(
+                connection.commit, removed=_key(subject), added=rows.fused_vector(connection, subject)
+            )
         return remaining
+
+    def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
+        if limit < 1:
+            raise ValueError("The limit is 1 or more.")
+        with self._database.reading() as connection:
+            return rows.read_vectors(connection, rows.collection_key(connection, collection), after or "", limit)
+
+    def count_subjects(self, collection: str) -> int:
+        with self._index(collection).reading() as vectors:
+            return vectors.size
+
+    def _index(self, collection: str) -> CollectionIndex:
+        index = self._indexes.get(collection)
+        if index is None:
+            raise CollectionNotFound(f"There is no collection {collection!r}.")
+        return index
 
     def search(self, collection: str, probe: Embedding, top_k: int) -> list[Candidate]:
         if top_k < 1:
             raise ValueError("top_k is 1 or more.")
         probe = checked(probe)
-        index = self._indexes.get(collection)
-        if index is None:
-            raise CollectionNotFound(f"There is no collection {collection!r}.")
-        with index.reading() as vectors, self._database.reading() as connection:
+        with self._index(collection).reading() as vectors, self._database.reading() as connection:
             found = nearest_subjects(vectors, lambda keys: rows.read_templates(connection, keys), probe, top_k)
         return [_candidate(ranked) for ranked in found]
 
@@ -261,8 +288,7 @@ class SqliteGallery:
         probe = checked(probe)
         with self._database.reading() as connection:
             subject = rows.subject_key(connection, collection, subject_id)
-            keys = rows.template_keys_of_subject(connection, subject)
-            templates = rows.read_templates(connection, keys.tolist())
+            templates = rows.read_templates(connection, [subject])
         return _candidate(rank(probe, templates)[0])
 
     def check(self) -> None:
@@ -270,7 +296,7 @@ class SqliteGallery:
         for collection, index in list(self._indexes.items()):
             try:
                 with index.reading() as vectors, self._database.reading() as connection:
-                    stored = rows.count_templates(connection, rows.collection_key(connection, collection))
+                    stored = rows.count_subjects(connection, rows.collection_key(connection, collection))
                     indexed = vectors.size
                     if stored:
                         vectors.search(probe, 1)
@@ -280,7 +306,7 @@ class SqliteGallery:
                 raise GalleryUnavailable(f"The index of collection {collection!r} does not answer: {error}.") from error
             if stored != indexed:
                 raise GalleryUnavailable(
-                    f"The index of collection {collection!r} holds {indexed} templates, its database {stored}. "
+                    f"The index of collection {collection!r} holds {indexed} subjects, its database {stored}. "
                     "Restart the server: the index is rebuilt from the database."
                 )
 
@@ -288,6 +314,11 @@ class SqliteGallery:
         self._opened.close()
 
 
+def _key(subject: int) -> Keys:
+    return np.array([subject], dtype=np.int64)
+
+
 def _candidate(ranked: Ranked) -> Candidate:
-    template = ranked.template
-    return Candidate(template.subject_id, template.id, ranked.distance, rows.load_metadata(template.metadata))
+    nearest = ranked.nearest
+    metadata = rows.load_metadata(nearest.metadata)
+    return Candidate(nearest.subject_id, nearest.id, ranked.distance, metadata, ranked.templates, ranked.length)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from app.gallery.fusion import fused_template
 from app.gallery.index import VectorIndex
 from app.types import EMBEDDING_SIZE, Embedding
 
@@ -24,21 +25,25 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class StoredTemplate:
-    """A template with its embedding as float32 bytes and its subject's metadata as JSON text."""
+    """A template with its embedding as float32 bytes, and its subject with metadata as JSON text."""
 
     key: int
     id: str
+    subject: int
     subject_id: str
     metadata: str
     embedding: bytes
+    length: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A subject's nearest template; ``distance`` is squared L2, 0..4."""
+    """A subject: squared L2, 0..4, to its fused templates, how many were fused, the greatest length, the nearest."""
 
     distance: float
-    template: StoredTemplate
+    templates: int
+    length: float
+    nearest: StoredTemplate
 
 
 def are_unit_length(vectors: Vectors) -> bool:
@@ -68,14 +73,19 @@ def squared_distances(probe: Embedding, vectors: Vectors) -> npt.NDArray[np.floa
 
 
 def rank(probe: Embedding, templates: Sequence[StoredTemplate]) -> list[Ranked]:
-    """One entry a subject, its nearest template (the older of two alike), by distance, then by subject id."""
-    distances = squared_distances(probe, vectors_of([template.embedding for template in templates]))
-    nearest: dict[str, Ranked] = {}
-    for distance, template in sorted(zip(distances.tolist(), templates, strict=True), key=lambda pair: pair[1].key):
-        known = nearest.get(template.subject_id)
-        if known is None or distance < known.distance:
-            nearest[template.subject_id] = Ranked(distance, template)
-    return sorted(nearest.values(), key=lambda ranked: (ranked.distance, ranked.template.subject_id))
+    """One entry a subject by distance, then by subject id; ``nearest`` is the older of two templates alike."""
+    by_subject: dict[int, list[StoredTemplate]] = {}
+    for template in sorted(templates, key=lambda t: t.key):
+        by_subject.setdefault(template.subject, []).append(template)
+    ranked = [_ranked(probe, stored) for stored in by_subject.values()]
+    return sorted(ranked, key=lambda r: (r.distance, r.nearest.subject_id))
+
+
+def _ranked(probe: Embedding, templates: Sequence[StoredTemplate]) -> Ranked:
+    vectors = vectors_of([template.embedding for template in templates])
+    distance = squared_distances(probe, fused_template(vectors)[np.newaxis])[0]
+    longest = max(template.length for template in templates)
+    return Ranked(float(distance), len(templates), longest, templates[int(squared_distances(probe, vectors).argmin())])
 
 
 def nearest_subjects(
@@ -83,8 +93,8 @@ def nearest_subjects(
 ) -> list[Ranked]:
     """The ``top_k`` nearest subjects by exact distance, although the index rounds.
 
-    The index proposes template keys and ``fetch`` reads those templates. More are fetched until nothing that the index
-    has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
+    The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until nothing that the
+    index has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
     embeddings may be off; so near ties at the cut are decided by the exact distances.
     """
     wanted = top_k + _SPARE

@@ -75,7 +75,9 @@ def test_the_exported_network_is_the_encoder(
     encoder: Encoder, network: bytes, runtime: RuntimeName, batch: int
 ) -> None:
     weights = EncoderWeights("tiny", "0", hashlib.sha256(network).hexdigest(), network)
-    vectors = create_runtime(weights, runtime=runtime, precision=Precision.F32, threads=1).encode(CHIPS[:batch])
+    vectors = (
+        create_runtime(weights, runtime=runtime, precision=Precision.F32, threads=1).encode(CHIPS[:batch]).embeddings
+    )
     assert vectors.shape == (batch, 128)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -87,7 +89,7 @@ def test_separable_blocks_are_exported_too(runtime: RuntimeName) -> None:
     encoder = make_encoder(SEPARABLE)
     network = to_onnx(encoder)
     weights = EncoderWeights("separable", "0", hashlib.sha256(network).hexdigest(), network)
-    vectors = create_runtime(weights, runtime=runtime, precision=Precision.F32, threads=1).encode(CHIPS)
+    vectors = create_runtime(weights, runtime=runtime, precision=Precision.F32, threads=1).encode(CHIPS).embeddings
     assert (vectors * expected(encoder, CHIPS)).sum(axis=1).min() >= 0.9999
     assert {node.op_type for node in onnx.load_from_string(network).graph.node} >= {"Conv", "PRelu"}
 

@@ -67,7 +67,7 @@ def test_a_folder_of_weights_is_its_runtime(tmp_path: Path, runtime: RuntimeName
     assert name == f"tiny 3, {runtime} f32"
     served = create_runtime(load_weights(folder), runtime=runtime, precision=Precision.F32)
     vectors = encode(CHIPS)
-    np.testing.assert_allclose(vectors, served.encode(CHIPS), atol=1e-6)
+    np.testing.assert_allclose(vectors, served.encode(CHIPS).embeddings, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     # More chips than are encoded at once.
     many = encode(CHIPS.repeat(30, axis=0))

@@ -69,3 +69,23 @@ def test_a_body_that_is_no_json_is_refused(client: TestClient, body: str | bytes
 def test_only_json_is_taken(client: TestClient) -> None:
     problem(client.post("/collections", data={"id": "staff"}), 415, "unsupported_media_type")
     problem(client.post("/collections"), 415, "unsupported_media_type")
+
+
+def test_targets_of_a_collection_are_set_and_left_to_the_service_again(client: TestClient) -> None:
+    created = ok(client.post("/collections", json={"id": "staff", "target_fpir": 0.05}), 201)
+    assert (created["target_fmr"], created["target_fpir"]) == (None, 0.05)
+    changed = ok(client.put("/collections/staff", json={"target_fmr": 0.001}))
+    assert (changed["target_fmr"], changed["target_fpir"]) == (0.001, None)
+    assert ok(client.get("/collections"))["collections"][1] == changed
+    cleared = ok(client.put("/collections/staff", json={}))
+    assert (cleared["target_fmr"], cleared["target_fpir"]) == (None, None)
+
+
+def test_targets_that_cannot_be_kept_are_refused_and_nothing_is_changed(client: TestClient) -> None:
+    problem(client.post("/collections", json={"id": "staff", "target_fmr": 1e-9}), 422, "target_unsupported")
+    assert counts(client).keys() == {"default"}
+    ok(client.put("/collections/default", json={"target_fmr": 0.01}))
+    problem(client.put("/collections/default", json={"target_fmr": 1e-9}), 422, "target_unsupported")
+    assert ok(client.get("/collections"))["collections"][0]["target_fmr"] == 0.01
+    problem(client.put("/collections/none", json={}), 404, "collection_not_found")
+    invalid_field(client.put("/collections/default", json={"target_fpir": 2}), "target_fpir")

@@ -38,7 +38,7 @@ class Crowd:
 def crowd(people: dict[str, tuple[bytes, ...]], face_finder: FaceFinder, encoder: EncoderRuntime) -> Crowd:
     photographs = [images[0] for images in people.values()]
     chips = [face_finder.find(image, FacePolicy.LARGEST).faces[0].chip for image in photographs]
-    embeddings = np.concatenate([encoder.encode(chip[None]) for chip in chips])
+    embeddings = np.concatenate([encoder.encode(chip[None]).embeddings for chip in chips])
     return Crowd(photographs, 2 - 2 * embeddings @ embeddings.T)
 
 

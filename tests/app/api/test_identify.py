@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
+from app.decisions import Calibration
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, two_faces, variants
@@ -135,3 +136,46 @@ def test_the_right_person_among_a_hundred_comes_first(
                 second += right
     assert same == len(lfw)
     assert second >= 0.95 * len(lfw)
+
+
+# --- what a match is
+
+
+def test_the_answer_says_for_how_many_subjects_the_threshold_is(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes, calibration: Calibration
+) -> None:
+    enroll(ada, subject_id="ada")
+    enroll(grace, subject_id="grace")
+    answer = ok(client.post("/identify", files=files(ada), data={"target_fpir": "0.01"}))
+    assert answer["gallery_subjects"] == 2
+    point = calibration.curve(1).at_rate(1 - 0.99**0.5)
+    assert point is not None
+    assert answer["threshold"] == answer["candidates"][0]["threshold"] == point.threshold
+    rate = point.false_match_rate.value
+    assert answer["false_positive_identification_rate"] == pytest.approx(1 - (1 - rate) ** 2)
+    assert answer["criterion"] == {"kind": "target_fpir", "value": 0.01, "set_by": "request", "met": True}
+    first, second = answer["candidates"]
+    assert answer["margin"] == pytest.approx(second["distance"] - first["distance"])
+    assert first["false_match_rate"]["at_most"]
+    only = ok(client.post("/identify", files=files(ada), data={"target_fpir": "0.01", "top_k": "1"}))
+    assert len(only["candidates"]) == 1
+    assert only["margin"] == answer["margin"]
+
+
+def test_a_target_that_cannot_be_kept_among_so_many_is_refused(
+    enroll: Enroll, client: TestClient, ada: bytes, calibration: Calibration
+) -> None:
+    enroll(ada, subject_id="ada")
+    body = problem(client.post("/identify", files=files(ada), data={"target_fpir": "1e-9"}), 422, "target_unsupported")
+    assert body["smallest_supported"] == pytest.approx(calibration.smallest_supported_fmr)
+    assert body["subjects"] == 1
+
+
+def test_two_subjects_of_one_person_cannot_be_told_apart(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    enroll(ada, subject_id="ada")
+    enroll(variants(collins())["compressed"], subject_id="eileen")
+    answer = ok(client.post("/identify", files=files(ada)))
+    assert (answer["decision"], answer["reason"]) == ("inconclusive", "ambiguous_subjects")
+    assert answer["subject_id"] is None
+    assert [c["decision"] for c in answer["candidates"]] == ["match", "match"]
+    assert answer["faces"][0]["reason"] == "ambiguous_subjects"

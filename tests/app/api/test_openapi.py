@@ -28,7 +28,7 @@ from app.settings import GallerySettings, ServerSettings, Settings
 from tests.app.api.helpers import base64_of, files, ok
 from tests.app.conftest import MakeService
 
-METHODS = {"get", "post", "patch", "delete"}
+METHODS = {"get", "post", "patch", "put", "delete"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 DOCUMENT = create_app(Settings()).openapi()

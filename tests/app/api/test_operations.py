@@ -112,7 +112,11 @@ def test_model_says_what_decides(client: TestClient, encoder: EncoderRuntime, ca
     assert answer["smallest_supported_fmr"] == calibration.smallest_supported_fmr
     assert answer["operating_point"] in answer["operating_points"]
     assert answer["operating_point"]["threshold"] == calibration.default.threshold
-    assert len(answer["operating_points"]) == len(calibration.operating_points)
+    assert len(answer["operating_points"]) == len(calibration.curve(1).operating_points)
+    assert (answer["target_fmr"], answer["target_fpir"]) == (calibration.default_fmr, calibration.default_fpir)
+    assert answer["weak_below"] == calibration.quality.limit
+    assert answer["ambiguous_below"] == calibration.margin.limit
+    assert answer["most_templates"] == calibration.most_templates
 
 
 def test_metrics_are_in_the_prometheus_format(client: TestClient) -> None:

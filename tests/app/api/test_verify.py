@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -31,22 +33,33 @@ def test_the_answer_says_what_decided(
     client: TestClient, ada: bytes, calibration: Calibration, weights: EncoderWeights
 ) -> None:
     answer = ok(client.post("/verify", files=files(ada, reference=ada)))
-    assert answer["threshold"] == answer["operating_point"]["threshold"] == calibration.default.threshold
-    assert answer["operating_point"]["false_match_rate"] == calibration.default.false_match_rate
+    default = calibration.default
+    assert answer["threshold"] == answer["operating_point"]["threshold"] == default.threshold
+    assert answer["operating_point"]["false_match_rate"] == default.false_match_rate.model_dump()
+    assert answer["operating_point"]["false_non_match_rate"] == default.false_non_match_rate.model_dump()
+    assert answer["criterion"] == {
+        "kind": "target_fmr",
+        "value": calibration.default_fmr,
+        "set_by": "server",
+        "met": True,
+    }
+    strictest = calibration.curve(1).operating_points[-1].false_match_rate
+    assert answer["false_match_rate"] == strictest.model_dump() | {"at_most": True}
+    assert (answer["reason"], answer["templates"]) == (None, 1)
     assert answer["encoder_version"] == f"{weights.name}-{weights.version}-{weights.sha256[:8]}"
     assert answer["calibration_version"] == calibration.version
     assert answer["distance"] == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
-def test_a_subject_is_verified_by_its_best_template(
-    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes, prefix: str
+def test_a_subject_is_verified_and_its_nearest_template_is_named(
+    enroll: Enroll, client: TestClient, ada: bytes, prefix: str
 ) -> None:
-    templates = enroll(grace, ada, subject_id="both")["templates"]
-    body = {"image": prefix + base64_of(variants(collins())["smaller"]), "subject_id": "both"}
+    templates = enroll(variants(collins())["mirrored"], ada, subject_id="ada")["templates"]
+    body = {"image": prefix + base64_of(ada), "subject_id": "ada"}
     answer = ok(client.post("/verify", json=body))
     assert answer["decision"] == "match"
-    assert answer["subject_id"] == "both"
+    assert (answer["subject_id"], answer["templates"]) == ("ada", 2)
     assert answer["template_id"] == templates[1]["template_id"]  # type: ignore[index]
     assert answer["reference"] is None
 
@@ -116,3 +129,91 @@ def test_all_lets_the_closest_face_decide(enroll: Enroll, client: TestClient, ad
         answer = ok(response)
         assert answer["decision"] == "match"
         assert answer["probe"]["face"]["box"]["x"] > 500
+
+
+# --- what a match is
+
+
+def test_a_stricter_target_gives_a_smaller_threshold(
+    client: TestClient, ada: bytes, grace: bytes, calibration: Calibration
+) -> None:
+    def ask(**fields: str) -> dict[str, Any]:
+        return ok(client.post("/verify", files=files(ada, reference=grace), data=fields))
+
+    loose, strict = ask(target_fmr="0.01"), ask(target_fmr="0.00003")
+    for answer, target in ((loose, 0.01), (strict, 0.00003)):
+        point = calibration.curve(1).at_rate(target)
+        assert point is not None
+        assert answer["threshold"] == point.threshold
+        assert answer["operating_point"]["false_match_rate"]["value"] <= target
+        assert answer["criterion"] == {"kind": "target_fmr", "value": target, "set_by": "request", "met": True}
+    assert strict["threshold"] < loose["threshold"]
+    assert strict["distance"] == loose["distance"]
+
+
+def test_a_target_that_the_data_cannot_support_is_refused_with_the_smallest(
+    client: TestClient, ada: bytes, calibration: Calibration
+) -> None:
+    body = problem(
+        client.post("/verify", files=files(ada, reference=ada), data={"target_fmr": "1e-9"}), 422, "target_unsupported"
+    )
+    smallest = calibration.curve(1).operating_points[-1].false_match_rate.value
+    assert body["smallest_supported"] == smallest
+    assert "max_distance" in body["detail"]
+    answer = ok(client.post("/verify", files=files(ada, reference=ada), data={"target_fmr": str(smallest)}))
+    assert answer["decision"] == "match"
+
+
+def test_a_distance_or_a_similarity_can_be_the_threshold(client: TestClient, ada: bytes, grace: bytes) -> None:
+    known = ok(client.post("/verify", files=files(ada, reference=grace)))["distance"]
+    for fields, decision in (
+        ({"max_distance": str(known + 0.01)}, "match"),
+        ({"max_distance": str(known - 0.01)}, "no_match"),
+        ({"min_similarity": str(1 - known / 2 - 0.01)}, "match"),
+        ({"min_similarity": str(1 - known / 2 + 0.01)}, "no_match"),
+    ):
+        answer = ok(client.post("/verify", files=files(ada, reference=grace), data=fields))
+        assert answer["decision"] == decision
+        assert answer["criterion"]["kind"] == "max_distance"
+        assert answer["threshold"] == answer["criterion"]["value"]
+    # So far beyond all that was measured, no rate is told.
+    assert (
+        ok(client.post("/verify", files=files(ada, reference=grace), data={"max_distance": "4"}))["operating_point"]
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"target_fmr": "0"}, "target_fmr"),
+        ({"target_fmr": "1"}, "target_fmr"),
+        ({"target_fmr": "nan"}, "target_fmr"),
+        ({"max_distance": "4.1"}, "max_distance"),
+        ({"max_distance": "-1"}, "max_distance"),
+        ({"min_similarity": "1.1"}, "min_similarity"),
+        ({"target_fpir": "0.1"}, "target_fpir"),
+    ],
+)
+def test_criteria_that_make_no_sense_are_named(
+    client: TestClient, ada: bytes, fields: dict[str, str], field: str
+) -> None:
+    invalid_field(client.post("/verify", files=files(ada, reference=ada), data=fields), field)
+
+
+def test_one_criterion_is_enough(client: TestClient, ada: bytes) -> None:
+    fields = {"target_fmr": "0.001", "max_distance": "1"}
+    body = problem(client.post("/verify", files=files(ada, reference=ada), data=fields), 422, "invalid_request")
+    assert "target_fmr, max_distance" in body["detail"]
+
+
+def test_a_collection_has_targets_of_its_own(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    ok(client.post("/collections", json={"id": "staff", "target_fmr": 0.01}), 201)
+    enroll(ada, subject_id="ada", collection="staff")
+    asked = {"subject_id": "ada", "collection": "staff"}
+    answer = ok(client.post("/verify", files=files(ada), data=asked))
+    assert answer["criterion"] == {"kind": "target_fmr", "value": 0.01, "set_by": "collection", "met": True}
+    answer = ok(client.post("/verify", files=files(ada), data=asked | {"target_fmr": "0.001"}))
+    assert answer["criterion"]["set_by"] == "request"
+    ok(client.put("/collections/staff", json={}))
+    assert ok(client.post("/verify", files=files(ada), data=asked))["criterion"]["set_by"] == "server"

@@ -5,43 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.decisions import Calibration, CalibrationError, load_calibration
+from app.decisions.calibration import GalleryPoint, GallerySize
 from app.encoding import EncoderWeights
 from app.settings import EncodingSettings
-
-DIGEST = "ab" * 32
-
-
-def point(threshold: float, rate: float) -> dict[str, float]:
-    return {
-        "threshold": threshold,
-        "false_match_rate": rate,
-        "false_non_match_rate": 0.1,
-        "false_match_rate_without_relatives": rate,
-    }
-
-
-def table(**members: Any) -> dict[str, Any]:
-    data = {
-        "description": "faces",
-        "subjects": 100,
-        "faces": 500,
-        "mated_pairs": 1000,
-        "non_mated_pairs": 100_000,
-        "runtime": "openvino",
-        "precision": "f32",
-    }
-    return {
-        "schema_version": 1,
-        "version": "v1",
-        "encoder_sha256": DIGEST,
-        "data": data,
-        "smallest_supported_fmr": 0.0006,
-        "default_fmr": 0.001,
-        "operating_points": [point(1.3, 0.01), point(1.1, 0.001), point(1.0, 0.0006)],
-    } | members
+from tests.app.decisions.support import DIGEST, curve, estimate, point, table
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -52,29 +24,57 @@ def write(folder: Path, content: Any) -> Path:
 def test_a_table_is_read(tmp_path: Path) -> None:
     loaded = load_calibration(write(tmp_path, table()), DIGEST)
     assert loaded.version == "v1"
-    assert [p.threshold for p in loaded.operating_points] == [1.3, 1.1, 1.0]
+    assert [p.threshold for p in loaded.curves[0].operating_points] == [1.3, 1.1, 1.0]
 
 
 @pytest.mark.parametrize(("rate", "threshold"), [(0.01, 1.3), (0.5, 1.3), (0.005, 1.1), (0.001, 1.1), (0.0006, 1.0)])
-def test_the_default_is_the_most_permissive_point_within_the_rate(rate: float, threshold: float) -> None:
-    assert Calibration.model_validate(table(default_fmr=rate)).default.threshold == threshold
+def test_the_point_of_a_rate_is_the_most_permissive_within_it(rate: float, threshold: float) -> None:
+    found = Calibration.model_validate(table()).curves[0].at_rate(rate)
+    assert found is not None
+    assert found.threshold == threshold
+    assert Calibration.model_validate(table(default_fmr=max(rate, 0.0006))).default.threshold == threshold
+
+
+def test_no_point_has_a_rate_below_the_strictest() -> None:
+    assert Calibration.model_validate(table()).curves[0].at_rate(0.00059) is None
+
+
+@pytest.mark.parametrize(
+    ("distance", "threshold"), [(0.0, 1.0), (1.0, 1.0), (1.0001, 1.1), (1.1, 1.1), (1.2, 1.3), (1.3, 1.3), (1.31, None)]
+)
+def test_the_point_of_a_distance_is_the_strictest_that_it_lies_within(distance: float, threshold: float | None) -> None:
+    found = Calibration.model_validate(table()).curves[0].at_distance(distance)
+    assert (found and found.threshold) == threshold
+
+
+@given(st.floats(0, 4))
+def test_the_rate_told_of_a_distance_is_never_better_than_the_measured_one(distance: float) -> None:
+    points = Calibration.model_validate(table()).curves[0].operating_points
+    found = Calibration.model_validate(table()).curves[0].at_distance(distance)
+    within = [p for p in points if distance <= p.threshold]
+    assert found == (min(within, key=lambda p: p.threshold) if within else None)
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ({"operating_points": []}, "operating_points"),
-        ({"operating_points": [point(1.0, 0.001), point(1.1, 0.01)]}, "strictest"),
-        ({"operating_points": [point(1.1, 0.001), point(1.0, 0.001)]}, "strictest"),
-        ({"operating_points": [point(1.0, 0.01), point(1.1, 0.001)]}, "strictest"),
-        ({"operating_points": [point(1.0, 0.01)]}, "default false match rate"),
-        ({"operating_points": [point(4.1, 0.001)]}, "threshold"),
-        ({"operating_points": [point(-0.1, 0.001)]}, "threshold"),
-        ({"operating_points": [point(1.0, 1.1)]}, "false_match_rate"),
-        ({"operating_points": [point(float("nan"), 0.001)]}, "threshold"),
-        ({"default_fmr": 0.0005}, "smallest_supported_fmr"),
+        ({"curves": []}, "curves"),
+        ({"curves": [curve(1, [point(1.0, 0.001), point(1.1, 0.01)])]}, "strictest"),
+        ({"curves": [curve(1, [point(1.1, 0.001), point(1.0, 0.001)])]}, "strictest"),
+        ({"curves": [curve(1, [point(1.0, 0.01), point(1.1, 0.001)])]}, "strictest"),
+        ({"curves": [curve(1, [point(1.0, 0.01)])]}, "operating_points"),
+        ({"curves": [curve(1, [point(1.2, 0.1), point(1.0, 0.01)])]}, "default_fmr"),
+        ({"curves": [curve(1, [point(4.1, 0.1), point(1.0, 0.001)])]}, "threshold"),
+        ({"curves": [curve(1, [point(1.0, 0.1), point(-0.1, 0.001)])]}, "threshold"),
+        ({"curves": [curve(1, [point(1.0, 1.1), point(0.9, 0.001)])]}, "false_match_rate"),
+        ({"curves": [curve(1, [point(float("nan"), 0.1), point(0.9, 0.001)])]}, "threshold"),
+        ({"curves": [curve(2)]}, "one template"),
+        ({"curves": [curve(1), curve(3)]}, "one template"),
+        ({"curves": [curve(1), curve(2), curve(2)]}, "one template"),
+        ({"default_fmr": 0.0005}, "default_fmr"),
         ({"default_fmr": -1}, "default_fmr"),
-        ({"schema_version": 2}, "schema_version"),
+        ({"default_fpir": 2}, "default_fpir"),
+        ({"schema_version": 1}, "schema_version"),
         ({"unknown": 1}, "unknown"),
         ({"data": {}}, "data"),
         ({"encoder_sha256": None}, "encoder_sha256"),
@@ -88,6 +88,52 @@ def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path, members: dic
     assert refused.value.code == "calibration_invalid"
     assert "model.calibrate" in refused.value.message
     assert "\n" not in refused.value.message
+
+
+def test_an_estimate_outside_its_bounds_is_refused() -> None:
+    broken = point(1.3, 0.01) | {"false_match_rate": {"value": 0.01, "low": 0.02, "high": 0.03}}
+    with pytest.raises(ValidationError, match="between its bounds"):
+        Calibration.model_validate(table(curves=[curve(1, [broken, point(1.0, 0.001)])]))
+
+
+def test_each_number_of_templates_has_its_own_curve_up_to_the_most_measured() -> None:
+    calibration = Calibration.model_validate(table(curves=[curve(1), curve(2), curve(3)]))
+    assert [calibration.curve(k).templates for k in (1, 2, 3)] == [1, 2, 3]
+    assert calibration.most_templates == 3
+    for templates in (0, 4):
+        with pytest.raises(ValueError, match=f"{templates} templates"):
+            calibration.curve(templates)
+
+
+def test_what_is_supported_of_every_number_of_templates_is_the_highest_floor() -> None:
+    worse = curve(2, [point(1.3, 0.01), point(1.2, 0.0009)])
+    calibration = Calibration.model_validate(table(curves=[curve(1), worse]))
+    assert calibration.smallest_supported_fmr == 0.0009
+
+
+def sized(subjects: int, *, low: float) -> dict[str, Any]:
+    rate = {"value": 0.05, "low": low, "high": 0.09}
+    points = [{"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": 0.04}]
+    return {"subjects": subjects, "galleries": 10, "points": points}
+
+
+def test_galleries_may_be_as_large_as_the_prediction_held() -> None:
+    def largest(*sizes: dict[str, Any]) -> float:
+        return Calibration.model_validate(table(identification=list(sizes))).largest_gallery
+
+    assert largest() == 1
+    assert largest(sized(10, low=0.01), sized(100, low=0.04)) == float("inf")
+    assert largest(sized(100, low=0.041), sized(10, low=0.01)) == 10
+    assert largest(sized(10, low=0.041), sized(100, low=0.01)) == 1
+
+
+def test_a_prediction_agrees_unless_it_is_more_favourable_than_the_measurement() -> None:
+    rate = estimate(0.05) | {"low": 0.03, "high": 0.07}
+    for predicted, agrees in ((0.029, False), (0.03, True), (0.05, True), (0.5, True)):
+        found = GalleryPoint.model_validate(
+            {"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": predicted}
+        )
+        assert GallerySize(subjects=10, galleries=5, points=(found,)).agrees is agrees
 
 
 def test_a_table_of_another_encoder_is_refused(tmp_path: Path) -> None:
@@ -111,7 +157,11 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_the_shipped_table_is_the_shipped_encoders(calibration: Calibration, weights: EncoderWeights) -> None:
     assert load_calibration(EncodingSettings().directory, weights.sha256) == calibration
-    assert calibration.smallest_supported_fmr <= calibration.default.false_match_rate <= calibration.default_fmr
-    assert calibration.smallest_supported_fmr >= 3 / calibration.data.non_mated_pairs
+    assert calibration.smallest_supported_fmr <= calibration.default.false_match_rate.value <= calibration.default_fmr
+    assert [c.templates for c in calibration.curves] == list(range(1, calibration.most_templates + 1))
+    assert calibration.largest_gallery > max(size.subjects for size in calibration.identification)
+    for measured in calibration.curves:
+        assert measured.smallest_supported_fmr >= 3 / measured.non_mated
+        assert measured.operating_points[-1].false_match_rate.value >= measured.smallest_supported_fmr
     with pytest.raises(CalibrationError):
         load_calibration(EncodingSettings().directory, DIGEST)

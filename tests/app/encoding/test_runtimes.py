@@ -55,7 +55,7 @@ def chips(face_finder: FaceFinder, people: dict[str, tuple[bytes, ...]]) -> Pixe
 @pytest.fixture(scope="module")
 def reference(chips: Pixels) -> Embeddings:
     """What torch computes of them in f32."""
-    return runtime(RuntimeName.TORCH, Precision.F32).encode(chips)
+    return runtime(RuntimeName.TORCH, Precision.F32).encode(chips).embeddings
 
 
 def cosines(a: Embeddings, b: Embeddings) -> npt.NDArray[np.float64]:
@@ -75,7 +75,7 @@ class TestEveryRuntime:
     def test_embeddings_are_float32_of_unit_length(
         self, name: RuntimeName, precision: Precision, chips: Pixels
     ) -> None:
-        embeddings = runtime(name, precision).encode(chips)
+        embeddings = runtime(name, precision).encode(chips).embeddings
         assert (embeddings.dtype, embeddings.shape) == (np.float32, (len(chips), EMBEDDING_SIZE))
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3)
 
@@ -83,29 +83,29 @@ class TestEveryRuntime:
         self, name: RuntimeName, precision: Precision, chips: Pixels, reference: Embeddings
     ) -> None:
         lowest = 0.999 if precision is Precision.BF16 else 0.99999
-        assert cosines(runtime(name, precision).encode(chips), reference).min() >= lowest
+        assert cosines(runtime(name, precision).encode(chips).embeddings, reference).min() >= lowest
 
     @pytest.mark.parametrize("size", [1, 5, 16])
     def test_a_batch_gives_what_one_by_one_gives(
         self, name: RuntimeName, precision: Precision, chips: Pixels, size: int
     ) -> None:
         encoder = runtime(name, precision)
-        single = np.concatenate([encoder.encode(chip[None]) for chip in chips[:size]])
-        assert cosines(encoder.encode(chips[:size]), single).min() > 0.9999
+        single = np.concatenate([encoder.encode(chip[None]).embeddings for chip in chips[:size]])
+        assert cosines(encoder.encode(chips[:size]).embeddings, single).min() > 0.9999
 
     def test_several_threads_give_what_one_gives(self, name: RuntimeName, precision: Precision, chips: Pixels) -> None:
         encoder = runtime(name, precision)
-        single = np.concatenate([encoder.encode(chip[None]) for chip in chips])
+        single = np.concatenate([encoder.encode(chip[None]).embeddings for chip in chips])
         with ThreadPoolExecutor(8) as pool:
             for _ in range(3):
-                together = np.concatenate(list(pool.map(lambda chip: encoder.encode(chip[None]), chips)))
+                together = np.concatenate(list(pool.map(lambda chip: encoder.encode(chip[None]).embeddings, chips)))
                 np.testing.assert_allclose(together, single, atol=1e-5)
 
     def test_an_answer_is_not_overwritten_by_the_next(
         self, name: RuntimeName, precision: Precision, chips: Pixels
     ) -> None:
         encoder = runtime(name, precision)
-        first = encoder.encode(chips[:1])
+        first = encoder.encode(chips[:1]).embeddings
         kept = first.copy()
         for chip in chips[1:6]:
             encoder.encode(chip[None])
@@ -114,7 +114,9 @@ class TestEveryRuntime:
     def test_chips_need_not_be_contiguous(self, name: RuntimeName, precision: Precision, chips: Pixels) -> None:
         encoder = runtime(name, precision)
         mirrored = chips[:2, :, ::-1]
-        np.testing.assert_array_equal(encoder.encode(mirrored), encoder.encode(np.ascontiguousarray(mirrored)))
+        np.testing.assert_array_equal(
+            encoder.encode(mirrored).embeddings, encoder.encode(np.ascontiguousarray(mirrored)).embeddings
+        )
 
     @pytest.mark.parametrize(
         "wrong",
@@ -167,4 +169,4 @@ def test_auto_is_never_what_runs(encoder: EncoderRuntime) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_threads(weights: EncoderWeights, chips: Pixels, reference: Embeddings, threads: int) -> None:
     encoder = create_runtime(weights, precision=Precision.F32, threads=threads)
-    assert cosines(encoder.encode(chips[:4]), reference[:4]).min() >= 0.99999
+    assert cosines(encoder.encode(chips[:4]).embeddings, reference[:4]).min() >= 0.99999

@@ -97,7 +97,7 @@ def test_every_shipped_encoder_runs_and_has_thresholds_of_its_own(directory: Pat
     table = load_calibration(directory, weights.sha256)
     assert weights.name in table.version
     chips = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
-    vectors = create_runtime(weights, threads=1).encode(chips)
+    vectors = create_runtime(weights, threads=1).encode(chips).embeddings
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -11,6 +11,7 @@ from itertools import count
 import numpy as np
 import pytest
 
+from app.gallery.fusion import MOST_FUSED
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
@@ -25,7 +26,7 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TemplateNotFound,
 )
-from app.types import Embedding, NewTemplate, Subject
+from app.types import Embedding, NewTemplate, Subject, Targets
 
 _NUMBERS = count()
 
@@ -62,12 +63,16 @@ def near(random: np.random.Generator, centre: Embedding, spread: float = 0.02) -
     return unit(centre + spread * random.standard_normal(128))
 
 
-def template(embedding: Embedding, id_: str | None = None) -> NewTemplate:
-    return NewTemplate(id_ or f"t{next(_NUMBERS)}", embedding)
+def template(embedding: Embedding, id_: str | None = None, length: float = 10.0) -> NewTemplate:
+    return NewTemplate(id_ or f"t{next(_NUMBERS)}", embedding, length)
 
 
 def ids(subject: Subject) -> list[str]:
     return [stored.id for stored in subject.templates]
+
+
+def sum_of(embeddings: Iterable[Embedding]) -> np.ndarray:
+    return np.sum([embedding.astype(np.float64) for embedding in embeddings], axis=0)
 
 
 def exact(probe: Embedding, embedding: Embedding) -> float:
@@ -188,6 +193,45 @@ class GalleryContract:
 
     # Enrolment
 
+    def test_targets_of_a_collection_are_kept_and_replaced(self, gallery: Gallery) -> None:
+        assert gallery.targets("default") == Targets()
+        created = gallery.create_collection("staff", Targets(fmr=1e-3))
+        assert created.targets == gallery.targets("staff") == Targets(fmr=1e-3)
+        updated = gallery.update_collection("staff", Targets(fpir=0.05))
+        assert updated.targets == gallery.targets("staff") == Targets(fpir=0.05)
+        assert [c.targets for c in gallery.collections()] == [Targets(), Targets(fpir=0.05)]
+        for call in (lambda: gallery.targets("none"), lambda: gallery.update_collection("none", Targets())):
+            with pytest.raises(CollectionNotFound):
+                call()
+
+    def test_vectors_come_by_subject_and_only_those_that_are_compared(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "bob", [template(axis(5), "b", 9.0)])
+        many = [template(axis(i), f"a{i}", 10.0 + i) for i in range(MOST_FUSED + 2)]
+        gallery.enroll("default", "ada", many)
+        ada, bob = gallery.subject_vectors("default", after=None, limit=10)
+        assert (ada.subject_id, bob.subject_id, bob.template_ids) == ("ada", "bob", ("b",))
+        assert ada.template_ids == tuple(each.id for each in many[2:])
+        np.testing.assert_array_equal(ada.embeddings, np.stack([each.embedding for each in many[2:]]))
+        assert ada.lengths.tolist() == [each.length for each in many[2:]]
+        assert [v.subject_id for v in gallery.subject_vectors("default", after=None, limit=1)] == ["ada"]
+        assert [v.subject_id for v in gallery.subject_vectors("default", after="ada", limit=1)] == ["bob"]
+        assert gallery.subject_vectors("default", after="bob", limit=1) == []
+        with pytest.raises(ValueError, match="limit"):
+            gallery.subject_vectors("default", after=None, limit=0)
+        with pytest.raises(CollectionNotFound):
+            gallery.subject_vectors("none", after=None, limit=1)
+
+    def test_subjects_are_counted(self, gallery: Gallery) -> None:
+        assert gallery.count_subjects("default") == 0
+        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
+        gallery.enroll("default", "ada", [template(axis(0))])
+        gallery.enroll("default", "bob", [template(axis(2))])
+        assert gallery.count_subjects("default") == 2
+        gallery.delete_subject("default", "ada")
+        assert gallery.count_subjects("default") == 1
+        with pytest.raises(CollectionNotFound):
+            gallery.count_subjects("none")
+
     def test_enrolled_subject_is_returned_stored_and_found(self, gallery: Gallery, clock: Clock) -> None:
         before = clock.now
         subject = gallery.enroll(
@@ -199,7 +243,8 @@ class GalleryContract:
         assert subject.created_at.utcoffset() == timedelta(0)
         assert gallery.subject("default", "ada") == subject
         (found,) = gallery.search("default", axis(1), 5)
-        assert (found.subject_id, found.template_id, found.distance) == ("ada", "t-a", 0.0)
+        assert (found.subject_id, found.template_id, found.templates) == ("ada", "t-a", 2)
+        assert found.distance == pytest.approx(2 - 2**0.5, abs=1e-6)
         assert found.metadata == {"name": "Ada", "n": [1]}
 
     def test_append_adds_templates_after_the_old_ones(self, gallery: Gallery) -> None:
@@ -231,7 +276,7 @@ class GalleryContract:
     @pytest.mark.parametrize("on_conflict", [OnConflict.APPEND, OnConflict.REPLACE])
     def test_an_enrolment_that_fails_changes_nothing(self, gallery: Gallery, on_conflict: OnConflict) -> None:
         gallery.enroll("default", "bob", [template(axis(5), "taken")])
-        before = gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))], metadata={"a": 1})
+        before = gallery.enroll("default", "ada", [template(axis(0)), template(axis(0))], metadata={"a": 1})
         for new_id, body in [("taken", None), ("new", ZeroDivisionError())]:
 
             def render(_: Subject, body: Exception | None = body) -> str:
@@ -498,6 +543,29 @@ class GalleryContract:
         gallery.enroll("default", "bob", [template(axis(1, 0, 0.2))])
         assert [found.subject_id for found in gallery.search("default", axis(0), 3)] == ["crowd", "bob", "ada"]
 
+    def test_a_subject_is_as_far_as_the_mean_direction_of_its_templates(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
+        found = gallery.compare("default", "ada", unit(axis(0) + axis(1)))
+        assert found.distance == pytest.approx(0, abs=1e-6)
+        assert found.templates == 2
+        # Nearer to one of them is not nearer to the subject.
+        assert gallery.compare("default", "ada", axis(0)).distance == pytest.approx(2 - 2**0.5, abs=1e-6)
+
+    def test_only_the_newest_templates_count_of_more_than_were_measured(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0)) for _ in range(3)])
+        gallery.enroll("default", "ada", [template(axis(1)) for _ in range(MOST_FUSED)])
+        found = gallery.search("default", axis(1), 1)[0]
+        assert (found.distance, found.templates) == (pytest.approx(0, abs=1e-6), MOST_FUSED)
+
+    def test_the_length_of_a_subject_is_that_of_its_longest_template(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), length=9.5), template(axis(1), length=11.25)])
+        assert gallery.compare("default", "ada", axis(0)).length == 11.25
+        assert gallery.search("default", axis(0), 1)[0].length == 11.25
+
+    def test_templates_that_cancel_each_other_leave_the_newest(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0)), template(-axis(0))])
+        assert gallery.compare("default", "ada", -axis(0)).distance == pytest.approx(0, abs=1e-6)
+
     def test_ties_are_broken_by_subject_id(self, gallery: Gallery) -> None:
         names = [f"s{index:02}" for index in range(60)]
         for name in reversed(names):
@@ -550,14 +618,19 @@ class GalleryContract:
         gallery: Gallery, model: dict[str, dict[str, Embedding]], probe: Embedding, top_k: int
     ) -> None:
         found = gallery.search("default", probe, top_k)
-        best = {name: min(exact(probe, vector) for vector in stored.values()) for name, stored in model.items()}
+        used = {name: dict(list(stored.items())[-MOST_FUSED:]) for name, stored in model.items()}
+        best = {name: exact(probe, unit(sum_of(stored.values()))) for name, stored in used.items()}
         assert len({each.subject_id for each in found}) == len(found) == min(top_k, len(model))
         assert [(each.distance, each.subject_id) for each in found] == sorted(
             (each.distance, each.subject_id) for each in found
         )
         np.testing.assert_allclose([each.distance for each in found], sorted(best.values())[: len(found)], atol=1e-6)
         for each in found:
-            assert each.distance == pytest.approx(exact(probe, model[each.subject_id][each.template_id]), abs=1e-6)
+            stored = used[each.subject_id]
+            assert each.distance == pytest.approx(best[each.subject_id], abs=1e-6)
+            assert each.templates == len(stored)
+            nearest = min(exact(probe, embedding) for embedding in stored.values())
+            assert exact(probe, stored[each.template_id]) == pytest.approx(nearest, abs=1e-6)
             assert gallery.compare("default", each.subject_id, probe) == each
 
     # Concurrency
@@ -608,15 +681,15 @@ class GalleryContract:
     def test_replace_never_shows_a_subject_without_or_with_mixed_templates(
         self, gallery: Gallery, random: np.random.Generator
     ) -> None:
-        """Each generation of templates lies along its own axis, so a search sees which generation it was given."""
+        """The templates of a generation lie along one of two axes in turn: what mixes two lies between the axes."""
         gallery.enroll("default", "other", [template(axis(100))])
-        gallery.enroll("default", "ada", [template(axis(0), "g0-a"), template(axis(1), "g0-b")])
+        gallery.enroll("default", "ada", [template(axis(0), "g0-a"), template(axis(0), "g0-b")])
         done = threading.Event()
 
         def write() -> None:
             try:
                 for generation in range(1, 40):
-                    new = [template(axis(0), f"g{generation}-a"), template(axis(1), f"g{generation}-b")]
+                    new = [template(axis(generation % 2), f"g{generation}-{name}") for name in "ab"]
                     gallery.enroll("default", "ada", new, on_conflict=OnConflict.REPLACE)
             finally:
                 done.set()
@@ -626,14 +699,14 @@ class GalleryContract:
             while not done.is_set():
                 first, second = gallery.search("default", axis(seen % 2), 5)
                 assert (first.subject_id, second.subject_id) == ("ada", "other")
-                assert first.distance == 0.0
                 generation = int(first.template_id.split("-")[0][1:])
+                assert first.distance == (0.0 if generation % 2 == seen % 2 else 2.0)
                 assert generation >= seen, "a template came back after it was replaced"
                 seen = generation
                 templates = ids(gallery.subject("default", "ada"))
                 assert len(templates) == 2
                 assert templates[0].split("-")[0] == templates[1].split("-")[0]
-                assert gallery.compare("default", "ada", axis(0)).distance == 0.0
+                assert gallery.compare("default", "ada", axis(0)).distance in (0.0, 2.0)
 
         with ThreadPoolExecutor(4) as pool:
             readers = [pool.submit(read, seed) for seed in range(3)]
@@ -643,17 +716,21 @@ class GalleryContract:
 
     def test_parallel_writers_lose_nothing(self, gallery: Gallery, random: np.random.Generator) -> None:
         embeddings = [[random_embedding(random) for _ in range(12)] for _ in range(4)]
+        shared = {f"{writer}-{index}": e for writer, own in enumerate(embeddings) for index, e in enumerate(own)}
 
         def write(writer: int) -> None:
             for index, embedding in enumerate(embeddings[writer]):
                 gallery.enroll("default", f"own-{writer}-{index}", [template(embedding)])
-                gallery.enroll("default", "shared", [template(embedding)])
+                gallery.enroll("default", "shared", [template(embedding, f"{writer}-{index}")])
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(4)))
-        assert len(gallery.subject("default", "shared").templates) == 48
+        stored = ids(gallery.subject("default", "shared"))
+        assert sorted(stored) == sorted(shared)
+        fused = unit(sum_of(shared[id_] for id_ in stored[-MOST_FUSED:]))
         for writer in range(4):
             for index, embedding in enumerate(embeddings[writer]):
-                found = gallery.search("default", embedding, 2)
-                assert [each.subject_id for each in found] == [f"own-{writer}-{index}", "shared"]
-                assert [each.distance for each in found] == [0.0, 0.0]
+                (found,) = gallery.search("default", embedding, 1)
+                assert (found.subject_id, found.distance) == (f"own-{writer}-{index}", 0.0)
+                distance = gallery.compare("default", "shared", embedding).distance
+                assert distance == pytest.approx(exact(embedding, fused), abs=1e-6)

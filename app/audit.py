@@ -1,0 +1,229 @@
+"""A look over a whole collection: who may be enrolled twice, which templates do not fit, how alike its people are.
+
+Everything is measured with the calibration of the encoder in use. The comparisons among the collection's own people are
+set beside the false match rates that were calibrated: where they are more frequent, this population is harder than the
+one that was measured, and targets are to be chosen lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from app.decisions import Calibration, Estimate
+from app.gallery import Gallery
+from app.gallery.fusion import fused_template
+from app.types import SubjectVectors
+
+PAGE = 256
+LISTED = 100
+CONFUSABLE = 20
+NEIGHBOURS = 6
+MOST_COMPARED = 2000
+"""So many subjects at most, drawn at random, are compared with each other for the rates of the collection itself."""
+REPLICATES = 200
+FEW_PAIRS = 10
+"""So many pairs must be expected within a threshold for the collection to say something of it."""
+
+Progress = Callable[[float], None]
+
+
+class Population(StrEnum):
+    """How a collection's people compare with those that were calibrated on."""
+
+    AS_MEASURED = "as_measured"
+    HARDER = "harder"
+    EASIER = "easier"
+    TOO_FEW = "too_few"
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectPair:
+    """Two subjects, their squared distance, and how often different people are as near (None: beyond 50 %)."""
+
+    first: str
+    second: str
+    distance: float
+    false_match_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierTemplate:
+    """A template that the rest of its subject does not match: squared distance to the rest, and the threshold."""
+
+    subject_id: str
+    template_id: str
+    distance: float
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeakTemplate:
+    """A template in which the encoder found little."""
+
+    subject_id: str
+    template_id: str
+    length: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """At one threshold: the calibrated false match rate and the share of the collection's own pairs that lie within."""
+
+    threshold: float
+    calibrated: Estimate
+    observed: Estimate
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What was found. Lists hold the most telling ones, counts all of them."""
+
+    collection: str
+    created_at: datetime
+    subjects: int
+    templates: int
+    duplicate_count: int
+    duplicates: tuple[SubjectPair, ...]
+    confusable: tuple[SubjectPair, ...]
+    outlier_count: int
+    outliers: tuple[OutlierTemplate, ...]
+    weak_count: int
+    weak: tuple[WeakTemplate, ...]
+    compared_subjects: int
+    ceiling: tuple[Ceiling, ...]
+    population: Population
+
+
+def audit(gallery: Gallery, collection: str, calibration: Calibration, progress: Progress) -> AuditReport:
+    """Looks over a collection; calls ``progress`` with shares of the work, 0..1.
+
+    Subjects that come or go meanwhile may or may not be in it. Raises CollectionNotFound.
+    """
+    total = max(gallery.count_subjects(collection), 1)
+    pairs: dict[tuple[str, str], float] = {}
+    outliers, weak, singles, templates = (
+        list[OutlierTemplate](),
+        list[WeakTemplate](),
+        list[npt.NDArray[np.float32]](),
+        0,
+    )
+    for number, subject in enumerate(_subjects(gallery, collection)):
+        templates += len(subject.template_ids)
+        singles.append(subject.embeddings[-1])
+        outliers += _outliers(subject, calibration)
+        limit = calibration.quality.limit
+        weak += [
+            WeakTemplate(subject.subject_id, id_, length)
+            for id_, length in zip(subject.template_ids, subject.lengths.tolist(), strict=True)
+            if length < limit
+        ]
+        for candidate in gallery.search(collection, fused_template(subject.embeddings), NEIGHBOURS):
+            if candidate.subject_id != subject.subject_id:
+                low, high = sorted((subject.subject_id, candidate.subject_id))
+                pairs[low, high] = candidate.distance
+        progress(0.9 * min((number + 1) / total, 1))
+    ranked = [_pair(names, distance, calibration) for names, distance in sorted(pairs.items(), key=lambda p: p[1])]
+    duplicates = [p for p in ranked if p.distance <= calibration.default.threshold]
+    outliers.sort(key=lambda o: o.threshold - o.distance)
+    weak.sort(key=lambda w: w.length)
+    compared = _sample(singles)
+    ceiling = measure_ceiling(compared, calibration)
+    progress(1.0)
+    return AuditReport(
+        collection=collection,
+        created_at=datetime.now(UTC),
+        subjects=len(singles),
+        templates=templates,
+        duplicate_count=len(duplicates),
+        duplicates=tuple(duplicates[:LISTED]),
+        confusable=tuple(ranked[:CONFUSABLE]),
+        outlier_count=len(outliers),
+        outliers=tuple(outliers[:LISTED]),
+        weak_count=len(weak),
+        weak=tuple(weak[:LISTED]),
+        compared_subjects=len(compared),
+        ceiling=ceiling,
+        population=judge(ceiling),
+    )
+
+
+def _subjects(gallery: Gallery, collection: str) -> Iterator[SubjectVectors]:
+    after = None
+    while page := gallery.subject_vectors(collection, after=after, limit=PAGE):
+        yield from page
+        after = page[-1].subject_id
+
+
+def _outliers(subject: SubjectVectors, calibration: Calibration) -> Iterator[OutlierTemplate]:
+    """Each template against what the others are fused to, at the default rate for so many templates."""
+    count = len(subject.template_ids)
+    if count == 1:
+        return
+    point = calibration.curve(min(count - 1, calibration.most_templates)).at_rate(calibration.default_fmr)
+    assert point is not None
+    for place, id_ in enumerate(subject.template_ids):
+        rest = fused_template(np.delete(subject.embeddings, place, axis=0))
+        distance = float(np.square(subject.embeddings[place] - rest).sum())
+        if distance > point.threshold:
+            yield OutlierTemplate(subject.subject_id, id_, distance, point.threshold)
+
+
+def _pair(names: tuple[str, str], distance: float, calibration: Calibration) -> SubjectPair:
+    point = calibration.curve(1).at_distance(distance)
+    return SubjectPair(*names, distance, None if point is None else point.false_match_rate.value)
+
+
+def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    chosen = np.random.default_rng(0).permutation(len(vectors))[:MOST_COMPARED]
+    return np.stack([vectors[i] for i in sorted(chosen)]) if vectors else np.empty((0, 1), dtype=np.float32)
+
+
+def measure_ceiling(vectors: npt.NDArray[np.float32], calibration: Calibration) -> tuple[Ceiling, ...]:
+    """Shares of the pairs of subjects within each calibrated threshold, with intervals over draws of subjects.
+
+    vectors: one embedding a subject, unit-length float32 [S, D]. Thresholds at which fewer than ``FEW_PAIRS`` pairs are
+    to be expected are left out.
+    """
+    count = len(vectors)
+    pairs = count * (count - 1) // 2
+    distances = 2 - 2 * vectors @ vectors.T
+    np.fill_diagonal(distances, np.inf)
+    weights = _draws(count)
+    rows = []
+    for point in calibration.curve(1).operating_points:
+        if point.false_match_rate.value * pairs < FEW_PAIRS:
+            break
+        within = (distances <= point.threshold).astype(np.float32)
+        drawn = np.einsum("rs,rs->r", weights @ within, weights)
+        total = weights.sum(axis=1) ** 2 - np.square(weights).sum(axis=1)
+        low, high = np.quantile(drawn / total, [0.025, 0.975])
+        value = float(within.sum()) / (2 * pairs)
+        observed = Estimate(value=value, low=min(float(low), value), high=min(max(float(high), value), 1.0))
+        rows.append(Ceiling(point.threshold, point.false_match_rate, observed, pairs))
+    return tuple(rows)
+
+
+def _draws(subjects: int) -> npt.NDArray[np.float32]:
+    """How often each subject is drawn, float32 [REPLICATES, subjects]."""
+    rng = np.random.default_rng(0)
+    chosen = (rng.integers(max(subjects, 1), size=subjects) for _ in range(REPLICATES))
+    return np.stack([np.bincount(c, minlength=subjects)[:subjects] for c in chosen]).astype(np.float32)
+
+
+def judge(ceiling: tuple[Ceiling, ...]) -> Population:
+    """By the strictest threshold that the collection says something of: are the two intervals apart?"""
+    if not ceiling:
+        return Population.TOO_FEW
+    strictest = ceiling[-1]
+    if strictest.observed.low > strictest.calibrated.high:
+        return Population.HARDER
+    if strictest.observed.high < strictest.calibrated.low:
+        return Population.EASIER
+    return Population.AS_MEASURED

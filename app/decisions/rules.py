@@ -1,0 +1,217 @@
+"""What a caller wants -> the largest distance that matches: from a target rate, or given outright.
+
+A criterion says what is wanted and by whom. A rule is the criterion made ready for comparisons: it knows the
+calibration, and for a search how many subjects there are. Nothing here is guessed: a target that the calibration cannot
+support is refused with the smallest one that it can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.decisions.calibration import Calibration, Estimate, OperatingPoint
+from app.decisions.decide import Decision, Outcome, Reason, decide
+from app.errors import TesseraError
+
+
+class CriterionKind(StrEnum):
+    """What a decision goes by."""
+
+    TARGET_FMR = "target_fmr"
+    """The highest false match rate of one comparison that is put up with."""
+    TARGET_FPIR = "target_fpir"
+    """The highest rate of strangers' searches that find somebody."""
+    MAX_DISTANCE = "max_distance"
+    """The largest squared distance that matches."""
+
+
+class Origin(StrEnum):
+    """Who asked for it."""
+
+    REQUEST = "request"
+    COLLECTION = "collection"
+    SERVER = "server"
+
+
+class TargetUnsupported(TesseraError):
+    """The calibration cannot show so low a rate; ``details`` hold the lowest that it can."""
+
+    code = "target_unsupported"
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """What a decision goes by, its value (a rate 0..1, or a squared distance 0..4), and who asked for it."""
+
+    kind: CriterionKind
+    value: float
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class RateAtDistance:
+    """The false match rate at a distance; where ``at_most``, the distance is nearer than what could be measured."""
+
+    estimate: Estimate
+    at_most: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A probe and a reference: squared distance, templates of the reference, and the lengths of both embeddings.
+
+    The lengths are those of ``app.types.Encodings``; a subject's is that of its longest template.
+    """
+
+    distance: float
+    templates: int
+    probe_length: float
+    reference_length: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A criterion ready for comparisons.
+
+    fmr: the false match rate that one comparison may have; None where the distance was given outright. subjects: how
+    many there are to be searched; None for one comparison. met: False where the server's own default asks for more than
+    the calibration supports and the strictest supported point stands in for it.
+    """
+
+    criterion: Criterion
+    calibration: Calibration
+    fmr: float | None
+    subjects: int | None
+    met: bool = True
+
+    def threshold(self, templates: int) -> float:
+        """The largest squared distance that matches a subject of so many templates."""
+        if self.fmr is None:
+            return self.criterion.value
+        point = self.calibration.curve(templates).at_rate(self.fmr)
+        assert point is not None
+        return point.threshold
+
+    def weakness(self, compared: Compared) -> Reason | None:
+        """Which of the two faces says too little, if one does."""
+        limit = self.calibration.quality.limit
+        if compared.probe_length < limit:
+            return Reason.WEAK_PROBE
+        return Reason.WEAK_REFERENCE if compared.reference_length < limit else None
+
+    def outcome(self, compared: Compared) -> Outcome:
+        """The decision on one comparison.
+
+        A weak face cannot say no, for it misses the same person far more often than others do; and where it is taken
+        for somebody else more often, too, it says yes only at a threshold that is stricter by as much, if there is one.
+        """
+        reason = self.weakness(compared)
+        if reason is None:
+            return Outcome(decide(compared.distance, self.threshold(compared.templates)))
+        limit = self._weak_threshold(compared.templates)
+        if limit is not None and compared.distance <= limit:
+            return Outcome(Decision.MATCH)
+        return Outcome(Decision.INCONCLUSIVE, reason)
+
+    def _weak_threshold(self, templates: int) -> float | None:
+        if self.fmr is None:
+            return self.criterion.value
+        point = self.calibration.curve(templates).at_rate(self.fmr / self.calibration.quality.inflation)
+        return None if point is None else point.threshold
+
+    def search_outcome(self, ranked: Sequence[Compared]) -> Outcome:
+        """The decision on a search, given its candidates, nearest first.
+
+        Of two that match, so close to each other that the nearer one is often the wrong one, neither is named.
+        """
+        if not ranked:
+            return Outcome(Decision.NO_MATCH)
+        first = self.outcome(ranked[0])
+        if first.decision is Decision.MATCH and len(ranked) > 1:
+            near = ranked[1].distance - ranked[0].distance < self.calibration.margin.limit
+            if near and self.outcome(ranked[1]).decision is Decision.MATCH:
+                return Outcome(Decision.INCONCLUSIVE, Reason.AMBIGUOUS_SUBJECTS)
+        return first
+
+    def operating_point(self, templates: int) -> OperatingPoint | None:
+        """The rates at the threshold, or at the next more permissive one that was measured; None beyond all of them."""
+        return self.calibration.curve(templates).at_distance(self.threshold(templates))
+
+    def false_positive_identification_rate(self) -> float | None:
+        """What a search by a stranger finds somebody with, from the rate of one comparison and the number of subjects.
+
+        None for one comparison, where no rate was measured at the threshold, and beyond ``largest_gallery``.
+        """
+        point = self.operating_point(1)
+        if self.subjects is None or point is None or self.subjects > self.calibration.largest_gallery:
+            return None
+        return fpir_of(point.false_match_rate.value, self.subjects)
+
+
+def fpir_of(fmr: float, subjects: int) -> float:
+    """``1 - (1 - fmr) ** subjects``: the rate of searches in which one of so many comparisons is a false match."""
+    return -math.expm1(subjects * math.log1p(-fmr)) if fmr < 1 else 1.0
+
+
+def fmr_of(fpir: float, subjects: int) -> float:
+    """The inverse of ``fpir_of``: what one comparison may have so that a search has this rate."""
+    return -math.expm1(math.log1p(-fpir) / subjects) if fpir < 1 else 1.0
+
+
+def rate_at(calibration: Calibration, distance: float, templates: int) -> RateAtDistance | None:
+    """The false match rate at a distance, from the nearest measured threshold that is no stricter.
+
+    None where the distance is beyond the most permissive threshold.
+    """
+    curve = calibration.curve(templates)
+    point = curve.at_distance(distance)
+    if point is None:
+        return None
+    return RateAtDistance(point.false_match_rate, distance < curve.operating_points[-1].threshold)
+
+
+def rule_for_comparison(calibration: Calibration, criterion: Criterion, templates: int) -> Rule:
+    """The rule for comparing with one subject of so many templates. Raises TargetUnsupported, ValueError for a FPIR."""
+    if criterion.kind is CriterionKind.MAX_DISTANCE:
+        return Rule(criterion, calibration, None, None)
+    if criterion.kind is CriterionKind.TARGET_FPIR:
+        raise ValueError("a rate of identification needs a search")
+    curve = calibration.curve(templates)
+    if curve.at_rate(criterion.value) is None:
+        smallest = curve.operating_points[-1].false_match_rate.value
+        raise TargetUnsupported(
+            f"The calibration cannot show a false match rate of {criterion.value:g}; the smallest it supports is "
+            f"{smallest:.3g}. Ask for that or more, or give max_distance.",
+            target_fmr=criterion.value,
+            smallest_supported=smallest,
+        )
+    return Rule(criterion, calibration, criterion.value, None)
+
+
+def rule_for_search(calibration: Calibration, criterion: Criterion, subjects: int) -> Rule:
+    """The rule for a search among so many subjects.
+
+    Raises TargetUnsupported; the server's own default is met as far as the calibration supports it instead.
+    """
+    count = max(subjects, 1)
+    if criterion.kind is CriterionKind.MAX_DISTANCE:
+        return Rule(criterion, calibration, None, subjects)
+    smallest = calibration.smallest_supported_fmr
+    wanted = criterion.value if criterion.kind is CriterionKind.TARGET_FMR else fmr_of(criterion.value, count)
+    known = count <= calibration.largest_gallery or criterion.kind is CriterionKind.TARGET_FMR
+    if wanted >= smallest and known:
+        return Rule(criterion, calibration, wanted, subjects)
+    if criterion.origin is Origin.SERVER:
+        return Rule(criterion, calibration, max(wanted, smallest), subjects, met=False)
+    lowest = fpir_of(smallest, count)
+    raise TargetUnsupported(
+        f"Among {subjects} subjects the calibration cannot show a false positive identification rate of "
+        f"{criterion.value:g}; the smallest it supports is {lowest:.3g}. Ask for that or more, search a smaller "
+        "collection, or give max_distance.",
+        target_fpir=criterion.value,
+        smallest_supported=lowest,
+        subjects=subjects,
+    )

@@ -1,0 +1,202 @@
+"""Do the rates that are claimed hold? Claimed against observed, on people whom the calibration never saw.
+
+    python -m benchmarks.decisions lfw.tar --faces runs/faces --plot docs/claims.svg
+
+Three parts. (1) LFW, all photographs with all others, at the thresholds of ``calibration.json``. (2) The held-out
+people themselves, cut in halves at random: one half is calibrated on, the other observed. (3) Through HTTP: people of
+LFW are enrolled with one photograph each into collections of growing size; strangers and their other photographs search
+at several targets. A claim holds where the lower bound of the observed rate's interval is not above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from app.decisions import Calibration, load_calibration
+from app.encoding import create_runtime, load_weights
+from app.settings import Settings
+from benchmarks.lfw_service import CLIENTS, people, send
+from benchmarks.running import service
+from model.bootstrap import Interval
+from model.calibrate import encode_all, measure_curve
+from model.data import UNLABELLED, load_face_set
+from model.exams import cut_faces, read_lfw
+from model.plots import claimed_against_observed
+from model.rates import count, single_templates
+
+TARGETS = (1e-2, 1e-3, 1e-4, 3e-5)
+SPLITS = 10
+SIZES = (30, 100, 300, 1000)
+SEARCH_TARGETS = (0.1, 0.01)
+PROBES = 1500
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A claim and what was observed."""
+
+    claimed: float
+    observed: Interval
+
+    @property
+    def holds(self) -> bool:
+        """Whether the observation does not refute the claim."""
+        return self.observed.low <= self.claimed
+
+
+def wilson(part: int, whole: int) -> Interval:
+    """A share with its 95 % interval (Wilson 1927), for trials that share no subject on one side."""
+    z, n = 1.96, max(whole, 1)
+    share = part / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Interval(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
+
+
+def observe(embeddings: Floats, subject: Ints, thresholds: list[float]) -> list[tuple[Interval, Interval]]:
+    """False match and false non-match rates of all pairs at each threshold."""
+    order = np.argsort(thresholds)
+    counts = count(single_templates(embeddings, subject), int(subject.max()) + 1, [thresholds[i] for i in order])
+    rates = list(zip(*counts.intervals(), strict=True))
+    return [rates[int(np.flatnonzero(order == i)[0])] for i in range(len(thresholds))]
+
+
+def percent(rate: Interval) -> str:
+    """Such as ``1.23 [1.10, 1.35]``."""
+    return f"{100 * rate.value:.3g} [{100 * rate.low:.3g}, {100 * rate.high:.3g}]"
+
+
+def all_pairs(calibration: Calibration, embeddings: Floats, subject: Ints) -> Iterator[Row]:
+    """Prints the rates of one comparison on all pairs, at the calibrated thresholds."""
+    points = [p for t in TARGETS if (p := calibration.curve(1).at_rate(t)) is not None]
+    observed = observe(embeddings, subject, [p.threshold for p in points])
+    typer.echo("| claimed FMR, % | threshold | observed FMR, % | claimed FNMR, % | observed FNMR, % | holds |")
+    typer.echo("|---|---|---|---|---|---|")
+    for point, (fmr, fnmr) in zip(points, observed, strict=True):
+        row = Row(point.false_match_rate.value, fmr)
+        typer.echo(
+            f"| {100 * row.claimed:.3g} | {point.threshold:.3f} | {percent(fmr)} | "
+            f"{100 * point.false_non_match_rate.value:.3g} | {percent(fnmr)} | {'yes' if row.holds else 'no'} |"
+        )
+        yield row
+
+
+def halves(embeddings: Floats, subject: Ints) -> Iterator[Row]:
+    """Prints the rates of one half of the people at thresholds taken from the other half, for several halvings."""
+    subjects = int(subject.max()) + 1
+    typer.echo("| claimed FMR, % | observed FMR, %, median of the halves | halves in which the claim holds |")
+    typer.echo("|---|---|---|")
+    found: dict[float, list[Row]] = {target: [] for target in TARGETS}
+    for split in range(SPLITS):
+        first = np.isin(subject, np.random.default_rng(split).permutation(subjects)[: subjects // 2])
+        mine, other = (np.unique(subject[part], return_inverse=True)[1] for part in (first, ~first))
+        curve, _ = measure_curve(single_templates(embeddings[first], mine), int(mine.max()) + 1, 1)
+        points = {t: p for t in TARGETS if (p := curve.at_rate(t)) is not None}
+        rates = observe(embeddings[~first], other, [p.threshold for p in points.values()])
+        for (target, point), (fmr, _) in zip(points.items(), rates, strict=True):
+            found[target].append(Row(point.false_match_rate.value, fmr))
+    for target, rows in found.items():
+        if rows:
+            middle = float(np.median([row.observed.value for row in rows]))
+            typer.echo(f"| {100 * target:.3g} | {100 * middle:.3g} | {sum(r.holds for r in rows)} of {len(rows)} |")
+            yield from rows
+
+
+def searches(everyone: dict[str, list[bytes]]) -> Iterator[Row]:
+    """Prints how often strangers find somebody, and people are not found, in collections of growing size, over HTTP."""
+    several = [name for name in everyone if len(everyone[name]) > 1]
+    alone = [name for name in everyone if len(everyone[name]) == 1]
+    order = np.random.default_rng(0).permutation(len(several))
+    typer.echo(
+        "| subjects | claimed FPIR, % | observed FPIR, % | not found or not named, % | inconclusive, % | holds |"
+    )
+    typer.echo("|---|---|---|---|---|---|")
+    with service() as url, httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(CLIENTS) as pool:
+        for size in (s for s in SIZES if s <= len(several)):
+            collection = f"people-{size}"
+            client.post("/collections", json={"id": collection}).raise_for_status()
+            enrolled = [several[i] for i in order[:size]]
+            fields = {"collection": collection, "face_policy": "largest"}
+            statuses = pool.map(
+                lambda name, f=fields: send(client, "/enroll", everyone[name][0], subject_id=name, **f)[0], enrolled
+            )
+            known = [name for name, status in zip(enrolled, statuses, strict=True) if status == httpx.codes.CREATED]
+            strangers = [everyone[name][0] for name in alone[:PROBES]]
+            mated = [(name, image) for name in known for image in everyone[name][1:]][:PROBES]
+            for target in SEARCH_TARGETS:
+                ask = {"collection": collection, "target_fpir": str(target), "top_k": "1"}
+                refused, answer = send(client, "/identify", strangers[0], **ask)
+                if refused == httpx.codes.UNPROCESSABLE_ENTITY and answer["code"] == "target_unsupported":
+                    least = 100 * answer["smallest_supported"]
+                    typer.echo(f"| {len(known)} | {100 * target:.3g} | refused: {least:.3g} at least | | | |")
+                    continue
+                answers = list(pool.map(lambda i, a=ask: send(client, "/identify", i, **a)[1], strangers))
+                own = list(pool.map(lambda p, a=ask: send(client, "/identify", p[1], **a)[1], mated))
+                yield _search_row(
+                    len(known), target, answers, [(name, a) for (name, _), a in zip(mated, own, strict=True)]
+                )
+
+
+def _search_row(
+    size: int, target: float, strangers: Iterable[dict[str, Any]], own: list[tuple[str, dict[str, Any]]]
+) -> Row:
+    decided = [a["decision"] for a in strangers if "decision" in a]
+    false = sum(d == "match" for d in decided)
+    missed = sum(a.get("subject_id") != name for name, a in own)
+    unsure = sum(a.get("decision") == "inconclusive" for _, a in own)
+    row = Row(target, wilson(false, len(decided)))
+    typer.echo(
+        f"| {size} | {100 * target:.3g} | {percent(row.observed)} | {percent(wilson(missed, len(own)))} | "
+        f"{100 * unsure / max(len(own), 1):.3g} | {'yes' if row.holds else 'no'} |"
+    )
+    return row
+
+
+def main(
+    archive: Annotated[Path, typer.Argument(help="tar file with the LFW photographs and pairs.txt")],
+    faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
+    plot: Annotated[Path | None, typer.Option(help="SVG file: observed rates against claimed ones")] = None,
+) -> None:
+    """Prints three tables, and exits with 1 if a claim does not hold."""
+    directory = Settings().encoding.directory
+    weights = load_weights(directory)
+    calibration, runtime = load_calibration(directory, weights.sha256), create_runtime(weights)
+    lfw = read_lfw(archive)
+    chips = cut_faces(lfw.photographs)
+    subject = np.unique([lfw.subject[name] for name in chips], return_inverse=True)[1]
+    typer.echo(f"encoder {weights.name} {weights.version}; LFW, all pairs of {len(chips)} photographs")
+    rows = {
+        "LFW, all pairs": list(
+            all_pairs(calibration, encode_all(runtime, np.stack(list(chips.values()))).embeddings, subject)
+        )
+    }
+    members = load_face_set(faces).of_split("heldout")
+    members = members.where(members.identity != UNLABELLED)
+    identity = np.unique(members.identity, return_inverse=True)[1]
+    embeddings = encode_all(runtime, members.images(np.arange(len(members)))).embeddings
+    typer.echo(f"\nheld-out people in halves, {SPLITS} times")
+    rows["held-out, other half"] = list(halves(embeddings, identity))
+    typer.echo("\nLFW through HTTP: searches")
+    rows["searches of LFW (FPIR)"] = list(searches(people(lfw.photographs)))
+    if plot:
+        claimed_against_observed({n: [(r.claimed, r.observed) for r in found] for n, found in rows.items()}, plot)
+    refuted = sum(not row.holds for name in ("LFW, all pairs", "searches of LFW (FPIR)") for row in rows[name])
+    if refuted:
+        typer.echo(f"{refuted} claims do not hold")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.decisions import (
+    Calibration,
+    Compared,
+    Criterion,
+    CriterionKind,
+    Decision,
+    Origin,
+    Outcome,
+    Reason,
+    TargetUnsupported,
+    rate_at,
+    rule_for_comparison,
+    rule_for_search,
+)
+from app.decisions.rules import fmr_of, fpir_of
+from tests.app.decisions.support import curve, point, table
+
+TWO = curve(2, [point(1.2, 0.01), point(1.05, 0.001), point(0.9, 0.0007)])
+RATES = st.floats(1e-9, 0.999)
+
+
+def agreed(subjects: int, *, low: float = 0.01) -> dict[str, Any]:
+    rate = {"value": 0.05, "low": low, "high": 0.09}
+    points = [{"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": 0.04}]
+    return {"subjects": subjects, "galleries": 10, "points": points}
+
+
+CALIBRATION = Calibration.model_validate(table(curves=[curve(), TWO], identification=[agreed(100)]))
+
+
+def wanted(kind: CriterionKind, value: float, origin: Origin = Origin.REQUEST) -> Criterion:
+    return Criterion(kind, value, origin)
+
+
+# --- one comparison
+
+
+def test_a_target_gives_each_number_of_templates_its_own_threshold() -> None:
+    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.005), 1)
+    assert (rule.threshold(1), rule.threshold(2)) == (1.1, 1.05)
+    found = rule.operating_point(2)
+    assert found is not None
+    assert found.false_match_rate.value == 0.001
+    assert rule.false_positive_identification_rate() is None
+
+
+def test_a_target_below_what_the_subjects_show_is_refused_with_the_smallest_supported() -> None:
+    with pytest.raises(TargetUnsupported) as refused:
+        rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 2)
+    assert refused.value.code == "target_unsupported"
+    assert refused.value.details == {"target_fmr": 0.00065, "smallest_supported": 0.0007}
+    assert "0.0007" in refused.value.message
+    # One template supports what two do not.
+    assert rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 1).threshold(1) == 1.0
+
+
+@pytest.mark.parametrize(("distance", "rate"), [(1.3, 0.01), (1.05, 0.001), (0.2, 0.0006), (1.4, None)])
+def test_a_distance_given_outright_is_the_threshold_and_its_rate_is_told(distance: float, rate: float | None) -> None:
+    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, distance), 1)
+    assert rule.threshold(1) == rule.threshold(2) == distance
+    found = rule.operating_point(1)
+    assert (found and found.false_match_rate.value) == rate
+
+
+def test_a_rate_of_identification_is_nothing_for_one_comparison() -> None:
+    with pytest.raises(ValueError, match="needs a search"):
+        rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 1)
+
+
+@pytest.mark.parametrize(
+    ("distance", "rate", "at_most"),
+    [(0.5, 0.0006, True), (1.0, 0.0006, False), (1.01, 0.001, False), (1.3, 0.01, False)],
+)
+def test_the_rate_at_a_distance_says_where_it_is_only_a_bound(distance: float, rate: float, at_most: bool) -> None:
+    found = rate_at(CALIBRATION, distance, 1)
+    assert found is not None
+    assert (found.estimate.value, found.at_most) == (rate, at_most)
+    assert rate_at(CALIBRATION, 1.31, 1) is None
+
+
+# --- searches
+
+
+@given(RATES, st.integers(1, 10**6))
+def test_a_rate_of_identification_and_its_rate_of_comparison_are_inverse(rate: float, subjects: int) -> None:
+    assert fpir_of(fmr_of(rate, subjects), subjects) == pytest.approx(rate, rel=1e-6)
+    assert fmr_of(rate, subjects) <= rate * (1 + 1e-12)
+
+
+def test_a_search_among_more_subjects_is_stricter() -> None:
+    few = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 10)
+    many = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 100)
+    assert few.fmr == pytest.approx(1 - 0.9**0.1)
+    assert many.fmr == pytest.approx(1 - 0.9**0.01)
+    assert (few.threshold(1), many.threshold(1)) == (1.3, 1.1)
+    assert many.false_positive_identification_rate() == pytest.approx(1 - 0.999**100)
+
+
+def test_an_empty_collection_is_searched_as_one_subject_would_be() -> None:
+    assert rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01), 0).threshold(1) == 1.3
+
+
+def test_a_rate_of_identification_beyond_the_data_is_refused_or_met_as_far_as_it_goes() -> None:
+    target = wanted(CriterionKind.TARGET_FPIR, 0.01)
+    with pytest.raises(TargetUnsupported) as refused:
+        rule_for_search(CALIBRATION, target, 1000)
+    # 0.0007 is what is supported of one template and of two.
+    assert refused.value.details["smallest_supported"] == pytest.approx(1 - (1 - 0.0007) ** 1000)
+    assert refused.value.details["subjects"] == 1000
+    rule = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01, Origin.SERVER), 1000)
+    assert not rule.met
+    assert (rule.threshold(1), rule.threshold(2)) == (1.0, 0.9)
+    assert rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.6), 1000).met
+
+
+def test_where_the_prediction_failed_no_rate_of_identification_is_claimed() -> None:
+    doubtful = Calibration.model_validate(table(identification=[agreed(10), agreed(100, low=0.045)]))
+    assert doubtful.largest_gallery == 10
+    target = wanted(CriterionKind.TARGET_FPIR, 0.5)
+    assert rule_for_search(doubtful, target, 10).met
+    with pytest.raises(TargetUnsupported):
+        rule_for_search(doubtful, target, 11)
+    distance = rule_for_search(doubtful, wanted(CriterionKind.MAX_DISTANCE, 1.1), 11)
+    assert distance.false_positive_identification_rate() is None
+    assert rule_for_search(doubtful, wanted(CriterionKind.MAX_DISTANCE, 1.1), 10).false_positive_identification_rate()
+
+
+def test_a_target_of_one_comparison_holds_for_a_search_of_any_size() -> None:
+    rule = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 10**6)
+    assert (rule.threshold(1), rule.met) == (1.1, True)
+    rate = rule.false_positive_identification_rate()
+    assert rate is not None
+    assert math.isclose(rate, 1.0, abs_tol=1e-9)
+
+
+# --- three outcomes: faces shorter than 9 are weak and twice as often false matches; margins below 0.1 are too small
+
+TARGET = wanted(CriterionKind.TARGET_FMR, 0.002)
+
+
+def seen(distance: float, probe: float = 12.0, reference: float = 12.0) -> Compared:
+    return Compared(distance, 1, probe, reference)
+
+
+@pytest.mark.parametrize(
+    ("compared", "outcome"),
+    [
+        (seen(1.1), Outcome(Decision.MATCH)),
+        (seen(1.11), Outcome(Decision.NO_MATCH)),
+        (seen(1.11, probe=9.0, reference=9.0), Outcome(Decision.NO_MATCH)),
+        (seen(1.11, probe=8.9), Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)),
+        (seen(1.11, reference=8.9), Outcome(Decision.INCONCLUSIVE, Reason.WEAK_REFERENCE)),
+        (seen(1.11, probe=8.9, reference=8.9), Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)),
+        # 0.002 among all is 0.001 where false matches are twice as frequent: the threshold stays at 1.1.
+        (seen(1.1, probe=8.9), Outcome(Decision.MATCH)),
+    ],
+)
+def test_a_weak_face_cannot_say_no(compared: Compared, outcome: Outcome) -> None:
+    assert rule_for_comparison(CALIBRATION, TARGET, 1).outcome(compared) == outcome
+
+
+@pytest.mark.parametrize(
+    ("distance", "decision"), [(1.0, Decision.MATCH), (1.05, Decision.INCONCLUSIVE), (1.3, Decision.INCONCLUSIVE)]
+)
+def test_a_weak_face_says_yes_at_a_stricter_threshold_only(distance: float, decision: Decision) -> None:
+    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.0013), 1)
+    assert rule.outcome(seen(distance)).decision is (Decision.MATCH if distance <= 1.1 else Decision.NO_MATCH)
+    assert rule.outcome(seen(distance, probe=1.0)).decision is decision
+
+
+def test_a_weak_face_says_nothing_where_no_threshold_is_strict_enough() -> None:
+    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 1)
+    assert rule.outcome(seen(0.0)).decision is Decision.MATCH
+    assert rule.outcome(seen(0.0, probe=1.0)) == Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)
+
+
+def test_a_distance_given_outright_holds_for_weak_faces_too() -> None:
+    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, 0.7), 1)
+    assert rule.outcome(seen(0.7, probe=1.0)) == Outcome(Decision.MATCH)
+    assert rule.outcome(seen(0.71, probe=1.0)) == Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)
+
+
+@pytest.mark.parametrize(
+    ("distances", "outcome"),
+    [
+        ([], Outcome(Decision.NO_MATCH)),
+        ([0.5], Outcome(Decision.MATCH)),
+        ([0.5, 0.61], Outcome(Decision.MATCH)),
+        ([0.5, 0.59], Outcome(Decision.INCONCLUSIVE, Reason.AMBIGUOUS_SUBJECTS)),
+        ([1.05, 1.12], Outcome(Decision.MATCH)),
+        ([1.2, 1.21], Outcome(Decision.NO_MATCH)),
+    ],
+)
+def test_of_two_matches_too_close_to_each_other_neither_is_named(distances: list[float], outcome: Outcome) -> None:
+    assert rule_for_search(CALIBRATION, TARGET, 10).search_outcome([seen(d) for d in distances]) == outcome

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.model.support import unit_vectors
+
+pytest.importorskip("pyarrow")
+
+from app.gallery.fusion import fuse
+from model.bootstrap import draws
+from model.rates import Blocks, Counts, count, non_mated_distances, several_templates, single_templates
+
+SUBJECT = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3], dtype=np.int64)
+THRESHOLDS = [0.4, 0.9, 1.4, 1.9, 2.4]
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> npt.NDArray[np.float32]:
+    vectors = unit_vectors(4, 6)[SUBJECT] + 0.5 * unit_vectors(len(SUBJECT), 6)
+    scaled: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled.astype(np.float32)
+
+
+def pairs_of(embeddings: npt.NDArray[np.float32]) -> list[tuple[int, int, float]]:
+    """The subjects and the distance of every unordered pair."""
+    size = range(len(SUBJECT))
+    return [
+        (int(SUBJECT[i]), int(SUBJECT[j]), float(np.square(embeddings[i] - embeddings[j]).sum()))
+        for i in size
+        for j in size
+        if i < j
+    ]
+
+
+def naive(pairs: list[tuple[int, int, float]], weights: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+    """FMR and FNMR at each threshold, a subject counting as often as it was drawn."""
+    rates = []
+    for threshold in THRESHOLDS:
+        sums = np.zeros(4)
+        for a, b, distance in pairs:
+            weight = weights[a] if a == b else weights[a] * weights[b]
+            kind = 0 if a == b else 2
+            sums[kind] += weight * (distance <= threshold)
+            sums[kind + 1] += weight
+        rates.append((sums[2] / sums[3], 1 - sums[0] / sums[1]))
+    return rates
+
+
+def test_single_templates_are_counted_as_pairs(embeddings: npt.NDArray[np.float32]) -> None:
+    counts = count(single_templates(embeddings, SUBJECT, block=3), 4, THRESHOLDS)
+    expected = naive(pairs_of(embeddings), np.ones(4))
+    np.testing.assert_allclose(counts.false_match_rates(), [fmr for fmr, _ in expected])
+    np.testing.assert_allclose(counts.false_non_match_rates(), [fnmr for _, fnmr in expected])
+    assert counts.mated_total.tolist() == [3, 1, 0, 6]
+    assert counts.non_mated_total.sum() == 45 - 10
+
+
+def test_the_intervals_are_those_of_drawing_subjects(embeddings: npt.NDArray[np.float32]) -> None:
+    counts = count(single_templates(embeddings, SUBJECT), 4, THRESHOLDS)
+    false_matches, false_non_matches = counts.intervals(replicates=40)
+    with np.errstate(invalid="ignore"):
+        replicates = np.array([naive(pairs_of(embeddings), w) for w in draws(4, replicates=40)])
+    for found, values in ((false_matches, replicates[:, :, 0]), (false_non_matches, replicates[:, :, 1])):
+        for interval, rates in zip(found, values.T, strict=True):
+            low, high = np.nanquantile(rates, [0.025, 0.975])
+            assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+
+
+def test_the_distances_are_those_of_different_people(embeddings: npt.NDArray[np.float32]) -> None:
+    expected = sorted(d for a, b, d in pairs_of(embeddings) if a != b)
+    np.testing.assert_allclose(non_mated_distances(single_templates(embeddings, SUBJECT)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("templates", [2, 3])
+def test_several_templates_are_drawn_and_never_their_own_probes(
+    embeddings: npt.NDArray[np.float32], templates: int
+) -> None:
+    blocks = several_templates(embeddings, SUBJECT, templates, fuse, repeats=5)
+    seen = set()
+    for part in blocks():
+        enrolled = [s for s in range(4) if (s == SUBJECT).sum() > templates]
+        assert part.rows.tolist() == enrolled
+        np.testing.assert_array_equal(part.columns, SUBJECT)
+        for row, subject in enumerate(enrolled):
+            own = np.flatnonzero(subject == SUBJECT)
+            probes = np.flatnonzero(part.mated[row])
+            assert set(probes) < set(own)
+            used = sorted(set(own) - set(probes))
+            assert len(used) == templates
+            seen.add((subject, *used))
+            assert part.non_mated[row].tolist() == (subject != SUBJECT).tolist()
+            mean = embeddings[used].sum(axis=0)
+            mean /= np.linalg.norm(mean)
+            np.testing.assert_allclose(part.distances[row], np.square(embeddings - mean).sum(axis=1), atol=1e-5)
+    assert len(seen) > len(enrolled)
+    again = [part.distances for part in blocks()]
+    for first, second in zip(again, (part.distances for part in blocks()), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_the_nearest_counts_where_templates_are_not_fused(embeddings: npt.NDArray[np.float32]) -> None:
+    (part,) = several_templates(embeddings, SUBJECT, 2, lambda chosen: chosen, repeats=1)()
+    for row, subject in enumerate(part.rows):
+        used = np.flatnonzero((subject == SUBJECT) & ~part.mated[row])
+        distances = np.square(embeddings[None] - embeddings[used][:, None]).sum(axis=2)
+        np.testing.assert_allclose(part.distances[row], distances.min(axis=0), atol=1e-5)
+
+
+def counted(blocks: Blocks) -> Counts:
+    return count(blocks, 4, THRESHOLDS)
+
+
+def test_comparisons_among_some_subjects_only(embeddings: npt.NDArray[np.float32]) -> None:
+    chosen = np.zeros((4, 4), dtype=np.bool_)
+    chosen[np.ix_([0, 3], [0, 3])] = True
+    some = counted(single_templates(embeddings, SUBJECT)).among(chosen)
+    kept = np.isin(SUBJECT, [0, 3])
+    renumbered = np.where(SUBJECT[kept] == 0, 0, 1)
+    alone = count(single_templates(embeddings[kept], renumbered), 2, THRESHOLDS)
+    np.testing.assert_allclose(some.false_match_rates(), alone.false_match_rates())
+    np.testing.assert_allclose(some.false_non_match_rates(), alone.false_non_match_rates())
+
+
+def test_rates_of_nothing_are_not_numbers(embeddings: npt.NDArray[np.float32]) -> None:
+    nobody = counted(single_templates(embeddings, SUBJECT)).among(np.zeros((4, 4), dtype=np.bool_))
+    assert np.isnan(nobody.false_match_rates()).all()
+    assert np.isnan(nobody.false_non_match_rates()).all()
