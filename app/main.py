@@ -19,6 +19,7 @@ from app.api.problems import Problem, install_problem_handlers
 from app.api.state import Parts
 from app.decisions import load_calibration
 from app.encoding import create_runtime, load_weights
+from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
 from app.gallery import SqliteGallery
 from app.service import TesseraService
@@ -46,16 +47,20 @@ def build_service(settings: Settings) -> TesseraService:
         QualityLimits(min_eye_distance=faces.min_eye_distance),
     )
     gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)
-    return TesseraService(
-        finder,
-        encoder,
-        gallery,
-        calibration,
-        enforce_quality=settings.faces.enforce_quality,
-        target_fmr=settings.decisions.target_fmr,
-        target_fpir=settings.decisions.target_fpir,
-        inconclusive=settings.decisions.inconclusive,
-    )
+    try:
+        return TesseraService(
+            finder,
+            encoder,
+            gallery,
+            calibration,
+            enforce_quality=settings.faces.enforce_quality,
+            target_fmr=settings.decisions.target_fmr,
+            target_fpir=settings.decisions.target_fpir,
+            inconclusive=settings.decisions.inconclusive,
+        )
+    except TesseraError:
+        gallery.close()
+        raise
 
 
 def create_app(settings: Settings | None = None, service: TesseraService | None = None) -> FastAPI:

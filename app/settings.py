@@ -47,7 +47,7 @@ class EncodingSettings(_Room):
     """Which encoder runs, and how."""
 
     encoder: str = Field(
-        default="tessera-l", pattern=r"^\w[\w.-]*$", description="tessera-l (accurate) or tessera-m (fast)"
+        default="tessera-l", pattern=r"^\w[\w.-]*$", description="tessera-l (accurate), tessera-m (fast), tessera-s"
     )
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with a folder for each encoder")
     runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or torch")

@@ -7,6 +7,7 @@ walk over tens of millions of pairs. The intervals are those of ``model.bootstra
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -135,7 +136,9 @@ class Counts:
         total = np.einsum("rs,rs->r", weights @ self.non_mated_total.astype(np.float32), weights)
         genuine = weights @ self.mated_total.astype(np.float32)
         false_matches, false_non_matches = [], []
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            # Of no comparisons there is no rate: NaN says so.
+            warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
             for t, (fmr, fnmr) in enumerate(zip(self.false_match_rates(), self.false_non_match_rates(), strict=True)):
                 accepted = np.einsum("rs,rs->r", weights @ self.non_mated[:, :, t].astype(np.float32), weights)
                 false_matches.append(interval(float(fmr), accepted / total))

@@ -5,6 +5,7 @@ Rates are those of ISO/IEC 19795-1. Bounds are 95 % intervals over draws of subj
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from app.errors import TesseraError
 
 CALIBRATION_FILE = "calibration.json"
+SCHEMA_FILE = Path(__file__).with_name("calibration-2.schema.json")
+"""JSON schema of the tables, for whoever reads them without this package; the number is ``schema_version``."""
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 
@@ -277,3 +280,7 @@ def load_calibration(directory: Path, encoder_sha256: str) -> Calibration:
             "thresholds do not carry over; measure it anew with `python -m model.calibrate`"
         )
     return calibration
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(json.dumps(Calibration.model_json_schema(), indent=1) + "\n")

@@ -175,3 +175,22 @@ def test_the_command_line_goes_before_the_environment(tmp_path: Path) -> None:
         assert httpx.get(f"{running.url}/livez").status_code == 200
     assert (tmp_path / "data").is_dir()
     assert not (tmp_path / "other").exists()
+
+
+def test_a_target_that_the_calibration_cannot_support_is_refused_at_the_start(tmp_path: Path) -> None:
+    line = refused(tessera("serve", "--data-dir", str(tmp_path), TESSERA_DECISIONS__TARGET_FMR="1e-9"))
+    assert "the smallest it supports is" in line
+
+
+def test_an_audit_prints_json_and_writes_its_page(tmp_path: Path) -> None:
+    page = tmp_path / "audit.html"
+    result = tessera("gallery", "audit", "--data-dir", str(tmp_path / "data"), "--page", str(page))
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["subjects"], report["population"]) == (0, "too_few")
+    assert "Audit of the collection default" in page.read_text()
+
+
+def test_an_audit_of_a_folder_in_use_is_refused(server: Server) -> None:
+    line = refused(tessera("gallery", "audit", "--data-dir", str(server.log.parent / "data")))
+    assert str(server.process.pid) in line

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.decisions import Calibration, CalibrationError, load_calibration
-from app.decisions.calibration import GalleryPoint, GallerySize
+from app.decisions.calibration import SCHEMA_FILE, GalleryPoint, GallerySize
 from app.encoding import EncoderWeights
 from app.settings import EncodingSettings
 from tests.app.decisions.support import DIGEST, curve, estimate, point, table
@@ -165,3 +165,9 @@ def test_the_shipped_table_is_the_shipped_encoders(calibration: Calibration, wei
         assert measured.operating_points[-1].false_match_rate.value >= measured.smallest_supported_fmr
     with pytest.raises(CalibrationError):
         load_calibration(EncodingSettings().directory, DIGEST)
+
+
+def test_the_published_schema_is_that_of_the_tables() -> None:
+    published = json.loads(SCHEMA_FILE.read_text())
+    assert published == Calibration.model_json_schema(), "write it anew with `python -m app.decisions.calibration`"
+    assert SCHEMA_FILE.name == f"calibration-{published['properties']['schema_version']['const']}.schema.json"

@@ -102,4 +102,4 @@ def test_every_shipped_encoder_runs_and_has_thresholds_of_its_own(directory: Pat
 
 
 def test_more_than_one_encoder_is_shipped() -> None:
-    assert {"tessera-l", "tessera-m"} <= {path.name for path in ENCODERS}
+    assert {"tessera-l", "tessera-m", "tessera-s"} <= {path.name for path in ENCODERS}
