@@ -17,9 +17,12 @@ from pydantic_settings import SettingsError
 
 from app.api.audits import AuditReportOut
 from app.audit import audit
+from app.encoding import load_weights
 from app.errors import TesseraError
-from app.gallery import DEFAULT_COLLECTION
-from app.main import build_service, create_app
+from app.gallery import DEFAULT_COLLECTION, SqliteGallery
+from app.main import build_encoder, build_finder, build_service, create_app
+from app.measuring.table import describe
+from app.own_calibration import calibrate_folder, calibrate_gallery
 from app.settings import Settings
 from app.version import VERSION
 from app.web.audit_page import audit_page
@@ -106,6 +109,35 @@ def health(
             sys.stdout.write(response.read().decode() + "\n")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _refuse(f"{url} is not ready: {str(error).strip()}") from error
+
+
+@cli.command()
+def calibrate(
+    out: Annotated[Path, typer.Argument(help="file to write, for TESSERA_DECISIONS__CALIBRATION")],
+    photographs: Annotated[Path | None, typer.Option(help="folder with a sub-folder of photographs a person")] = None,
+    collection: Annotated[str | None, typer.Option(help="or a collection, from what is enrolled")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder of the database  [default: data]")] = None,
+) -> None:
+    """Measures error rates and thresholds on your own people; with --collection the service must not be running."""
+    if (photographs is None) == (collection is None):
+        raise typer.BadParameter("give either --photographs or --collection")
+    try:
+        settings = _settings(None, None, data_dir)
+        weights = load_weights(settings.encoding.directory)
+        encoder = build_encoder(settings, weights)
+        if photographs is not None:
+            table, skipped = calibrate_folder(photographs, build_finder(settings), encoder)
+            for photograph in skipped:
+                typer.echo(f"skipped {photograph.path}: {photograph.reason}", err=True)
+        else:
+            assert collection is not None
+            with closing(SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)) as gallery:
+                table = calibrate_gallery(gallery, collection, encoder)
+    except (TesseraError, ValidationError, SettingsError) as error:
+        raise _refuse(_reason(error)) from error
+    out.write_text(table.model_dump_json(indent=1) + "\n")
+    for line in describe(table):
+        typer.echo(line)
 
 
 @gallery_commands.command("audit")

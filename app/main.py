@@ -17,8 +17,8 @@ from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.problems import Problem, install_problem_handlers
 from app.api.state import Parts
-from app.decisions import load_calibration
-from app.encoding import create_runtime, load_weights
+from app.decisions import load_calibration, read_calibration
+from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
 from app.gallery import SqliteGallery
@@ -27,25 +27,35 @@ from app.settings import Settings
 from app.version import VERSION
 
 
+def build_encoder(settings: Settings, weights: EncoderWeights) -> EncoderRuntime:
+    """The encoder as the settings have it run. Raises WeightsError."""
+    encoding = settings.encoding
+    return create_runtime(weights, runtime=encoding.runtime, precision=encoding.precision, threads=encoding.threads)
+
+
+def build_finder(settings: Settings) -> FaceFinder:
+    """What finds faces on photographs, within the limits of the settings."""
+    faces = settings.faces
+    return FaceFinder(
+        YunetDetector(DetectorSettings(score_threshold=faces.detection_threshold)),
+        DecodeLimits(max_bytes=faces.max_image_bytes, max_pixels=faces.max_image_pixels),
+        QualityLimits(min_eye_distance=faces.min_eye_distance),
+    )
+
+
 def build_service(settings: Settings) -> TesseraService:
     """Loads encoder and calibration and opens the gallery.
 
     Raises TesseraError, with a message for the operator, where one of them cannot be used.
     """
     weights = load_weights(settings.encoding.directory)
-    calibration = load_calibration(settings.encoding.directory, weights.sha256)
-    encoder = create_runtime(
-        weights,
-        runtime=settings.encoding.runtime,
-        precision=settings.encoding.precision,
-        threads=settings.encoding.threads,
-    )
-    faces = settings.faces
-    finder = FaceFinder(
-        YunetDetector(DetectorSettings(score_threshold=faces.detection_threshold)),
-        DecodeLimits(max_bytes=faces.max_image_bytes, max_pixels=faces.max_image_pixels),
-        QualityLimits(min_eye_distance=faces.min_eye_distance),
-    )
+    own = settings.decisions.calibration
+    if own is None:
+        calibration = load_calibration(settings.encoding.directory, weights.sha256)
+    else:
+        calibration = read_calibration(own, weights.sha256)
+    encoder = build_encoder(settings, weights)
+    finder = build_finder(settings)
     gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)
     try:
         return TesseraService(

@@ -63,6 +63,9 @@ class EncodingSettings(_Room):
 class DecisionsSettings(_Room):
     """What a match is where a request does not say."""
 
+    calibration: Path | None = Field(
+        default=None, description="a table of your own from `tessera calibrate`; the one beside the encoder if not set"
+    )
     target_fmr: float | None = Field(
         default=None, gt=0, lt=1, description="false match rate of /verify; the calibration's default if not set"
     )

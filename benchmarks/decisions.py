@@ -23,15 +23,16 @@ import typer
 
 from app.decisions import Calibration, load_calibration
 from app.encoding import create_runtime, load_weights
+from app.measuring.draws import Interval
+from app.measuring.rates import count, single_templates
+from app.measuring.table import measure_curve
 from app.settings import Settings
 from benchmarks.lfw_service import CLIENTS, people, send
 from benchmarks.running import service
-from model.bootstrap import Interval
-from model.calibrate import encode_all, measure_curve
+from model.calibrate import encode_all
 from model.data import UNLABELLED, load_face_set
 from model.exams import cut_faces, read_lfw
 from model.plots import claimed_against_observed
-from model.rates import count, single_templates
 
 TARGETS = (1e-2, 1e-3, 1e-4, 3e-5)
 SPLITS = 10

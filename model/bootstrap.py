@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.metrics import pair_blocks
+from app.measuring.draws import REPLICATES, Interval, draws, interval
+from app.measuring.pairs import pair_blocks
+
+__all__ = ["REPLICATES", "Comparisons", "Interval", "all_comparisons", "bootstrap_tar", "draws", "interval"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-REPLICATES = 1000
-CONFIDENCE = 0.95
 
 KEPT_AT_LEAST = 100_000
 """Non-mated pairs: of a small set, the few nearest ones may be of subjects that a draw leaves out altogether."""
@@ -88,35 +88,10 @@ class Comparisons:
         return product
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with the bounds of ``CONFIDENCE``."""
-
-    value: float
-    low: float
-    high: float
-
-
-def draws(subjects: int, seed: int = 0, replicates: int = REPLICATES) -> list[npt.NDArray[np.float64]]:
-    """How often each subject is drawn, float [subjects], once for each replicate."""
-    rng = np.random.default_rng([seed, subjects])
-    chosen = (rng.integers(subjects, size=subjects) for _ in range(replicates))
-    return [np.bincount(c, minlength=subjects).astype(np.float64) for c in chosen]
-
-
 def bootstrap_tar(comparisons: Comparisons, fars: tuple[float, ...], replicates: int = REPLICATES) -> Floats:
     """Rates of true accepts at each rate of false accepts in each replicate, [replicates, len(fars)]."""
     rates = [comparisons.tar_at_far(fars, weights) for weights in draws(comparisons.subjects, replicates=replicates)]
     return np.array(rates, dtype=np.float32)
-
-
-def interval(value: float, replicates: Floats) -> Interval:
-    """The middle ``CONFIDENCE`` of the replicates, float [R], around an estimate (percentile bootstrap).
-
-    Draws that happened to have no mated pair say nothing and are left out.
-    """
-    low, high = np.nanquantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(value, float(low), float(high))
 
 
 def all_comparisons(

@@ -2,15 +2,13 @@
 
     python -m model.calibrate runs/faces model/weights/tessera-l
 
-The faces are those of the split ``heldout``, whose identities the encoder never saw. Every pair of faces is compared,
-through the runtime and the precision that serve; then every face with subjects of two and more templates, and with
-galleries of growing size. Relatives count as non-mated pairs; the rates of them and of everybody else stand beside.
+The faces are those of the split ``heldout``, whose identities the encoder never saw. They go through the runtime and
+the precision that serve; ``app.measuring.table`` says what is measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -18,41 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from app.decisions.calibration import (
-    CALIBRATION_FILE,
-    Calibration,
-    CalibrationData,
-    Estimate,
-    OperatingPoint,
-    PrecisionCheck,
-    QualityBand,
-    QualityLimit,
-    Stratum,
-    TemplateCurve,
-)
+from app.decisions.calibration import CALIBRATION_FILE, Calibration
 from app.encoding import EncoderRuntime, Precision, create_runtime, load_weights
 from app.gallery.fusion import fuse
+from app.measuring.table import Labelled, Measured, Otherwise, describe, make_table
 from app.types import Encodings
-from model.bootstrap import REPLICATES, Interval
 from model.data import UNLABELLED, FaceSet, load_face_set
-from model.identification import gallery_sizes, margin_limit
-from model.metrics import threshold_at_fmr
-from model.rates import Blocks, Counts, count, count_by_weaker, non_mated_distances, several_templates, single_templates
-
-TARGETS = (0.5, 0.2, *(10 ** (-1 - i / 10) for i in range(41)))
-"""False match rates of the operating points, as far down as the subjects support."""
-DEFAULT_FMR = 1e-4
-DEFAULT_FPIR = 1e-2
-MOST_TEMPLATES = 8
-BANDS = (0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
-"""Shares of the faces with shorter embeddings, between which error rates are told apart."""
-ODDS = 4
-"""A face is weak where the odds of missing its person are so many times those of all faces."""
-REPEATS = 4
-"""How often the templates of every subject are drawn anew."""
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: int = 64) -> Encodings:
@@ -61,170 +30,26 @@ def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: 
     return Encodings(np.concatenate([p.embeddings for p in parts]), np.concatenate([p.lengths for p in parts]))
 
 
-def smallest_supported_fmr(pairs_of_subjects: int) -> float:
-    """Rule of three over pairs of subjects: comparisons that share a subject are not independent."""
-    return min(3 / max(pairs_of_subjects, 1), 1.0)
-
-
-def compared_subjects(counts: Counts) -> int:
-    """How many pairs of subjects were compared, either of them being the template."""
-    either = counts.non_mated_total + counts.non_mated_total.T
-    return int(np.count_nonzero(np.triu(either, 1)))
-
-
-def _estimate(found: Interval) -> Estimate:
-    # A rate that no draw moves, such as 0, has bounds that rounding may put past it.
-    return Estimate(value=found.value, low=min(found.low, found.value), high=max(found.high, found.value))
-
-
-def measure_curve(blocks: Blocks, subjects: int, templates: int) -> tuple[TemplateCurve, Counts]:
-    """The operating points of ``TARGETS``, as far as the subjects support them.
-
-    Each threshold is the most permissive whose false match rate is at most the target. Raises ValueError if the
-    subjects support too few, or if more non-mated comparisons than that are at distance 0.
-    """
-    distances = non_mated_distances(blocks)
-    thresholds = [threshold_at_fmr(distances, target) for target in TARGETS if target * len(distances) >= 1]
-    counts = count(blocks, subjects, sorted({t for t in thresholds if t >= 0}))
-    floor = smallest_supported_fmr(compared_subjects(counts))
-    false_matches, false_non_matches = counts.intervals()
-    points = [
-        OperatingPoint(
-            threshold=float(threshold), false_match_rate=_estimate(fmr), false_non_match_rate=_estimate(fnmr)
-        )
-        for threshold, fmr, fnmr in zip(counts.thresholds, false_matches, false_non_matches, strict=True)
-        if fmr.value >= floor
-    ]
-    if len(points) < 2 or points[0].false_match_rate.value > TARGETS[2]:
-        raise ValueError(
-            f"{subjects} subjects cannot show a false match rate of {TARGETS[2]:g}; calibrate on more, rightly labelled"
-        )
-    curve = TemplateCurve(
-        templates=templates,
-        subjects=int(np.count_nonzero(counts.mated_total)),
-        mated=int(counts.mated_total.sum()),
-        non_mated=int(counts.non_mated_total.sum()),
-        smallest_supported_fmr=floor,
-        operating_points=tuple(reversed(points)),
-    )
-    return curve, counts
-
-
-def strata(counts: Counts, faces: FaceSet) -> list[Stratum]:
-    """The rates at one threshold among relatives, without them, and within each source; counts have one threshold."""
-    _, first = np.unique(faces.identity, return_index=True)
-    family, source = faces.family[first], faces.source[first]
-    related = (family[:, None] == family[None, :]) & (family != UNLABELLED)[:, None]
-    kinds = {"relatives": related & ~np.eye(len(first), dtype=np.bool_), "without relatives": ~related}
-    np.fill_diagonal(kinds["without relatives"], True)
-    for name in sorted(set(source.tolist())):
-        kinds[f"source {name}"] = (source == name)[:, None] & (source == name)[None, :]
-    return [_stratum(name, counts.among(chosen)) for name, chosen in kinds.items()]
-
-
-def _stratum(name: str, counts: Counts) -> Stratum:
-    (fmr,), (fnmr,) = counts.intervals()
-    mated, non_mated = int(counts.mated_total.sum()), int(counts.non_mated_total.sum())
-    involved = (counts.non_mated_total.any(axis=0) | counts.non_mated_total.any(axis=1)) | (counts.mated_total > 0)
-    return Stratum(
-        name=name,
-        subjects=int(involved.sum()),
-        mated=mated,
-        non_mated=non_mated,
-        false_match_rate=_estimate(fmr) if non_mated else None,
-        false_non_match_rate=_estimate(fnmr) if mated else None,
-    )
-
-
 def calibrate(
     runtime: EncoderRuntime, faces: FaceSet, description: str, others: Sequence[EncoderRuntime] = ()
 ) -> Calibration:
     """Measures a runtime on labelled faces of identities that its encoder never saw.
 
-    ``others`` run the same encoder in another way; their rates at the same thresholds are noted. The default rate is
-    ``DEFAULT_FMR``, or the lowest that the subjects support. Raises ValueError where they support too little.
+    ``others`` run the same encoder in another way; their rates at the same thresholds are noted. Raises ValueError
+    where the faces support too little.
     """
     chips = faces.images(np.arange(len(faces)))
-    subject = np.unique(faces.identity, return_inverse=True)[1]
-    subjects = int(subject.max()) + 1
-    encodings = encode_all(runtime, chips)
-    embeddings = encodings.embeddings
-    curves = [measure_curve(single_templates(embeddings, subject), subjects, 1)[0]]
-    for templates in range(2, MOST_TEMPLATES + 1):
-        if np.count_nonzero(np.bincount(subject) > templates) < 2:
-            break
-        blocks = several_templates(embeddings, subject, templates, fuse, repeats=REPEATS)
-        curves.append(measure_curve(blocks, subjects, templates)[0])
-    default_fmr = max(DEFAULT_FMR, *(c.operating_points[-1].false_match_rate.value for c in curves))
-    point = curves[0].at_rate(default_fmr)
-    assert point is not None
-    at_default = count(single_templates(embeddings, subject), subjects, [point.threshold])
-    return Calibration(
-        schema_version=2,
-        version=f"{runtime.info.name}-{runtime.info.version}-{runtime.info.sha256[:8]}",
-        encoder_sha256=runtime.info.sha256,
-        data=CalibrationData(
-            description=description,
-            subjects=subjects,
-            faces=len(faces),
-            runtime=runtime.info.runtime,
-            precision=runtime.info.precision,
-            replicates=REPLICATES,
-        ),
-        default_fmr=default_fmr,
-        default_fpir=DEFAULT_FPIR,
-        curves=tuple(curves),
-        identification=tuple(gallery_sizes(embeddings, subject, curves[0].operating_points)),
-        strata=tuple(strata(at_default, faces)),
-        quality=quality_limit(embeddings, encodings.lengths, subject, point),
-        margin=margin_limit(embeddings, subject, point.threshold),
-        precisions=tuple(_check(other, chips, subject, point.threshold) for other in others),
+    encodings, info = encode_all(runtime, chips), runtime.info
+    labelled = Labelled(
+        embeddings=encodings.embeddings,
+        lengths=encodings.lengths,
+        subject=np.unique(faces.identity, return_inverse=True)[1],
+        family=faces.family,
+        source=faces.source,
     )
-
-
-def quality_limit(embeddings: Floats, lengths: Floats, subject: Ints, default: OperatingPoint) -> QualityLimit:
-    """The rates at the default threshold by the length of the weaker face's embedding, and where they are too bad."""
-    edges = np.unique(np.quantile(lengths, BANDS))
-    edges[-1] = np.nextafter(edges[-1], np.inf)
-    band = np.searchsorted(edges[1:-1], lengths, side="right")
-    bands = []
-    for number, part in enumerate(count_by_weaker(embeddings, subject, band, len(edges) - 1, default.threshold)):
-        if not part.mated_total.any() or not part.non_mated_total.any():
-            continue
-        (fmr,), (fnmr,) = part.intervals()
-        bands.append(
-            QualityBand(
-                shortest=float(edges[number]),
-                longest=float(edges[number + 1]),
-                mated=int(part.mated_total.sum()),
-                non_mated=int(part.non_mated_total.sum()),
-                false_match_rate=_estimate(fmr),
-                false_non_match_rate=_estimate(fnmr),
-            )
-        )
-    misses = default.false_non_match_rate.value
-    missed = ODDS * misses / (1 - misses + ODDS * misses)
-    weak = list(takewhile(lambda b: b.false_non_match_rate.value >= missed, bands))
-    false_matches = sum(b.false_match_rate.value * b.non_mated for b in weak)
-    rate = false_matches / max(sum(b.non_mated for b in weak), 1)
-    return QualityLimit(
-        bands=tuple(bands),
-        missed=missed,
-        limit=weak[-1].longest if weak else 0.0,
-        inflation=max(rate / default.false_match_rate.value, 1.0),
-    )
-
-
-def _check(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], subject: Ints, threshold: float) -> PrecisionCheck:
-    counts = count(
-        single_templates(encode_all(runtime, chips).embeddings, subject), int(subject.max()) + 1, [threshold]
-    )
-    return PrecisionCheck(
-        runtime=runtime.info.runtime,
-        precision=runtime.info.precision,
-        false_match_rate=float(counts.false_match_rates()[0]),
-        false_non_match_rate=float(counts.false_non_match_rates()[0]),
-    )
+    otherwise = [Otherwise(o.info.runtime, o.info.precision, encode_all(o, chips).embeddings) for o in others]
+    encoder = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)
+    return make_table(labelled, encoder, description, fuse, otherwise)
 
 
 def main(
@@ -242,28 +67,8 @@ def main(
     sources = ", ".join(sorted(set(labelled.source.tolist())))
     table = calibrate(runtime, labelled, f"identities kept out of training; faces from {sources}", others)
     (weights / CALIBRATION_FILE).write_text(table.model_dump_json(indent=1) + "\n")
-    for curve in table.curves:
-        point = curve.at_rate(table.default_fmr)
-        assert point is not None
-        fmr, fnmr = point.false_match_rate, point.false_non_match_rate
-        typer.echo(
-            f"{curve.templates} templates: threshold {point.threshold:.4f}  FMR {fmr.value:.2e} "
-            f"[{fmr.low:.2e}, {fmr.high:.2e}]  FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  "
-            f"supported down to {curve.operating_points[-1].false_match_rate.value:.2e}"
-        )
-    for size in table.identification:
-        typer.echo(f"{size.subjects} subjects: FPIR {'agrees' if size.agrees else 'does not agree'} with 1-(1-FMR)^N")
-    for stratum in table.strata:
-        typer.echo(f"{stratum.name}: FMR {stratum.false_match_rate}  FNMR {stratum.false_non_match_rate}")
-    for band in table.quality.bands:
-        fmr, fnmr = band.false_match_rate, band.false_non_match_rate
-        typer.echo(f"length {band.shortest:.2f}..{band.longest:.2f}: FMR {fmr.value:.2e}  FNMR {fnmr.value:.3f}")
-    typer.echo(f"weak below {table.quality.limit:.2f}, false matches {table.quality.inflation:.1f} times as often")
-    for near in table.margin.bands:
-        typer.echo(f"margin {near.shortest:.3f}..{near.longest:.3f}: nearest is wrong {near.wrong:.3f}")
-    typer.echo(f"ambiguous below a margin of {table.margin.limit:.3f}")
-    for other in table.precisions:
-        typer.echo(f"in {other.precision}: FMR {other.false_match_rate:.2e}  FNMR {other.false_non_match_rate:.4f}")
+    for line in describe(table):
+        typer.echo(line)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.int64]
+from app.measuring.pairs import Floats, Ints, can_show, pair_blocks, threshold_at_fmr
+
+__all__ = [
+    "PairDistances",
+    "accepted_share",
+    "all_pair_distances",
+    "can_show",
+    "pair_blocks",
+    "tar_at_far",
+    "threshold_at_fmr",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,22 +26,6 @@ class PairDistances:
 
     mated: npt.NDArray[np.float32]
     non_mated: npt.NDArray[np.float32]
-
-
-def pair_blocks(
-    embeddings: npt.NDArray[np.float32], identity: Ints, block: int
-) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
-    """Every unordered pair once, ``block`` rows at a time.
-
-    Each part is the number of its first row (and first column), the squared distances float32 [rows, columns], and
-    which of them are mated and which non-mated pairs, bool of the same shape.
-    """
-    for start in range(0, len(embeddings), block):
-        rows = np.arange(start, min(start + block, len(embeddings)))
-        distances = np.maximum(2 - 2 * embeddings[rows] @ embeddings[start:].T, 0)
-        later = np.arange(start, len(embeddings))[None, :] > rows[:, None]
-        same = identity[rows, None] == identity[None, start:]
-        yield start, distances, later & same, later & ~same
 
 
 def all_pair_distances(
@@ -53,30 +45,6 @@ def all_pair_distances(
             own = family[start : start + len(distances), None]
             non_mated.append(distances[other & ((own != family[None, start:]) | (own < 0))])
     return PairDistances(np.sort(np.concatenate(mated)), np.sort(np.concatenate(non_mated)))
-
-
-def _allowed(non_mated: Floats, fmr: float) -> int:
-    return int(np.floor(fmr * len(non_mated) + 1e-9))
-
-
-def can_show(non_mated: Floats, fmr: float) -> bool:
-    """Whether one false match among so many non-mated pairs is a share of ``fmr`` or less."""
-    return _allowed(non_mated, fmr) >= 1
-
-
-def threshold_at_fmr(non_mated: Floats, fmr: float) -> float:
-    """The largest threshold ``t`` at which ``distance <= t`` accepts at most a share ``fmr`` of non-mated pairs.
-
-    non_mated: ascending. The threshold lies just below the first distance that must be refused, so that it never
-    accepts more than was asked for; where that distance is 0 it is negative, and accepts nothing. Raises ValueError if
-    the pairs are too few to measure ``fmr``.
-    """
-    allowed = _allowed(non_mated, fmr)
-    if not can_show(non_mated, fmr):
-        raise ValueError(f"{len(non_mated)} non-mated pairs cannot show a false match rate of {fmr:g}")
-    if allowed >= len(non_mated):
-        return float(non_mated[-1])
-    return float(np.nextafter(np.float32(non_mated[allowed]), np.float32(-1)))
 
 
 def accepted_share(sorted_distances: Floats, threshold: float) -> float:

@@ -1,6 +1,13 @@
 """Distance -> decision: the calibration table, and the rules that thresholds are taken from it by."""
 
-from app.decisions.calibration import Calibration, CalibrationError, Estimate, OperatingPoint, load_calibration
+from app.decisions.calibration import (
+    Calibration,
+    CalibrationError,
+    Estimate,
+    OperatingPoint,
+    load_calibration,
+    read_calibration,
+)
 from app.decisions.decide import Decision, Outcome, Reason, decide, similarity
 from app.decisions.rules import (
     Compared,
@@ -33,6 +40,7 @@ __all__ = [
     "decide",
     "load_calibration",
     "rate_at",
+    "read_calibration",
     "rule_for_comparison",
     "rule_for_search",
     "similarity",

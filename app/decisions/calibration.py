@@ -262,22 +262,26 @@ def _reason(error: OSError | ValidationError) -> str:
 
 
 def load_calibration(directory: Path, encoder_sha256: str) -> Calibration:
+    """Reads the table that lies beside an encoder; see ``read_calibration``."""
+    return read_calibration(directory / CALIBRATION_FILE, encoder_sha256)
+
+
+def read_calibration(path: Path, encoder_sha256: str) -> Calibration:
     """Reads the table of an encoder.
 
     Raises CalibrationError if it is missing, malformed, or was measured on another encoder.
     """
-    path = directory / CALIBRATION_FILE
     try:
         calibration = Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CalibrationError(
             f"no usable calibration in {path}: {_reason(error)}; "
-            "restore it or measure it with `python -m model.calibrate`"
+            "restore it or measure it with `python -m model.calibrate` or `tessera calibrate`"
         ) from error
     if calibration.encoder_sha256 != encoder_sha256:
         raise CalibrationError(
             f"{path} was measured on encoder {calibration.encoder_sha256[:12]}, but {encoder_sha256[:12]} is loaded: "
-            "thresholds do not carry over; measure it anew with `python -m model.calibrate`"
+            "thresholds do not carry over; measure it anew with `python -m model.calibrate` or `tessera calibrate`"
         )
     return calibration
 

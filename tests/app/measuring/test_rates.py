@@ -4,13 +4,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.model.support import unit_vectors
-
-pytest.importorskip("pyarrow")
-
 from app.gallery.fusion import fuse
-from model.bootstrap import draws
-from model.rates import Blocks, Counts, count, non_mated_distances, several_templates, single_templates
+from app.measuring.draws import draws
+from app.measuring.rates import (
+    Blocks,
+    Counts,
+    count,
+    count_by_weaker,
+    non_mated_distances,
+    several_templates,
+    single_templates,
+)
+from tests.model.support import unit_vectors
 
 SUBJECT = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3], dtype=np.int64)
 THRESHOLDS = [0.4, 0.9, 1.4, 1.9, 2.4]
@@ -127,3 +132,20 @@ def test_rates_of_nothing_are_not_numbers(embeddings: npt.NDArray[np.float32]) -
     nobody = counted(single_templates(embeddings, SUBJECT)).among(np.zeros((4, 4), dtype=np.bool_))
     assert np.isnan(nobody.false_match_rates()).all()
     assert np.isnan(nobody.false_non_match_rates()).all()
+
+
+def test_bands_are_those_of_the_weaker_of_two_faces(embeddings: npt.NDArray[np.float32]) -> None:
+    band = np.array([0, 1, 2, 2, 1, 0, 2, 2, 1, 0], dtype=np.int64)
+    parts = count_by_weaker(embeddings, SUBJECT, band, 3, 0.9)
+    for number, part in enumerate(parts):
+        sums = np.zeros(4)
+        for i in range(len(SUBJECT)):
+            for j in range(i):
+                if min(band[i], band[j]) == number:
+                    kind = 0 if SUBJECT[i] == SUBJECT[j] else 2
+                    sums[kind] += np.square(embeddings[i] - embeddings[j]).sum() <= 0.9
+                    sums[kind + 1] += 1
+        assert part.mated_total.sum() == sums[1]
+        assert part.non_mated_total.sum() == sums[3]
+        assert part.mated.sum() == sums[0]
+        assert part.non_mated.sum() == sums[2]

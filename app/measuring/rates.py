@@ -1,8 +1,7 @@
 """Error rates at thresholds, with intervals by drawing subjects anew.
 
 What is counted is kept for every pair of subjects, so that a draw of subjects is a product of matrices and not another
-walk over tens of millions of pairs. The intervals are those of ``model.bootstrap``: a subject drawn ``w`` times counts
-``w`` times in its mated comparisons, and a non-mated comparison counts the product of its two subjects' numbers.
+walk over tens of millions of pairs. The intervals are those of ``app.measuring.draws``.
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from model.bootstrap import REPLICATES, Interval, draws, interval
-from model.metrics import pair_blocks
+from app.measuring.draws import REPLICATES, Interval, draws, interval
+from app.measuring.pairs import pair_blocks
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -108,16 +106,6 @@ class Counts:
             self.non_mated_total * chosen,
         )
 
-    def without(self, others: Counts) -> Counts:
-        """Less the comparisons of others, which are among these."""
-        return Counts(
-            self.thresholds,
-            self.mated - others.mated,
-            self.mated_total - others.mated_total,
-            self.non_mated - others.non_mated,
-            self.non_mated_total - others.non_mated_total,
-        )
-
     def false_match_rates(self) -> npt.NDArray[np.float64]:
         """Share of non-mated comparisons at or below each threshold, [T]; NaN where there are none."""
         return self._share(self.non_mated.sum(axis=(0, 1), dtype=np.int64), int(self.non_mated_total.sum()))
@@ -181,9 +169,29 @@ def count_by_weaker(embeddings: Floats, subject: Ints, band: Ints, bands: int, t
 
     embeddings: unit-length [N, D]; subject: [N]; band: [N], 0..bands-1, 0 being the weakest.
     """
+    if not bands:
+        return []
     subjects = int(subject.max()) + 1
-    at_least = [
-        count(single_templates(embeddings[band >= b], subject[band >= b]), subjects, [threshold]) for b in range(bands)
+    mated = np.zeros((2, bands * subjects), dtype=np.int64)
+    non_mated = np.zeros((2, bands * subjects * subjects), dtype=np.int64)
+    for start, distances, same, other in pair_blocks(embeddings, subject, 1024):
+        for kind, chosen in enumerate((distances <= np.float32(threshold), np.ones_like(same))):
+            a, b = (places + start for places in np.nonzero(same & chosen))
+            place = np.minimum(band[a], band[b]) * subjects + subject[a]
+            mated[kind] += np.bincount(place, minlength=mated.shape[1])
+            a, b = (places + start for places in np.nonzero(other & chosen))
+            place = (np.minimum(band[a], band[b]) * subjects + subject[a]) * subjects + subject[b]
+            non_mated[kind] += np.bincount(place, minlength=non_mated.shape[1])
+    own = mated.reshape(2, bands, subjects)
+    pairs = non_mated.reshape(2, bands, subjects, subjects)
+    limits = np.array([threshold], dtype=np.float32)
+    return [
+        Counts(
+            limits,
+            own[0, b][:, None].astype(np.int32),
+            own[1, b],
+            pairs[0, b][:, :, None].astype(np.int32),
+            pairs[1, b],
+        )
+        for b in range(bands)
     ]
-    # What has its weaker face in a band is all of this band and better, less all that is better.
-    return [weak.without(strong) for weak, strong in pairwise(at_least)] + at_least[-1:]

@@ -1,0 +1,285 @@
+"""Embeddings of labelled faces -> the calibration table of their encoder.
+
+Every face is compared with every other; then with subjects of two and more templates, and with galleries of growing
+size. Relatives count as non-mated pairs; the rates of them and of everybody else stand beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+import numpy.typing as npt
+
+from app.decisions.calibration import (
+    Calibration,
+    CalibrationData,
+    Estimate,
+    OperatingPoint,
+    PrecisionCheck,
+    QualityBand,
+    QualityLimit,
+    Stratum,
+    TemplateCurve,
+)
+from app.measuring.draws import REPLICATES, Interval
+from app.measuring.pairs import threshold_at_fmr
+from app.measuring.rates import (
+    Blocks,
+    Counts,
+    count,
+    count_by_weaker,
+    non_mated_distances,
+    several_templates,
+    single_templates,
+)
+from app.measuring.searches import gallery_sizes, margin_limit
+
+TARGETS = (0.5, 0.2, *(10 ** (-1 - i / 10) for i in range(41)))
+"""False match rates of the operating points, as far down as the subjects support."""
+DEFAULT_FMR = 1e-4
+DEFAULT_FPIR = 1e-2
+MOST_TEMPLATES = 8
+BANDS = (0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+"""Shares of the faces with shorter embeddings, between which error rates are told apart."""
+ODDS = 4
+"""A face is weak where the odds of missing its person are so many times those of all faces."""
+REPEATS = 4
+"""How often the templates of every subject are drawn anew."""
+UNKNOWN = -1
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Fuse = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Embeddings of faces whose subjects are known.
+
+    embeddings: unit-length float32 [N, D]. lengths: float32 [N], before they were scaled to 1. subject: int64 [N],
+    0..S-1. family: int64 [N], the same for relatives, ``UNKNOWN`` where that is not known. source: str [N].
+    """
+
+    embeddings: Floats
+    lengths: Floats
+    subject: Ints
+    family: Ints
+    source: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured: name and digest of the encoder, and how it ran."""
+
+    name: str
+    version: str
+    sha256: str
+    runtime: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """The same faces through the same encoder in another way."""
+
+    runtime: str
+    precision: str
+    embeddings: Floats
+
+
+def smallest_supported_fmr(pairs_of_subjects: int) -> float:
+    """Rule of three over pairs of subjects: comparisons that share a subject are not independent."""
+    return min(3 / max(pairs_of_subjects, 1), 1.0)
+
+
+def compared_subjects(counts: Counts) -> int:
+    """How many pairs of subjects were compared, either of them being the template."""
+    either = counts.non_mated_total + counts.non_mated_total.T
+    return int(np.count_nonzero(np.triu(either, 1)))
+
+
+def _estimate(found: Interval) -> Estimate:
+    # A rate that no draw moves, such as 0, has bounds that rounding may put past it.
+    return Estimate(value=found.value, low=min(found.low, found.value), high=max(found.high, found.value))
+
+
+def measure_curve(blocks: Blocks, subjects: int, templates: int) -> tuple[TemplateCurve, Counts]:
+    """The operating points of ``TARGETS``, as far as the subjects support them.
+
+    Each threshold is the most permissive whose false match rate is at most the target. Raises ValueError if the
+    subjects support too few, or if more non-mated comparisons than that are at distance 0.
+    """
+    distances = non_mated_distances(blocks)
+    thresholds = [threshold_at_fmr(distances, target) for target in TARGETS if target * len(distances) >= 1]
+    counts = count(blocks, subjects, sorted({t for t in thresholds if t >= 0}))
+    floor = smallest_supported_fmr(compared_subjects(counts))
+    false_matches, false_non_matches = counts.intervals()
+    points = [
+        OperatingPoint(
+            threshold=float(threshold), false_match_rate=_estimate(fmr), false_non_match_rate=_estimate(fnmr)
+        )
+        for threshold, fmr, fnmr in zip(counts.thresholds, false_matches, false_non_matches, strict=True)
+        if fmr.value >= floor
+    ]
+    if len(points) < 2 or points[0].false_match_rate.value > TARGETS[2]:
+        raise ValueError(
+            f"{subjects} subjects cannot show a false match rate of {TARGETS[2]:g}; calibrate on more, rightly labelled"
+        )
+    curve = TemplateCurve(
+        templates=templates,
+        subjects=int(np.count_nonzero(counts.mated_total)),
+        mated=int(counts.mated_total.sum()),
+        non_mated=int(counts.non_mated_total.sum()),
+        smallest_supported_fmr=floor,
+        operating_points=tuple(reversed(points)),
+    )
+    return curve, counts
+
+
+def strata(counts: Counts, faces: Labelled) -> list[Stratum]:
+    """The rates at one threshold among relatives, without them, and within each source; counts have one threshold."""
+    _, first = np.unique(faces.subject, return_index=True)
+    family, source = faces.family[first], faces.source[first]
+    related = (family[:, None] == family[None, :]) & (family != UNKNOWN)[:, None]
+    kinds = {"relatives": related & ~np.eye(len(first), dtype=np.bool_), "without relatives": ~related}
+    np.fill_diagonal(kinds["without relatives"], True)
+    for name in sorted(set(source.tolist())):
+        kinds[f"source {name}"] = (source == name)[:, None] & (source == name)[None, :]
+    return [_stratum(name, counts.among(chosen)) for name, chosen in kinds.items()]
+
+
+def _stratum(name: str, counts: Counts) -> Stratum:
+    (fmr,), (fnmr,) = counts.intervals()
+    mated, non_mated = int(counts.mated_total.sum()), int(counts.non_mated_total.sum())
+    involved = (counts.non_mated_total.any(axis=0) | counts.non_mated_total.any(axis=1)) | (counts.mated_total > 0)
+    return Stratum(
+        name=name,
+        subjects=int(involved.sum()),
+        mated=mated,
+        non_mated=non_mated,
+        false_match_rate=_estimate(fmr) if non_mated else None,
+        false_non_match_rate=_estimate(fnmr) if mated else None,
+    )
+
+
+def quality_limit(embeddings: Floats, lengths: Floats, subject: Ints, default: OperatingPoint) -> QualityLimit:
+    """The rates at the default threshold by the length of the weaker face's embedding, and where they are too bad."""
+    edges = np.unique(np.quantile(lengths, BANDS))
+    edges[-1] = np.nextafter(edges[-1], np.inf)
+    band = np.searchsorted(edges[1:-1], lengths, side="right")
+    bands = []
+    for number, part in enumerate(count_by_weaker(embeddings, subject, band, len(edges) - 1, default.threshold)):
+        if not part.mated_total.any() or not part.non_mated_total.any():
+            continue
+        (fmr,), (fnmr,) = part.intervals()
+        bands.append(
+            QualityBand(
+                shortest=float(edges[number]),
+                longest=float(edges[number + 1]),
+                mated=int(part.mated_total.sum()),
+                non_mated=int(part.non_mated_total.sum()),
+                false_match_rate=_estimate(fmr),
+                false_non_match_rate=_estimate(fnmr),
+            )
+        )
+    misses = default.false_non_match_rate.value
+    missed = ODDS * misses / (1 - misses + ODDS * misses)
+    weak = list(takewhile(lambda b: b.false_non_match_rate.value >= missed, bands))
+    false_matches = sum(b.false_match_rate.value * b.non_mated for b in weak)
+    rate = false_matches / max(sum(b.non_mated for b in weak), 1)
+    return QualityLimit(
+        bands=tuple(bands),
+        missed=missed,
+        limit=weak[-1].longest if weak else 0.0,
+        inflation=max(rate / default.false_match_rate.value, 1.0),
+    )
+
+
+def make_table(
+    faces: Labelled, encoder: Measured, description: str, fuse: Fuse, others: Sequence[Otherwise] = ()
+) -> Calibration:
+    """Everything that is measured of an encoder on faces of people whom it never saw.
+
+    ``fuse`` makes what is compared of several templates (see ``app.measuring.rates.several_templates``). The default
+    rate is ``DEFAULT_FMR``, or the lowest that the subjects support. Raises ValueError where they support too little.
+    """
+    embeddings, subject = faces.embeddings, faces.subject
+    if not len(subject) or np.bincount(subject).max() < 2:
+        raise ValueError("no person has two faces, so that none can be compared with itself")
+    subjects = int(subject.max()) + 1
+    curves = [measure_curve(single_templates(embeddings, subject), subjects, 1)[0]]
+    for templates in range(2, MOST_TEMPLATES + 1):
+        if np.count_nonzero(np.bincount(subject) > templates) < 2:
+            break
+        blocks = several_templates(embeddings, subject, templates, fuse, repeats=REPEATS)
+        curves.append(measure_curve(blocks, subjects, templates)[0])
+    default_fmr = max(DEFAULT_FMR, *(c.operating_points[-1].false_match_rate.value for c in curves))
+    point = curves[0].at_rate(default_fmr)
+    assert point is not None
+    at_default = count(single_templates(embeddings, subject), subjects, [point.threshold])
+    return Calibration(
+        schema_version=2,
+        version=f"{encoder.name}-{encoder.version}-{encoder.sha256[:8]}",
+        encoder_sha256=encoder.sha256,
+        data=CalibrationData(
+            description=description,
+            subjects=subjects,
+            faces=len(embeddings),
+            runtime=encoder.runtime,
+            precision=encoder.precision,
+            replicates=REPLICATES,
+        ),
+        default_fmr=default_fmr,
+        default_fpir=DEFAULT_FPIR,
+        curves=tuple(curves),
+        identification=tuple(gallery_sizes(embeddings, subject, curves[0].operating_points)),
+        strata=tuple(strata(at_default, faces)),
+        quality=quality_limit(embeddings, faces.lengths, subject, point),
+        margin=margin_limit(embeddings, subject, point.threshold),
+        precisions=tuple(_check(other, subject, point.threshold) for other in others),
+    )
+
+
+def _check(other: Otherwise, subject: Ints, threshold: float) -> PrecisionCheck:
+    counts = count(single_templates(other.embeddings, subject), int(subject.max()) + 1, [threshold])
+    return PrecisionCheck(
+        runtime=other.runtime,
+        precision=other.precision,
+        false_match_rate=float(counts.false_match_rates()[0]),
+        false_non_match_rate=float(counts.false_non_match_rates()[0]),
+    )
+
+
+def describe(table: Calibration) -> list[str]:
+    """What a person wants to see of a table, line by line."""
+    lines = []
+    for curve in table.curves:
+        point = curve.at_rate(table.default_fmr)
+        assert point is not None
+        fmr, fnmr = point.false_match_rate, point.false_non_match_rate
+        lines.append(
+            f"{curve.templates} templates: threshold {point.threshold:.4f}  FMR {fmr.value:.2e} "
+            f"[{fmr.low:.2e}, {fmr.high:.2e}]  FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  "
+            f"supported down to {curve.operating_points[-1].false_match_rate.value:.2e}"
+        )
+    lines += [
+        f"{size.subjects} subjects: FPIR {'agrees' if size.agrees else 'does not agree'} with 1-(1-FMR)^N"
+        for size in table.identification
+    ]
+    lines += [
+        f"{s.name}: FMR {_share(s.false_match_rate)}  FNMR {_share(s.false_non_match_rate)}" for s in table.strata
+    ]
+    lines.append(f"weak: embeddings shorter than {table.quality.limit:.2f}")
+    lines.append(f"ambiguous: two matching subjects less than {table.margin.limit:.3f} apart")
+    lines += [
+        f"in {other.precision}: FMR {other.false_match_rate:.2e}  FNMR {other.false_non_match_rate:.4f}"
+        for other in table.precisions
+    ]
+    return lines
+
+
+def _share(rate: Estimate | None) -> str:
+    return "-" if rate is None else f"{rate.value:.3g} [{rate.low:.3g}, {rate.high:.3g}]"
