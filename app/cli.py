@@ -22,7 +22,7 @@ from app.errors import TesseraError
 from app.gallery import DEFAULT_COLLECTION, SqliteGallery
 from app.main import build_encoder, build_finder, build_service, create_app
 from app.measuring.table import describe
-from app.own_calibration import calibrate_folder, calibrate_gallery
+from app.own_calibration import CannotCalibrate, calibrate_folder, calibrate_gallery
 from app.settings import Settings
 from app.version import VERSION
 from app.web.audit_page import audit_page
@@ -133,6 +133,8 @@ def calibrate(
             assert collection is not None
             with closing(SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)) as gallery:
                 table = calibrate_gallery(gallery, collection, encoder)
+    except CannotCalibrate as error:
+        raise _refuse(str(error)) from error
     except (TesseraError, ValidationError, SettingsError) as error:
         raise _refuse(_reason(error)) from error
     out.write_text(table.model_dump_json(indent=1) + "\n")

@@ -23,10 +23,8 @@ from app.measuring.table import UNKNOWN, Labelled, Measured, make_table
 PAGE = 256
 
 
-class CannotCalibrate(TesseraError):
+class CannotCalibrate(ValueError):
     """There are too few people or photographs to measure anything by."""
-
-    code = "cannot_calibrate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> tuple[Templa
 
 
 def strata(counts: Counts, faces: Labelled) -> list[Stratum]:
-    """The rates at one threshold among relatives, without them, and within each source; counts have one threshold."""
+    """The rates at one threshold among relatives, without them, and within each source (of a person's first face)."""
     _, first = np.unique(faces.subject, return_index=True)
     family, source = faces.family[first], faces.source[first]
     related = (family[:, None] == family[None, :]) & (family != UNKNOWN)[:, None]

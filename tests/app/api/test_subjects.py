@@ -18,7 +18,7 @@ def store(service: TesseraService, *subject_ids: str, collection: str = "default
     """Puts subjects with any embedding into the gallery."""
     embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
     for subject_id in subject_ids:
-        service.gallery.enroll(collection, subject_id, [NewTemplate(f"t-{collection}-{subject_id}", embedding)])
+        service.gallery.enroll(collection, subject_id, [NewTemplate(f"t-{collection}-{subject_id}", embedding, 10.0)])
 
 
 def test_a_subject_is_shown(enroll: Enroll, client: TestClient, ada: bytes) -> None:
