@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,7 +23,19 @@ from app.decisions import (
 from app.encoding import EncoderInfo, EncoderRuntime
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, FoundFaces
-from app.gallery import Gallery, OnConflict, PendingReceipt, ReceiptExists
+from app.gallery import Gallery, PendingReceipt, ReceiptExists
+from app.results import (
+    EnrolledImage,
+    Enrolment,
+    EnrolmentRequest,
+    FaceIdentification,
+    Idempotency,
+    Identification,
+    Probe,
+    RejectedImage,
+    Replay,
+    Verification,
+)
 from app.types import CHIP_SIDE, AlignedFace, Candidate, Collection, Embedding, NewTemplate, Subject, Targets
 
 EMPTY_GALLERY = "empty_gallery"
@@ -55,108 +65,6 @@ class IdempotencyMismatch(TesseraError):
     code = "idempotency_key_reused"
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The face that was used, its embedding and length (see ``Encodings``), and how many faces the photograph shows."""
-
-    faces_detected: int
-    face: AlignedFace
-    embedding: Embedding
-    length: float
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolledImage:
-    """The template made from one photograph; ``index`` is the photograph's place in the request."""
-
-    index: int
-    template_id: str
-    probe: Probe
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedImage:
-    """A photograph that gave no template, and why."""
-
-    index: int
-    error: TesseraError
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolment:
-    """What an enrolment did; ``possible_duplicates`` are other subjects within the threshold, nearest first."""
-
-    subject: Subject
-    enrolled: tuple[EnrolledImage, ...]
-    rejected: tuple[RejectedImage, ...]
-    possible_duplicates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The stored answer to an enrolment that was done before under the same idempotency key."""
-
-    body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Idempotency:
-    """A client's key, a digest of its request, and how the answer is written down."""
-
-    key: str
-    fingerprint: str
-    render: Callable[[Enrolment], str]
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolmentRequest:
-    """One subject and its photographs (encoded files)."""
-
-    images: Sequence[bytes]
-    subject_id: str | None
-    collection: str
-    metadata: Mapping[str, Any] | None = None
-    face_policy: FacePolicy = FacePolicy.SINGLE
-    on_conflict: OnConflict = OnConflict.APPEND
-    report_duplicates: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject."""
-
-    outcome: Outcome
-    distance: float
-    rule: Rule
-    probe: Probe
-    reference: Probe | None = None
-    candidate: Candidate | None = None
-
-    @property
-    def templates(self) -> int:
-        """How many templates stand for the reference."""
-        return self.candidate.templates if self.candidate else 1
-
-
-@dataclass(frozen=True, slots=True)
-class FaceIdentification:
-    """Candidates for one face of the probe, nearest subject first; ``margin`` is from the first to the next."""
-
-    outcome: Outcome
-    probe: Probe
-    candidates: tuple[Candidate, ...]
-    margin: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Identification:
-    """Outcome of 1:N; one entry a face used, the one with the nearest candidate first."""
-
-    rule: Rule
-    faces: tuple[FaceIdentification, ...]
-    reason: str | None = field(default=None)
-
-
 class TesseraService:
     """Enroll, verify and identify. Every method may be called from several threads at once."""
 
@@ -179,7 +87,7 @@ class TesseraService:
         self._verification = Criterion(CriterionKind.TARGET_FMR, fmr, Origin.SERVER)
         self._identification = Criterion(CriterionKind.TARGET_FPIR, fpir, Origin.SERVER)
         # A default that cannot be supported is refused here, and not at the first request.
-        rule_for_comparison(calibration, self._verification, calibration.most_templates)
+        self._require(self._verification)
 
     @property
     def encoder(self) -> EncoderInfo:
@@ -325,8 +233,12 @@ class TesseraService:
     def _check(self, targets: Targets) -> None:
         """Raises TargetUnsupported for a FMR that cannot be kept; which FPIR can be depends on how many there are."""
         if targets.fmr is not None:
-            wanted = Criterion(CriterionKind.TARGET_FMR, targets.fmr, Origin.COLLECTION)
-            rule_for_comparison(self.calibration, wanted, self.calibration.most_templates)
+            self._require(Criterion(CriterionKind.TARGET_FMR, targets.fmr, Origin.COLLECTION))
+
+    def _require(self, criterion: Criterion) -> None:
+        """Raises TargetUnsupported unless the rate can be kept for subjects of any number of templates."""
+        for templates in range(1, self.calibration.most_templates + 1):
+            rule_for_comparison(self.calibration, criterion, templates)
 
     def _final(self, outcome: Outcome) -> Outcome:
         if self._inconclusive or outcome.decision is not Decision.INCONCLUSIVE:

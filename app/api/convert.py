@@ -6,7 +6,7 @@ from app.api import schemas
 from app.api.decision_schemas import CriterionOut, OperatingPointOut, RateOut
 from app.decisions import Calibration, Rule, decide, rate_at, similarity
 from app.encoding import EncoderInfo
-from app.service import Enrolment, FaceIdentification, Identification, Probe, Verification
+from app.results import Enrolment, FaceIdentification, Identification, Probe, Verification
 from app.types import AlignedFace, Candidate, Collection
 
 LANDMARK_NAMES = tuple(schemas.LandmarksOut.model_fields)

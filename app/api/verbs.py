@@ -12,7 +12,7 @@ from app.api import convert, schemas
 from app.api.bodies import body_of, openapi_body
 from app.api.problems import problems
 from app.api.state import PartsDependency
-from app.service import Enrolment, EnrolmentRequest, Idempotency, Replay
+from app.results import Enrolment, EnrolmentRequest, Idempotency, Replay
 
 router = APIRouter(tags=["verbs"])
 

@@ -12,15 +12,12 @@ from app.decisions import Calibration, Decision, Outcome
 from app.encoding import EncoderRuntime
 from app.faces import FaceFinder, FacePolicy, MultipleFacesError, NoFaceError
 from app.gallery import OnConflict, ReceiptExists, SubjectExists, SubjectNotFound
+from app.results import Enrolment, EnrolmentRequest, Idempotency, Replay
 from app.service import (
-    Enrolment,
-    EnrolmentRequest,
-    Idempotency,
     IdempotencyMismatch,
     LowQuality,
     NoUsableImage,
     PolicyNotAllowed,
-    Replay,
     TesseraService,
     squared_distance,
 )

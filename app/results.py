@@ -1,0 +1,115 @@
+"""What goes into the three verbs and what comes out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.decisions import Outcome, Rule
+from app.errors import TesseraError
+from app.faces import FacePolicy
+from app.gallery import OnConflict
+from app.types import AlignedFace, Candidate, Embedding, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The face that was used, its embedding and length (see ``Encodings``), and how many faces the photograph shows."""
+
+    faces_detected: int
+    face: AlignedFace
+    embedding: Embedding
+    length: float
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledImage:
+    """The template made from one photograph; ``index`` is the photograph's place in the request."""
+
+    index: int
+    template_id: str
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedImage:
+    """A photograph that gave no template, and why."""
+
+    index: int
+    error: TesseraError
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an enrolment did; ``possible_duplicates`` are other subjects within the threshold, nearest first."""
+
+    subject: Subject
+    enrolled: tuple[EnrolledImage, ...]
+    rejected: tuple[RejectedImage, ...]
+    possible_duplicates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The stored answer to an enrolment that was done before under the same idempotency key."""
+
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's key, a digest of its request, and how the answer is written down."""
+
+    key: str
+    fingerprint: str
+    render: Callable[[Enrolment], str]
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRequest:
+    """One subject and its photographs (encoded files)."""
+
+    images: Sequence[bytes]
+    subject_id: str | None
+    collection: str
+    metadata: Mapping[str, Any] | None = None
+    face_policy: FacePolicy = FacePolicy.SINGLE
+    on_conflict: OnConflict = OnConflict.APPEND
+    report_duplicates: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject."""
+
+    outcome: Outcome
+    distance: float
+    rule: Rule
+    probe: Probe
+    reference: Probe | None = None
+    candidate: Candidate | None = None
+
+    @property
+    def templates(self) -> int:
+        """How many templates stand for the reference."""
+        return self.candidate.templates if self.candidate else 1
+
+
+@dataclass(frozen=True, slots=True)
+class FaceIdentification:
+    """Candidates for one face of the probe, nearest subject first; ``margin`` is from the first to the next."""
+
+    outcome: Outcome
+    probe: Probe
+    candidates: tuple[Candidate, ...]
+    margin: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """Outcome of 1:N; one entry a face used, the one with the nearest candidate first."""
+
+    rule: Rule
+    faces: tuple[FaceIdentification, ...]
+    reason: str | None = field(default=None)
