@@ -9,7 +9,7 @@ from xml.sax.saxutils import unescape
 import numpy as np
 import pytest
 
-from model.bootstrap import Comparisons, all_comparisons
+from model.bootstrap import Comparisons, Interval, all_comparisons
 from tests.model.support import unit_vectors
 
 pytest.importorskip("matplotlib")
@@ -18,7 +18,13 @@ pytest.importorskip("scipy")
 from matplotlib import pyplot as plt
 
 from model import plots
-from model.plots import accuracy_against_time, distance_histogram, robustness_curves, roc_and_det
+from model.plots import (
+    accuracy_against_time,
+    claimed_against_observed,
+    distance_histogram,
+    robustness_curves,
+    roc_and_det,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -62,8 +68,13 @@ def draw_times(path: Path) -> None:
     accuracy_against_time({"ours": (3.0, 97.5, 0.2), "SFace": (20.0, 99.3, 0.1)}, path)
 
 
+def draw_claims(path: Path) -> None:
+    claimed_against_observed({"half & half": [(1e-3, Interval(2e-3, 1e-3, 4e-3)), (1e-4, Interval(0, 0, 1e-4))]}, path)
+
+
 Draw = Callable[[Path], None]
 DRAWN: dict[str, tuple[Draw, list[str]]] = {
+    "claims": (draw_claims, ["claimed rate", "observed rate (95 % interval)", "half & half"]),
     "rates": (
         draw_rates,
         [
