@@ -18,6 +18,7 @@ import numpy.typing as npt
 from app.decisions import Calibration, Estimate
 from app.gallery import Gallery
 from app.gallery.fusion import fused_template
+from app.measuring.draws import draws
 from app.types import SubjectVectors
 
 PAGE = 256
@@ -195,7 +196,7 @@ def measure_ceiling(vectors: npt.NDArray[np.float32], calibration: Calibration) 
     pairs = count * (count - 1) // 2
     distances = 2 - 2 * vectors @ vectors.T
     np.fill_diagonal(distances, np.inf)
-    weights = _draws(count)
+    weights = np.array(draws(count, replicates=REPLICATES) if count else np.empty((REPLICATES, 0)), dtype=np.float32)
     rows = []
     for point in calibration.curve(1).operating_points:
         if point.false_match_rate.value * pairs < FEW_PAIRS:
@@ -208,13 +209,6 @@ def measure_ceiling(vectors: npt.NDArray[np.float32], calibration: Calibration) 
         observed = Estimate(value=value, low=min(float(low), value), high=min(max(float(high), value), 1.0))
         rows.append(Ceiling(point.threshold, point.false_match_rate, observed, pairs))
     return tuple(rows)
-
-
-def _draws(subjects: int) -> npt.NDArray[np.float32]:
-    """How often each subject is drawn, float32 [REPLICATES, subjects]."""
-    rng = np.random.default_rng(0)
-    chosen = (rng.integers(max(subjects, 1), size=subjects) for _ in range(REPLICATES))
-    return np.stack([np.bincount(c, minlength=subjects)[:subjects] for c in chosen]).astype(np.float32)
 
 
 def judge(ceiling: tuple[Ceiling, ...]) -> Population:

@@ -21,6 +21,7 @@ from app.decisions.calibration import (
     MarginLimit,
     OperatingPoint,
 )
+from app.decisions.rules import fpir_of
 
 SIZES = (10, 30, 100, 300, 600)
 GALLERIES = 60
@@ -32,11 +33,6 @@ WRONG = 0.2
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-
-def predicted_fpir(false_match_rate: float, subjects: int) -> float:
-    """What so many independent comparisons at a false match rate would give."""
-    return float(-np.expm1(subjects * np.log1p(-false_match_rate))) if false_match_rate < 1 else 1.0
 
 
 def gallery_sizes(embeddings: Floats, subject: Ints, points: Sequence[OperatingPoint]) -> Iterator[GallerySize]:
@@ -59,7 +55,7 @@ def gallery_sizes(embeddings: Floats, subject: Ints, points: Sequence[OperatingP
                 GalleryPoint(
                     false_match_rate=point.false_match_rate.value,
                     false_positive_identification_rate=Estimate(value=v, low=min(a, v), high=max(b, v)),
-                    predicted=predicted_fpir(point.false_match_rate.value, size),
+                    predicted=fpir_of(point.false_match_rate.value, size),
                 )
                 for point, v, a, b in zip(chosen, rates.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)
             ),
