@@ -42,12 +42,13 @@ class RejectedImage:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What an enrolment did; ``possible_duplicates`` are other subjects within the threshold, nearest first."""
+    """What an enrolment did; ``possible_duplicates`` are other subjects that match by ``rule``, nearest first."""
 
     subject: Subject
     enrolled: tuple[EnrolledImage, ...]
     rejected: tuple[RejectedImage, ...]
     possible_duplicates: tuple[Candidate, ...]
+    rule: Rule
 
 
 @dataclass(frozen=True, slots=True)

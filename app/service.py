@@ -128,10 +128,12 @@ class TesseraService:
             EnrolledImage(index, uuid.uuid4().hex, probe) for index, probe in zip(found, probes, strict=True)
         )
         subject_id = request.subject_id or uuid.uuid4().hex
-        duplicates = self._duplicates(request, subject_id, enrolled)
+        # Whether somebody is enrolled already is a search, and has the threshold of one.
+        rule = self._search_rule(request.collection, None)
+        duplicates = self._duplicates(request, subject_id, enrolled, rule)
 
         def outcome(subject: Subject) -> Enrolment:
-            return Enrolment(subject, enrolled, rejected, duplicates)
+            return Enrolment(subject, enrolled, rejected, duplicates, rule)
 
         receipt = None
         if idempotency is not None:
@@ -200,8 +202,7 @@ class TesseraService:
         criterion: Criterion | None = None,
     ) -> Identification:
         """Searches a collection for the faces of a photograph. Raises TargetUnsupported."""
-        chosen = criterion or self._identification_in(collection)
-        rule = rule_for_search(self.calibration, chosen, self.gallery.count_subjects(collection))
+        rule = self._search_rule(collection, criterion)
         found = []
         for probe in self._probes(image, face_policy):
             # Whether the nearest is alone so near takes a second one, whatever was asked for.
@@ -211,6 +212,11 @@ class TesseraService:
         found.sort(key=lambda f: f.candidates[0].distance if f.candidates else np.inf)
         reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
         return Identification(rule, tuple(found), reason)
+
+    def _search_rule(self, collection: str, criterion: Criterion | None) -> Rule:
+        """Raises TargetUnsupported, CollectionNotFound."""
+        chosen = criterion or self._identification_in(collection)
+        return rule_for_search(self.calibration, chosen, self.gallery.count_subjects(collection))
 
     def _verification_in(self, collection: str) -> Criterion:
         fmr = self.gallery.targets(collection).fmr
@@ -291,7 +297,7 @@ class TesseraService:
             )
 
     def _duplicates(
-        self, request: EnrolmentRequest, subject_id: str, enrolled: Sequence[EnrolledImage]
+        self, request: EnrolmentRequest, subject_id: str, enrolled: Sequence[EnrolledImage], rule: Rule
     ) -> tuple[Candidate, ...]:
         if not request.report_duplicates:
             return ()
@@ -301,8 +307,7 @@ class TesseraService:
                 known = nearest.get(candidate.subject_id)
                 if (
                     candidate.subject_id != subject_id
-                    and decide(candidate.distance, self.rule(candidate.templates).threshold(candidate.templates))
-                    is Decision.MATCH
+                    and decide(candidate.distance, rule.threshold(candidate.templates)) is Decision.MATCH
                     and (known is None or candidate.distance < known.distance)
                 ):
                     nearest[candidate.subject_id] = candidate

@@ -123,9 +123,7 @@ def searches(everyone: dict[str, list[bytes]]) -> Iterator[Row]:
     several = [name for name in everyone if len(everyone[name]) > 1]
     alone = [name for name in everyone if len(everyone[name]) == 1]
     order = np.random.default_rng(0).permutation(len(several))
-    typer.echo(
-        "| subjects | claimed FPIR, % | observed FPIR, % | FNIR, % | of them inconclusive, % | holds |"
-    )
+    typer.echo("| subjects | claimed FPIR, % | observed FPIR, % | FNIR, % | of them inconclusive, % | holds |")
     typer.echo("|---|---|---|---|---|---|")
     with service() as url, httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(CLIENTS) as pool:
         for size in (s for s in SIZES if s <= len(several)):

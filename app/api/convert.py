@@ -72,8 +72,8 @@ def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
     }
 
 
-def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration, rule: Rule) -> schemas.EnrollResponse:
-    """Answer of ``/enroll``; ``rule`` is what other subjects are looked for by."""
+def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration) -> schemas.EnrollResponse:
+    """Answer of ``/enroll``."""
     return schemas.EnrollResponse(
         subject_id=result.subject.id,
         collection=result.subject.collection,
@@ -85,7 +85,7 @@ def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration,
             schemas.FailureOut(image=r.index, code=r.error.code, detail=r.error.message) for r in result.rejected
         ],
         possible_duplicate=bool(result.possible_duplicates),
-        possible_duplicates=[candidate(c, rule) for c in result.possible_duplicates],
+        possible_duplicates=[candidate(c, result.rule) for c in result.possible_duplicates],
         **versions(encoder, calibration),
     )
 

@@ -78,6 +78,6 @@ class CriterionOut(BaseModel):
     value: float = Field(description="a rate, 0..1, or a squared distance, 0..4")
     set_by: Origin
     met: bool = Field(
-        description="false where the service's own default asks for more than the calibration supports for so many "
-        "subjects; the strictest supported threshold then stands in"
+        description="false where a default, the service's or the collection's, asks for more than the calibration "
+        "supports for so many subjects; the strictest supported threshold then stands in"
     )

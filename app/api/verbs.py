@@ -91,7 +91,7 @@ async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: Idem
     service = parts.service
 
     def render(result: Enrolment) -> str:
-        return convert.enrolment(result, service.encoder, service.calibration, service.rule()).model_dump_json()
+        return convert.enrolment(result, service.encoder, service.calibration).model_dump_json()
 
     report = body.report_duplicates
     request = EnrolmentRequest(

@@ -77,8 +77,8 @@ class Rule:
     """A criterion ready for comparisons.
 
     fmr: the false match rate that one comparison may have; None where the distance was given outright. subjects: how
-    many there are to be searched; None for one comparison. met: False where the server's own default asks for more than
-    the calibration supports and the strictest supported point stands in for it.
+    many there are to be searched; None for one comparison. met: False where a default, the server's or the collection's,
+    asks for more than the calibration supports and the strictest supported point stands in for it.
     """
 
     criterion: Criterion
@@ -194,7 +194,8 @@ def rule_for_comparison(calibration: Calibration, criterion: Criterion, template
 def rule_for_search(calibration: Calibration, criterion: Criterion, subjects: int) -> Rule:
     """The rule for a search among so many subjects.
 
-    Raises TargetUnsupported; the server's own default is met as far as the calibration supports it instead.
+    Raises TargetUnsupported where a request asks for too much. A default of the server or of a collection is met as far
+    as the calibration supports it instead, lest a collection that grows stop answering.
     """
     count = max(subjects, 1)
     if criterion.kind is CriterionKind.MAX_DISTANCE:
@@ -204,7 +205,7 @@ def rule_for_search(calibration: Calibration, criterion: Criterion, subjects: in
     known = count <= calibration.largest_gallery or criterion.kind is CriterionKind.TARGET_FMR
     if wanted >= smallest and known:
         return Rule(criterion, calibration, wanted, subjects)
-    if criterion.origin is Origin.SERVER:
+    if criterion.origin is not Origin.REQUEST:
         return Rule(criterion, calibration, max(wanted, smallest), subjects, met=False)
     lowest = fpir_of(smallest, count)
     raise TargetUnsupported(

@@ -94,7 +94,8 @@ def test_duplicates_are_the_other_subjects_within_the_threshold(
     result = enrol(service, ada, ada, subject_id="compressed")
     distances = [c.distance for c in result.possible_duplicates]
     assert distances == sorted(distances)
-    assert max(distances) <= service.rule().threshold(1)
+    assert max(distances) <= result.rule.threshold(1)
+    assert result.rule.subjects == 1 + len(variants(collins()))
     found = {c.subject_id for c in result.possible_duplicates}
     assert len(found) == len(distances)
     assert found <= variants(collins()).keys() - {"compressed"}
