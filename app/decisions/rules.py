@@ -77,8 +77,8 @@ class Rule:
     """A criterion ready for comparisons.
 
     fmr: the false match rate that one comparison may have; None where the distance was given outright. subjects: how
-    many there are to be searched; None for one comparison. met: False where a default, the server's or the collection's,
-    asks for more than the calibration supports and the strictest supported point stands in for it.
+    many there are to be searched; None for one comparison. met: False where a default of the server or of the
+    collection asks for more than the calibration supports and the strictest supported point stands in for it.
     """
 
     criterion: Criterion
