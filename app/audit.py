@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app.decisions import Calibration, Estimate
-from app.gallery import Gallery
+from app.gallery import Gallery, every_subject
 from app.gallery.fusion import fused_template
 from app.measuring.draws import draws
 from app.types import SubjectVectors
 
-PAGE = 256
 LISTED = 100
 CONFUSABLE = 20
 NEIGHBOURS = 6
@@ -109,17 +108,13 @@ def audit(gallery: Gallery, collection: str, calibration: Calibration, progress:
     """
     total = max(gallery.count_subjects(collection), 1)
     pairs: dict[tuple[str, str], float] = {}
-    outliers, weak, singles, templates = (
-        list[OutlierTemplate](),
-        list[WeakTemplate](),
-        list[npt.NDArray[np.float32]](),
-        0,
-    )
-    for number, subject in enumerate(_subjects(gallery, collection)):
+    outliers, weak = list[OutlierTemplate](), list[WeakTemplate]()
+    singles, templates = list[npt.NDArray[np.float32]](), 0
+    limit = calibration.quality.limit
+    for number, subject in enumerate(every_subject(gallery, collection)):
         templates += len(subject.template_ids)
         singles.append(subject.embeddings[-1])
         outliers += _outliers(subject, calibration)
-        limit = calibration.quality.limit
         weak += [
             WeakTemplate(subject.subject_id, id_, length)
             for id_, length in zip(subject.template_ids, subject.lengths.tolist(), strict=True)
@@ -153,13 +148,6 @@ def audit(gallery: Gallery, collection: str, calibration: Calibration, progress:
         ceiling=ceiling,
         population=judge(ceiling),
     )
-
-
-def _subjects(gallery: Gallery, collection: str) -> Iterator[SubjectVectors]:
-    after = None
-    while page := gallery.subject_vectors(collection, after=after, limit=PAGE):
-        yield from page
-        after = page[-1].subject_id
 
 
 def _outliers(subject: SubjectVectors, calibration: Calibration) -> Iterator[OutlierTemplate]:
@@ -206,7 +194,7 @@ def measure_ceiling(vectors: npt.NDArray[np.float32], calibration: Calibration) 
         total = weights.sum(axis=1) ** 2 - np.square(weights).sum(axis=1)
         low, high = np.quantile(drawn / total, [0.025, 0.975])
         value = float(within.sum()) / (2 * pairs)
-        observed = Estimate(value=value, low=min(float(low), value), high=min(max(float(high), value), 1.0))
+        observed = Estimate.around(value, float(low), float(high))
         rows.append(Ceiling(point.threshold, point.false_match_rate, observed, pairs))
     return tuple(rows)
 

@@ -16,11 +16,9 @@ from app.decisions import Calibration
 from app.encoding import EncoderRuntime
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy
-from app.gallery import Gallery
+from app.gallery import Gallery, every_subject
 from app.gallery.fusion import fuse
 from app.measuring.table import UNKNOWN, Labelled, Measured, make_table
-
-PAGE = 256
 
 
 class CannotCalibrate(ValueError):
@@ -73,14 +71,11 @@ def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRuntime
 
     Raises CollectionNotFound, CannotCalibrate.
     """
-    faces, after = list[_Face](), None
-    while page := gallery.subject_vectors(collection, after=after, limit=PAGE):
-        for subject in page:
-            faces += [
-                _Face(subject.subject_id, embedding, length)
-                for embedding, length in zip(subject.embeddings, subject.lengths.tolist(), strict=True)
-            ]
-        after = page[-1].subject_id
+    faces = [
+        _Face(subject.subject_id, embedding, length)
+        for subject in every_subject(gallery, collection)
+        for embedding, length in zip(subject.embeddings, subject.lengths.tolist(), strict=True)
+    ]
     return _table(faces, encoder, f"{len(faces)} templates of the collection {collection}")
 
 

@@ -106,7 +106,7 @@ def halves(embeddings: Floats, subject: Ints) -> Iterator[Row]:
     for split in range(SPLITS):
         first = np.isin(subject, np.random.default_rng(split).permutation(subjects)[: subjects // 2])
         mine, other = (np.unique(subject[part], return_inverse=True)[1] for part in (first, ~first))
-        curve, _ = measure_curve(single_templates(embeddings[first], mine), int(mine.max()) + 1, 1)
+        curve = measure_curve(single_templates(embeddings[first], mine), int(mine.max()) + 1, 1)
         points = {t: p for t in TARGETS if (p := curve.at_rate(t)) is not None}
         rates = observe(embeddings[~first], other, [p.threshold for p in points.values()])
         for (target, point), (fmr, _) in zip(points.items(), rates, strict=True):

@@ -45,6 +45,11 @@ class Estimate(_Table):
             raise ValueError("an estimate lies between its bounds")
         return self
 
+    @classmethod
+    def around(cls, value: float, low: float, high: float) -> Self:
+        """A rate with the bounds of its draws; of one that no draw moves, such as 0, rounding may put them past it."""
+        return cls(value=value, low=min(low, value), high=min(max(high, value), 1.0))
+
 
 class OperatingPoint(_Table):
     """A threshold (squared distance, 0..4) and the rates of one comparison measured at it."""

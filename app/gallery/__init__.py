@@ -20,6 +20,7 @@ from app.gallery.protocol import (
     SubjectExists,
     SubjectNotFound,
     TemplateNotFound,
+    every_subject,
 )
 from app.gallery.sqlite import SqliteGallery
 
@@ -41,4 +42,5 @@ __all__ = [
     "SubjectExists",
     "SubjectNotFound",
     "TemplateNotFound",
+    "every_subject",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from app.errors import TesseraError
 from app.types import Candidate, Collection, Embedding, NewTemplate, Subject, SubjectVectors, Targets
 
 DEFAULT_COLLECTION = "default"
+PAGE = 256
 
 
 class OnConflict(StrEnum):
@@ -218,3 +219,11 @@ class Gallery(Protocol):
         No other method may be called afterwards.
         """
         ...
+
+
+def every_subject(gallery: Gallery, collection: str) -> Iterator[SubjectVectors]:
+    """The compared templates of all subjects by id, read in pages: those that come or go meanwhile may be missed."""
+    after = None
+    while page := gallery.subject_vectors(collection, after=after, limit=PAGE):
+        yield from page
+        after = page[-1].subject_id

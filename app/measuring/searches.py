@@ -54,7 +54,7 @@ def gallery_sizes(embeddings: Floats, subject: Ints, points: Sequence[OperatingP
             points=tuple(
                 GalleryPoint(
                     false_match_rate=point.false_match_rate.value,
-                    false_positive_identification_rate=Estimate(value=v, low=min(a, v), high=max(b, v)),
+                    false_positive_identification_rate=Estimate.around(v, a, b),
                     predicted=fpir_of(point.false_match_rate.value, size),
                 )
                 for point, v, a, b in zip(chosen, rates.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)

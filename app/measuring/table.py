@@ -102,11 +102,10 @@ def compared_subjects(counts: Counts) -> int:
 
 
 def _estimate(found: Interval) -> Estimate:
-    # A rate that no draw moves, such as 0, has bounds that rounding may put past it.
-    return Estimate(value=found.value, low=min(found.low, found.value), high=max(found.high, found.value))
+    return Estimate.around(found.value, found.low, found.high)
 
 
-def measure_curve(blocks: Blocks, subjects: int, templates: int) -> tuple[TemplateCurve, Counts]:
+def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurve:
     """The operating points of ``TARGETS``, as far as the subjects support them.
 
     Each threshold is the most permissive whose false match rate is at most the target. Raises ValueError if the
@@ -128,7 +127,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> tuple[Templa
         raise ValueError(
             f"{subjects} subjects cannot show a false match rate of {TARGETS[2]:g}; calibrate on more, rightly labelled"
         )
-    curve = TemplateCurve(
+    return TemplateCurve(
         templates=templates,
         subjects=int(np.count_nonzero(counts.mated_total)),
         mated=int(counts.mated_total.sum()),
@@ -136,7 +135,6 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> tuple[Templa
         smallest_supported_fmr=floor,
         operating_points=tuple(reversed(points)),
     )
-    return curve, counts
 
 
 def strata(counts: Counts, faces: Labelled) -> list[Stratum]:
@@ -210,12 +208,12 @@ def make_table(
     if not len(subject) or np.bincount(subject).max() < 2:
         raise ValueError("no person has two faces, so that none can be compared with itself")
     subjects = int(subject.max()) + 1
-    curves = [measure_curve(single_templates(embeddings, subject), subjects, 1)[0]]
+    curves = [measure_curve(single_templates(embeddings, subject), subjects, 1)]
     for templates in range(2, MOST_TEMPLATES + 1):
         if np.count_nonzero(np.bincount(subject) > templates) < 2:
             break
         blocks = several_templates(embeddings, subject, templates, fuse, repeats=REPEATS)
-        curves.append(measure_curve(blocks, subjects, templates)[0])
+        curves.append(measure_curve(blocks, subjects, templates))
     default_fmr = max(DEFAULT_FMR, *(c.operating_points[-1].false_match_rate.value for c in curves))
     point = curves[0].at_rate(default_fmr)
     assert point is not None
