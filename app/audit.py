@@ -106,7 +106,7 @@ def audit(gallery: Gallery, collection: str, calibration: Calibration, progress:
 
     Subjects that come or go meanwhile may or may not be in it. Raises CollectionNotFound.
     """
-    total = max(gallery.count_subjects(collection), 1)
+    total = max(gallery.size(collection).subjects, 1)
     pairs: dict[tuple[str, str], float] = {}
     outliers, weak = list[OutlierTemplate](), list[WeakTemplate]()
     singles, templates = list[npt.NDArray[np.float32]](), 0

@@ -6,6 +6,7 @@ people, rates measured on them are the better ones, as far down as so many peopl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class _Face:
     person: str
     embedding: np.ndarray[tuple[int], np.dtype[np.float32]]
     length: float
+    side: float = math.nan
 
 
 def calibrate_folder(folder: Path, finder: FaceFinder, encoder: EncoderRuntime) -> tuple[Calibration, list[Skipped]]:
@@ -48,12 +50,12 @@ def calibrate_folder(folder: Path, finder: FaceFinder, encoder: EncoderRuntime) 
     faces, skipped = list[_Face](), list[Skipped]()
     for person, path in _photographs(folder):
         try:
-            found = finder.find(path.read_bytes(), FacePolicy.LARGEST).faces[0]
+            face = finder.find(path.read_bytes(), FacePolicy.LARGEST).faces[0]
         except TesseraError as error:
             skipped.append(Skipped(path, error.message))
             continue
-        encodings = encoder.encode(found.chip[None])
-        faces.append(_Face(person, encodings.embeddings[0], float(encodings.lengths[0])))
+        encodings = encoder.encode(face.chip[None])
+        faces.append(_Face(person, encodings.embeddings[0], float(encodings.lengths[0]), face.detected.box.side))
     return _table(faces, encoder, f"{len(faces)} photographs of {folder.name}"), skipped
 
 
@@ -89,6 +91,7 @@ def _table(faces: Sequence[_Face], encoder: EncoderRuntime, description: str) ->
         subject=np.unique([face.person for face in faces], return_inverse=True)[1],
         family=np.full(len(faces), UNKNOWN),
         source=np.full(len(faces), "own"),
+        face_side=np.array([face.side for face in faces], dtype=np.float32),
     )
     measured = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)
     try:

@@ -216,7 +216,8 @@ class TesseraService:
     def _search_rule(self, collection: str, criterion: Criterion | None) -> Rule:
         """Raises TargetUnsupported, CollectionNotFound."""
         chosen = criterion or self._identification_in(collection)
-        return rule_for_search(self.calibration, chosen, self.gallery.count_subjects(collection))
+        size = self.gallery.size(collection)
+        return rule_for_search(self.calibration, chosen, size.subjects, size.most_templates)
 
     def _verification_in(self, collection: str) -> Criterion:
         fmr = self.gallery.targets(collection).fmr

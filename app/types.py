@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,6 +45,11 @@ class Box:
     y: float
     width: float
     height: float
+
+    @property
+    def side(self) -> float:
+        """Of the square of the same area, pixels."""
+        return math.sqrt(self.width * self.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,14 @@ class Collection:
     subjects: int
     templates: int
     targets: Targets = Targets()
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSize:
+    """How many subjects there are, and how many templates are compared of the one that has the most; 0 of none."""
+
+    subjects: int
+    most_templates: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def calibrate(
         subject=np.unique(faces.identity, return_inverse=True)[1],
         family=faces.family,
         source=faces.source,
+        face_side=faces.face_side,
     )
     otherwise = [Otherwise(o.info.runtime, o.info.precision, encode_all(o, chips).embeddings) for o in others]
     encoder = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)

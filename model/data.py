@@ -17,6 +17,7 @@ CHIPS_FILE = "chips.npy"
 TABLE_FILE = "faces.parquet"
 CHIP_SIDE = 112
 UNLABELLED = -1
+SIDE_COLUMN = "face_pixels"
 
 
 class Chips(Protocol):
@@ -53,8 +54,9 @@ class FaceSet:
     """Aligned faces and their labels, row by row.
 
     chips: uint8 [N, 112, 112, 3], RGB. identity, family: int64 [N], ``UNLABELLED`` where unknown.
-    split, source: str [N]. rows: int64 [N], the row of each face in the packed files. finished: bool [N], whether a
-    picture is to be shown as it is, because a teacher judged it so.
+    split, source: str [N]. face_side: float32 [N], of the face in the photograph, pixels; NaN where unknown.
+    rows: int64 [N], the row of each face in the packed files. finished: bool [N], whether a picture is to be shown as
+    it is, because a teacher judged it so.
     """
 
     chips: Chips
@@ -62,6 +64,7 @@ class FaceSet:
     family: npt.NDArray[np.int64]
     split: npt.NDArray[np.str_]
     source: npt.NDArray[np.str_]
+    face_side: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
     finished: npt.NDArray[np.bool_]
 
@@ -80,6 +83,7 @@ class FaceSet:
             family=self.family[mask],
             split=self.split[mask],
             source=self.source[mask],
+            face_side=self.face_side[mask],
             rows=self.rows[mask],
             finished=self.finished[mask],
         )
@@ -102,6 +106,7 @@ def join(first: FaceSet, others: Sequence[FaceSet]) -> FaceSet:
         family=np.concatenate([first.family, *unknown]),
         split=np.concatenate([s.split for s in (first, *others)]),
         source=np.concatenate([s.source for s in (first, *others)]),
+        face_side=np.concatenate([s.face_side for s in (first, *others)]),
         rows=np.concatenate([first.rows, *(s.rows + start for s, start in zip(others, starts, strict=False))]),
         finished=np.concatenate([first.finished, *(np.ones(len(s), dtype=np.bool_) for s in others)]),
     )
@@ -123,9 +128,13 @@ def begin_packing(directory: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def write_table(directory: Path, columns: dict[str, list[str]]) -> None:
-    """Writes the table beside the chips: ``identity``, ``family``, ``split`` and ``source``, one string a face."""
-    pq.write_table(pa.table(columns), directory / TABLE_FILE)
+def write_table(directory: Path, columns: dict[str, list[str]], face_side: Sequence[float] | None = None) -> None:
+    """Writes the table beside the chips: ``identity``, ``family``, ``split`` and ``source``, one string a face.
+
+    face_side: see ``FaceSet``; None where it is unknown of all.
+    """
+    sides = {} if face_side is None else {SIDE_COLUMN: pa.array(face_side, pa.float32())}
+    pq.write_table(pa.table({**columns, **sides}), directory / TABLE_FILE)
 
 
 def load_face_set(directory: Path) -> FaceSet:
@@ -158,6 +167,13 @@ def load_face_set(directory: Path) -> FaceSet:
         family=codes(table["family"].to_pylist()),
         split=np.array(table["split"].to_pylist()),
         source=np.array(table["source"].to_pylist()),
+        face_side=_sides(table),
         rows=np.arange(len(chips), dtype=np.int64),
         finished=np.zeros(len(chips), dtype=np.bool_),
     )
+
+
+def _sides(table: pa.Table) -> npt.NDArray[np.float32]:
+    if SIDE_COLUMN not in table.column_names:
+        return np.full(len(table), np.nan, dtype=np.float32)
+    return np.array(table[SIDE_COLUMN].to_pylist(), dtype=np.float32)

@@ -26,7 +26,8 @@ from PIL import Image
 
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, YunetDetector
-from model.data import CHIP_SIDE, CHIPS_FILE, begin_packing, write_table
+from app.types import AlignedFace
+from model.data import CHIP_SIDE, CHIPS_FILE, SIDE_COLUMN, begin_packing, write_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -46,7 +47,7 @@ def decode_chip(data: bytes) -> npt.NDArray[np.uint8]:
 
 @app.command()
 def parquet(
-    source: Annotated[Path, typer.Argument(help="columns image, identity, split, source, family")],
+    source: Annotated[Path, typer.Argument(help="columns image, identity, split, source, family; perhaps face_pixels")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
 ) -> None:
     """Unpacks a parquet file of aligned 112x112 faces."""
@@ -55,6 +56,8 @@ def parquet(
     shape = (file.metadata.num_rows, CHIP_SIDE, CHIP_SIDE, 3)
     chips = np.lib.format.open_memmap(out / CHIPS_FILE, mode="w+", dtype=np.uint8, shape=shape)
     columns: dict[str, list[str]] = {"identity": [], "family": [], "split": [], "source": []}
+    known = [SIDE_COLUMN] if SIDE_COLUMN in file.schema_arrow.names else []
+    sides = list[float]()
     row = 0
     with ThreadPoolExecutor() as pool:
         for batch in file.iter_batches(batch_size=2048):
@@ -63,17 +66,19 @@ def parquet(
                 row += 1
             for name, values in columns.items():
                 values.extend(batch[name].to_pylist())
+            for name in known:
+                sides.extend(batch[name].to_pylist())
     chips.flush()
-    write_table(out, columns)
+    write_table(out, columns, sides if known else None)
     typer.echo(f"{row} faces in {out}")
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What became of one photograph: the face cut from it, uint8 [112, 112, 3], or why there is none."""
+    """What became of one photograph: the face cut from it, or why there is none."""
 
     path: Path
-    chip: npt.NDArray[np.uint8] | None
+    face: AlignedFace | None
     reason: str = ""
 
 
@@ -88,7 +93,7 @@ def cut_faces(photographs: Iterable[Path], policy: FacePolicy) -> Iterator[Cut]:
 
     def cut(path: Path) -> Cut:
         try:
-            return Cut(path, finder.find(path.read_bytes(), policy).faces[0].chip)
+            return Cut(path, finder.find(path.read_bytes(), policy).faces[0])
         except (TesseraError, OSError) as error:
             return Cut(path, None, str(error))
 
@@ -144,18 +149,19 @@ def folder(
     if not photographs:
         raise typer.BadParameter(f"{source} has no sub-folders with photographs", param_hint="SOURCE")
     begin_packing(out)
-    identity = list[str]()
+    identity, sides = list[str](), list[float]()
     with closing(ChipWriter(out / CHIPS_FILE)) as writer:
         for cut in cut_faces(photographs, policy):
-            if cut.chip is None:
+            if cut.face is None:
                 typer.echo(f"left out {cut.path.relative_to(source)}: {cut.reason}", err=True)
             else:
-                writer.append(cut.chip)
+                writer.append(cut.face.chip)
+                sides.append(cut.face.detected.box.side)
                 identity.append(cut.path.parent.name)
     heldout = choose_heldout(identity, heldout_share, seed)
     split = ["heldout" if name in heldout else "train" for name in identity]
     constant = {"family": [""] * len(identity), "source": [source.resolve().name] * len(identity)}
-    write_table(out, {"identity": identity, "split": split, **constant})
+    write_table(out, {"identity": identity, "split": split, **constant}, sides)
     typer.echo(f"{len(identity)} faces of {len(set(identity))} identities in {out}, {len(heldout)} of them held out")
     typer.echo(f"left out {len(photographs) - len(identity)} of {len(photographs)} photographs")
 

@@ -58,6 +58,14 @@ class OperatingPoint(_Table):
     false_match_rate: Estimate
     false_non_match_rate: Estimate
 
+    @property
+    def claimed_fmr(self) -> float:
+        """The false match rate that may be promised of the threshold: the upper bound of what was measured.
+
+        The value itself would be exceeded in half of all populations like the one that was measured.
+        """
+        return self.false_match_rate.high
+
 
 class TemplateCurve(_Table):
     """Rates of probes against subjects of so many templates, from the most permissive threshold to the strictest.
@@ -81,9 +89,19 @@ class TemplateCurve(_Table):
         return self
 
     def at_rate(self, false_match_rate: float) -> OperatingPoint | None:
-        """The most permissive measured point whose false match rate is at most this; None if there is none."""
+        """The most permissive point that promises a false match rate of at most this; None if there is none."""
         allowed = false_match_rate * (1 + 1e-9)
-        return next((p for p in self.operating_points if p.false_match_rate.value <= allowed), None)
+        return next((p for p in self.operating_points if p.claimed_fmr <= allowed), None)
+
+    @property
+    def strictest(self) -> OperatingPoint:
+        """The measured point of the smallest threshold."""
+        return self.operating_points[-1]
+
+    @property
+    def smallest_claim(self) -> float:
+        """The lowest false match rate that any measured point promises."""
+        return min(p.claimed_fmr for p in self.operating_points)
 
     def at_distance(self, distance: float) -> OperatingPoint | None:
         """The strictest measured point that a distance lies within: its rates are no better than the distance's own.
@@ -222,7 +240,11 @@ class Calibration(_Table):
     @property
     def smallest_supported_fmr(self) -> float:
         """The lowest rate that can be claimed of every number of templates."""
-        return max(max(c.smallest_supported_fmr, c.operating_points[-1].false_match_rate.value) for c in self.curves)
+        return self.smallest_supported(self.most_templates)
+
+    def smallest_supported(self, templates: int) -> float:
+        """The lowest rate that can be claimed of subjects of so many templates and of those of fewer."""
+        return max(curve.smallest_claim for curve in self.curves[: max(templates, 1)])
 
     @property
     def most_templates(self) -> int:

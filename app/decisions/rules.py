@@ -91,9 +91,9 @@ class Rule:
         """The largest squared distance that matches a subject of so many templates."""
         if self.fmr is None:
             return self.criterion.value
-        point = self.calibration.curve(templates).at_rate(self.fmr)
-        assert point is not None
-        return point.threshold
+        curve = self.calibration.curve(templates)
+        # A subject may have gained a template since the rule was made, and its curve support less: be strict then.
+        return (curve.at_rate(self.fmr) or curve.strictest).threshold
 
     def weakness(self, compared: Compared) -> Reason | None:
         """Which of the two faces says too little, if one does."""
@@ -181,7 +181,7 @@ def rule_for_comparison(calibration: Calibration, criterion: Criterion, template
         raise ValueError("a rate of identification needs a search")
     curve = calibration.curve(templates)
     if curve.at_rate(criterion.value) is None:
-        smallest = curve.operating_points[-1].false_match_rate.value
+        smallest = curve.smallest_claim
         raise TargetUnsupported(
             f"The calibration cannot show a false match rate of {criterion.value:g}; the smallest it supports is "
             f"{smallest:.3g}. Ask for that or more, or give max_distance.",
@@ -191,8 +191,10 @@ def rule_for_comparison(calibration: Calibration, criterion: Criterion, template
     return Rule(criterion, calibration, criterion.value, None)
 
 
-def rule_for_search(calibration: Calibration, criterion: Criterion, subjects: int) -> Rule:
-    """The rule for a search among so many subjects.
+def rule_for_search(
+    calibration: Calibration, criterion: Criterion, subjects: int, most_templates: int | None = None
+) -> Rule:
+    """The rule for a search among so many subjects, of so many templates at most (or any number).
 
     Raises TargetUnsupported where a request asks for too much. A default of the server or of a collection is met as far
     as the calibration supports it instead, lest a collection that grows stop answering.
@@ -200,13 +202,21 @@ def rule_for_search(calibration: Calibration, criterion: Criterion, subjects: in
     count = max(subjects, 1)
     if criterion.kind is CriterionKind.MAX_DISTANCE:
         return Rule(criterion, calibration, None, subjects)
-    smallest = calibration.smallest_supported_fmr
+    most = calibration.most_templates if most_templates is None else most_templates
+    smallest = calibration.smallest_supported(most)
     wanted = criterion.value if criterion.kind is CriterionKind.TARGET_FMR else fmr_of(criterion.value, count)
     known = count <= calibration.largest_gallery or criterion.kind is CriterionKind.TARGET_FMR
     if wanted >= smallest and known:
         return Rule(criterion, calibration, wanted, subjects)
     if criterion.origin is not Origin.REQUEST:
         return Rule(criterion, calibration, max(wanted, smallest), subjects, met=False)
+    if not known:
+        raise TargetUnsupported(
+            f"The calibration was found to hold for searches among up to {calibration.largest_gallery:g} subjects, and "
+            f"there are {subjects}. Search a smaller collection, or give max_distance.",
+            target_fpir=criterion.value,
+            subjects=subjects,
+        )
     lowest = fpir_of(smallest, count)
     raise TargetUnsupported(
         f"Among {subjects} subjects the calibration cannot show a false positive identification rate of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -13,14 +13,21 @@ import numpy.typing as npt
 
 from app.gallery.lock import ReadersWriterLock
 from app.gallery.protocol import CollectionNotFound, GalleryError, GalleryUnavailable
-from app.types import EMBEDDING_SIZE, Embedding
+from app.gallery.tally import TemplateTally
+from app.types import EMBEDDING_SIZE, CollectionSize, Embedding
 
 _LOGGER = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.int64]
 """int64 [N], keys of subjects."""
-Batch = tuple[Keys, npt.NDArray[np.float32]]
-"""Keys of subjects, int64 [N], and what their templates are fused to, float32 [N, 128]."""
+
+
+class Batch(NamedTuple):
+    """Keys of subjects, what their templates are fused to, float32 [N, 128], and of how many, int64 [N]."""
+
+    keys: Keys
+    vectors: npt.NDArray[np.float32]
+    templates: npt.NDArray[np.int64]
 
 
 class VectorIndex(Protocol):
@@ -108,6 +115,7 @@ class CollectionIndex:
         self._make_index = make_index
         self._lock = ReadersWriterLock()
         self._vectors: VectorIndex | None = None
+        self._tally = TemplateTally()
         self._dropped = False
 
     def rebuild(self) -> None:
@@ -132,6 +140,11 @@ class CollectionIndex:
             with self._lock.writing():
                 if self._vectors is None and not self._dropped:
                     self._rebuild()
+
+    def size(self) -> CollectionSize:
+        """How large the collection is. Raises what ``reading`` raises."""
+        with self.reading() as vectors:
+            return CollectionSize(vectors.size, self._tally.most)
 
     def follow(self, commit: Callable[[], None], *, removed: Keys, added: Batch | None = None) -> None:
         """Commits, then changes the index accordingly; raises only what ``commit`` raises, the index unchanged.
@@ -163,20 +176,23 @@ class CollectionIndex:
             return
         if len(removed):
             self._vectors.remove(removed)
+            self._tally.remove(removed)
         if added is not None:
-            self._vectors.add(*added)
+            self._vectors.add(added.keys, added.vectors)
+            self._tally.add(added.keys, added.templates)
 
     def _rebuild(self) -> None:
         self._vectors = None
         try:
-            vectors = self._make_index()
+            vectors, tally = self._make_index(), TemplateTally()
             with closing(self._load()) as batches:
-                for keys, embeddings in batches:
-                    vectors.add(keys, embeddings)
+                for batch in batches:
+                    vectors.add(batch.keys, batch.vectors)
+                    tally.add(batch.keys, batch.templates)
         except GalleryError:
             raise
         except Exception as error:
             raise GalleryUnavailable(
                 f"The search index of collection {self._collection!r} cannot be built: {error}."
             ) from error
-        self._vectors = vectors
+        self._vectors, self._tally = vectors, tally

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from app.errors import TesseraError
-from app.types import Candidate, Collection, Embedding, NewTemplate, Subject, SubjectVectors, Targets
+from app.types import Candidate, Collection, CollectionSize, Embedding, NewTemplate, Subject, SubjectVectors, Targets
 
 DEFAULT_COLLECTION = "default"
 PAGE = 256
@@ -193,8 +193,8 @@ class Gallery(Protocol):
         """The templates that are compared of at most ``limit`` subjects with ids greater than ``after``, by id."""
         ...
 
-    def count_subjects(self, collection: str) -> int:
-        """How many subjects a collection has."""
+    def size(self, collection: str) -> CollectionSize:
+        """How many subjects a collection has, and of how many templates."""
         ...
 
     def search(self, collection: str, probe: Embedding, top_k: int) -> list[Candidate]:

@@ -21,7 +21,7 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TemplateNotFound,
 )
-from app.gallery.vectors import StoredTemplate, are_unit_length, vectors_of
+from app.gallery.vectors import StoredTemplate, Vectors, are_unit_length, vectors_of
 from app.types import Collection, NewTemplate, Subject, SubjectVectors, Targets, Template
 
 _LOAD_BATCH = 8192
@@ -201,7 +201,7 @@ def fused_vector(connection: sqlite3.Connection, subject: int) -> Batch:
     """What stands for one subject in the index; it has templates."""
     rows = connection.execute("SELECT embedding FROM templates WHERE subject = ? ORDER BY key", (subject,))
     vectors = vectors_of([row[0] for row in rows])
-    return np.array([subject], dtype=np.int64), fused_template(vectors)[np.newaxis]
+    return _batch([subject], [vectors])
 
 
 def template_key(connection: sqlite3.Connection, subject: int, template_id: str) -> int:
@@ -241,8 +241,16 @@ def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Ba
                 "The gallery's database is damaged: a stored embedding is not of unit length. Put a backup in "
                 "its place."
             )
-        keys = np.array([key for key, _ in batch], dtype=np.int64)
-        yield keys, np.stack([fused_template(vectors_of(blobs)) for _, blobs in batch])
+        yield _batch([key for key, _ in batch], [vectors_of(blobs) for _, blobs in batch])
+
+
+def _batch(keys: Sequence[int], templates: Sequence[Vectors]) -> Batch:
+    """Subjects by key, and the templates of each, float32 [K, 128]."""
+    return Batch(
+        np.array(keys, dtype=np.int64),
+        np.stack([fused_template(vectors) for vectors in templates]),
+        np.array([min(len(vectors), MOST_FUSED) for vectors in templates], dtype=np.int64),
+    )
 
 
 def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> list[StoredTemplate]:

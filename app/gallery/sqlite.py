@@ -29,7 +29,17 @@ from app.gallery.protocol import (
     SubjectNotFound,
 )
 from app.gallery.vectors import Ranked, checked, nearest_subjects, rank
-from app.types import EMBEDDING_SIZE, Candidate, Collection, Embedding, NewTemplate, Subject, SubjectVectors, Targets
+from app.types import (
+    EMBEDDING_SIZE,
+    Candidate,
+    Collection,
+    CollectionSize,
+    Embedding,
+    NewTemplate,
+    Subject,
+    SubjectVectors,
+    Targets,
+)
 
 RECEIPT_LIFETIME = timedelta(hours=24)
 DATABASE_NAME = "gallery.sqlite3"
@@ -266,9 +276,8 @@ class SqliteGallery:
         with self._database.reading() as connection:
             return rows.read_vectors(connection, rows.collection_key(connection, collection), after or "", limit)
 
-    def count_subjects(self, collection: str) -> int:
-        with self._index(collection).reading() as vectors:
-            return vectors.size
+    def size(self, collection: str) -> CollectionSize:
+        return self._index(collection).size()
 
     def _index(self, collection: str) -> CollectionIndex:
         index = self._indexes.get(collection)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ from app.measuring.rates import (
 )
 from app.measuring.searches import gallery_sizes, margin_limit
 
-TARGETS = (0.5, 0.2, *(10 ** (-1 - i / 10) for i in range(41)))
+TARGETS = (0.5, 0.2, *(10 ** (-1 - i / 20) for i in range(81)))
 """False match rates of the operating points, as far down as the subjects support."""
 DEFAULT_FMR = 1e-4
 DEFAULT_FPIR = 1e-2
@@ -48,6 +48,8 @@ ODDS = 4
 """A face is weak where the odds of missing its person are so many times those of all faces."""
 REPEATS = 4
 """How often the templates of every subject are drawn anew."""
+SIDES = (64, 128)
+"""Sides of faces, pixels, between which error rates are told apart."""
 UNKNOWN = -1
 
 Floats = npt.NDArray[np.float32]
@@ -60,7 +62,8 @@ class Labelled:
     """Embeddings of faces whose subjects are known.
 
     embeddings: unit-length float32 [N, D]. lengths: float32 [N], before they were scaled to 1. subject: int64 [N],
-    0..S-1. family: int64 [N], the same for relatives, ``UNKNOWN`` where that is not known. source: str [N].
+    0..S-1. family: int64 [N], the same for relatives, ``UNKNOWN`` where that is not known. source: str [N]. face_side:
+    float32 [N], of the face in the photograph, pixels; NaN where that is not known.
     """
 
     embeddings: Floats
@@ -68,6 +71,7 @@ class Labelled:
     subject: Ints
     family: Ints
     source: npt.NDArray[np.str_]
+    face_side: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
         for threshold, fmr, fnmr in zip(counts.thresholds, false_matches, false_non_matches, strict=True)
         if fmr.value >= floor
     ]
-    if len(points) < 2 or points[0].false_match_rate.value > TARGETS[2]:
+    if len(points) < 2 or points[0].false_match_rate.high > TARGETS[2]:
         raise ValueError(
             f"{subjects} subjects cannot show a false match rate of {TARGETS[2]:g}; calibrate on more, rightly labelled"
         )
@@ -147,6 +151,22 @@ def strata(counts: Counts, faces: Labelled) -> list[Stratum]:
     for name in sorted(set(source.tolist())):
         kinds[f"source {name}"] = (source == name)[:, None] & (source == name)[None, :]
     return [_stratum(name, counts.among(chosen)) for name, chosen in kinds.items()]
+
+
+def strata_of_size(faces: Labelled, threshold: float) -> list[Stratum]:
+    """The rates at one threshold by the smaller of the two faces, where the sizes are known."""
+    known = ~np.isnan(faces.face_side)
+    if not known.any():
+        return []
+    subject = np.unique(faces.subject[known], return_inverse=True)[1]
+    band = np.searchsorted(SIDES, faces.face_side[known], side="right")
+    parts = count_by_weaker(faces.embeddings[known], subject, band, len(SIDES) + 1, threshold)
+    limits = (f"below {SIDES[0]}", *(f"{a} to {b}" for a, b in pairwise(SIDES)), f"{SIDES[-1]} or more")
+    return [
+        _stratum(f"smaller face {limit} pixels", part)
+        for limit, part in zip(limits, parts, strict=True)
+        if part.mated_total.any() or part.non_mated_total.any()
+    ]
 
 
 def _stratum(name: str, counts: Counts) -> Stratum:
@@ -214,7 +234,7 @@ def make_table(
             break
         blocks = several_templates(embeddings, subject, templates, fuse, repeats=REPEATS)
         curves.append(measure_curve(blocks, subjects, templates))
-    default_fmr = max(DEFAULT_FMR, *(c.operating_points[-1].false_match_rate.value for c in curves))
+    default_fmr = max(DEFAULT_FMR, *(c.smallest_claim for c in curves))
     point = curves[0].at_rate(default_fmr)
     assert point is not None
     at_default = count(single_templates(embeddings, subject), subjects, [point.threshold])
@@ -234,7 +254,7 @@ def make_table(
         default_fpir=DEFAULT_FPIR,
         curves=tuple(curves),
         identification=tuple(gallery_sizes(embeddings, subject, curves[0].operating_points)),
-        strata=tuple(strata(at_default, faces)),
+        strata=(*strata(at_default, faces), *strata_of_size(faces, point.threshold)),
         quality=quality_limit(embeddings, faces.lengths, subject, point),
         margin=margin_limit(embeddings, subject, point.threshold),
         precisions=tuple(_check(other, subject, point.threshold) for other in others),
@@ -261,7 +281,7 @@ def describe(table: Calibration) -> list[str]:
         lines.append(
             f"{curve.templates} templates: threshold {point.threshold:.4f}  FMR {fmr.value:.2e} "
             f"[{fmr.low:.2e}, {fmr.high:.2e}]  FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  "
-            f"supported down to {curve.operating_points[-1].false_match_rate.value:.2e}"
+            f"supported down to {curve.smallest_claim:.2e}"
         )
     lines += [
         f"{size.subjects} subjects: FPIR {'agrees' if size.agrees else 'does not agree'} with 1-(1-FMR)^N"

@@ -69,12 +69,17 @@ def draw_times(path: Path) -> None:
 
 
 def draw_claims(path: Path) -> None:
-    claimed_against_observed({"half & half": [(1e-3, Interval(2e-3, 1e-3, 4e-3)), (1e-4, Interval(0, 0, 1e-4))]}, path)
+    rows = {"half & half": [(1e-3, Interval(2e-3, 1e-3, 4e-3)), (1e-4, Interval(0, 0, 1e-4))]}
+    curve = [(Interval(1e-3, 5e-4, 2e-3), Interval(0.01, 0, 0.02)), (Interval(1e-4, 0, 2e-4), Interval(0.1, 0.05, 0.2))]
+    claimed_against_observed(rows, {"calibrated": curve}, path)
 
 
 Draw = Callable[[Path], None]
 DRAWN: dict[str, tuple[Draw, list[str]]] = {
-    "claims": (draw_claims, ["claimed rate", "observed rate (95 % interval)", "half & half"]),
+    "claims": (
+        draw_claims,
+        ["claimed rate", "observed rate (95 % interval)", "half & half", "false non-match rate", "calibrated"],
+    ),
     "rates": (
         draw_rates,
         [

@@ -167,7 +167,7 @@ def test_a_target_that_cannot_be_kept_among_so_many_is_refused(
 ) -> None:
     enroll(ada, subject_id="ada")
     body = problem(client.post("/identify", files=files(ada), data={"target_fpir": "1e-9"}), 422, "target_unsupported")
-    assert body["smallest_supported"] == pytest.approx(calibration.smallest_supported_fmr)
+    assert body["smallest_supported"] == pytest.approx(calibration.smallest_supported(1))
     assert body["subjects"] == 1
 
 

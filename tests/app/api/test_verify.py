@@ -157,7 +157,7 @@ def test_a_target_that_the_data_cannot_support_is_refused_with_the_smallest(
     body = problem(
         client.post("/verify", files=files(ada, reference=ada), data={"target_fmr": "1e-9"}), 422, "target_unsupported"
     )
-    smallest = calibration.curve(1).operating_points[-1].false_match_rate.value
+    smallest = calibration.curve(1).smallest_claim
     assert body["smallest_supported"] == smallest
     assert "max_distance" in body["detail"]
     answer = ok(client.post("/verify", files=files(ada, reference=ada), data={"target_fmr": str(smallest)}))

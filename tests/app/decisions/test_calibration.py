@@ -35,6 +35,15 @@ def test_the_point_of_a_rate_is_the_most_permissive_within_it(rate: float, thres
     assert Calibration.model_validate(table(default_fmr=max(rate, 0.0006))).default.threshold == threshold
 
 
+def test_a_point_promises_the_upper_bound_of_what_was_measured() -> None:
+    wide = point(1.1, 0.001) | {"false_match_rate": {"value": 0.001, "low": 0.0005, "high": 0.002}}
+    measured = Calibration.model_validate(table(curves=[curve(1, [point(1.3, 0.01), wide, point(1.0, 0.0008)])]))
+    [single] = measured.curves
+    thresholds = [single.at_rate(rate) for rate in (0.002, 0.0019, 0.0008)]
+    assert [p and p.threshold for p in thresholds] == [1.1, 1.0, 1.0]
+    assert single.smallest_claim == measured.smallest_supported_fmr == 0.0008
+
+
 def test_no_point_has_a_rate_below_the_strictest() -> None:
     assert Calibration.model_validate(table()).curves[0].at_rate(0.00059) is None
 
@@ -109,6 +118,7 @@ def test_what_is_supported_of_every_number_of_templates_is_the_highest_floor() -
     worse = curve(2, [point(1.3, 0.01), point(1.2, 0.0009)])
     calibration = Calibration.model_validate(table(curves=[curve(1), worse]))
     assert calibration.smallest_supported_fmr == 0.0009
+    assert [calibration.smallest_supported(k) for k in (0, 1, 2)] == [0.0006, 0.0006, 0.0009]
 
 
 def sized(subjects: int, *, low: float) -> dict[str, Any]:
@@ -157,7 +167,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_the_shipped_table_is_the_shipped_encoders(calibration: Calibration, weights: EncoderWeights) -> None:
     assert load_calibration(EncodingSettings().directory, weights.sha256) == calibration
-    assert calibration.smallest_supported_fmr <= calibration.default.false_match_rate.value <= calibration.default_fmr
+    assert calibration.smallest_supported_fmr <= calibration.default_fmr
+    assert calibration.default.claimed_fmr <= calibration.default_fmr
     assert [c.templates for c in calibration.curves] == list(range(1, calibration.most_templates + 1))
     assert calibration.largest_gallery > max(size.subjects for size in calibration.identification)
     for measured in calibration.curves:

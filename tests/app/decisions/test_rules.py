@@ -123,12 +123,25 @@ def test_a_rate_of_identification_beyond_the_data_is_refused_or_met_as_far_as_it
     assert rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.6), 1000).met
 
 
+def test_a_search_is_held_to_what_the_most_templates_of_a_subject_support() -> None:
+    # One template supports 0.0006, two support 0.0007.
+    target = wanted(CriterionKind.TARGET_FPIR, 1 - (1 - 0.00065) ** 1000)
+    assert rule_for_search(CALIBRATION, target, 1000, 1).met
+    with pytest.raises(TargetUnsupported):
+        rule_for_search(CALIBRATION, target, 1000, 2)
+
+
+def test_a_subject_that_gained_a_template_since_has_the_strictest_threshold_of_its_curve() -> None:
+    target = wanted(CriterionKind.TARGET_FPIR, 1 - (1 - 0.00065) ** 1000)
+    assert rule_for_search(CALIBRATION, target, 1000, 1).threshold(2) == 0.9
+
+
 def test_where_the_prediction_failed_no_rate_of_identification_is_claimed() -> None:
     doubtful = Calibration.model_validate(table(identification=[agreed(10), agreed(100, low=0.045)]))
     assert doubtful.largest_gallery == 10
     target = wanted(CriterionKind.TARGET_FPIR, 0.5)
     assert rule_for_search(doubtful, target, 10).met
-    with pytest.raises(TargetUnsupported):
+    with pytest.raises(TargetUnsupported, match="up to 10 subjects, and there are 11"):
         rule_for_search(doubtful, target, 11)
     distance = rule_for_search(doubtful, wanted(CriterionKind.MAX_DISTANCE, 1.1), 11)
     assert distance.false_positive_identification_rate() is None

@@ -26,7 +26,7 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TemplateNotFound,
 )
-from app.types import Embedding, NewTemplate, Subject, Targets
+from app.types import CollectionSize, Embedding, NewTemplate, Subject, Targets
 
 _NUMBERS = count()
 
@@ -221,16 +221,23 @@ class GalleryContract:
         with pytest.raises(CollectionNotFound):
             gallery.subject_vectors("none", after=None, limit=1)
 
-    def test_subjects_are_counted(self, gallery: Gallery) -> None:
-        assert gallery.count_subjects("default") == 0
-        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
-        gallery.enroll("default", "ada", [template(axis(0))])
+    def test_subjects_and_the_most_templates_of_one_are_counted(self, gallery: Gallery) -> None:
+        assert gallery.size("default") == CollectionSize(0, 0)
         gallery.enroll("default", "bob", [template(axis(2))])
-        assert gallery.count_subjects("default") == 2
+        assert gallery.size("default") == CollectionSize(1, 1)
+        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1), "last")])
+        gallery.enroll("default", "ada", [template(axis(0))])
+        assert gallery.size("default") == CollectionSize(2, 3)
+        gallery.delete_template("default", "ada", "last")
+        assert gallery.size("default") == CollectionSize(2, 2)
+        gallery.enroll("default", "bob", [template(axis(i)) for i in range(MOST_FUSED + 2)])
+        assert gallery.size("default") == CollectionSize(2, MOST_FUSED)
+        gallery.enroll("default", "bob", [template(axis(3))], on_conflict=OnConflict.REPLACE)
+        assert gallery.size("default") == CollectionSize(2, 2)
         gallery.delete_subject("default", "ada")
-        assert gallery.count_subjects("default") == 1
+        assert gallery.size("default") == CollectionSize(1, 1)
         with pytest.raises(CollectionNotFound):
-            gallery.count_subjects("none")
+            gallery.size("none")
 
     def test_enrolled_subject_is_returned_stored_and_found(self, gallery: Gallery, clock: Clock) -> None:
         before = clock.now

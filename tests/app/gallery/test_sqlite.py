@@ -31,7 +31,7 @@ from app.gallery import (
 )
 from app.gallery.index import Batch, CollectionIndex, FlatIndex, Keys
 from app.gallery.sqlite import DATABASE_NAME
-from app.types import Embedding
+from app.types import CollectionSize, Embedding
 from tests.app.gallery.contract import (
     Clock,
     GalleryContract,
@@ -71,11 +71,16 @@ def test_reopening_keeps_everything(tmp_path: Path) -> None:
             gallery.enroll("a", f"s{index}", [template(embedding)], metadata={"n": index}, receipt=pending(f"k{index}"))
         gallery.delete_subject("a", "s0")
         gallery.update_subject("a", "s1", {"n": "one"})
+        gallery.enroll("a", "s1", [template(embeddings[1])])
+        gallery.delete_template("a", "s1", gallery.subject("a", "s1").templates[-1].id)
+        gallery.enroll("a", "s2", [template(embeddings[2]), template(embeddings[2])])
+        size = gallery.size("a")
         subjects = gallery.subjects("a", after=None, limit=100)
         collections = gallery.collections()
         found = gallery.search("a", embeddings[0], 100)
     with opened(tmp_path) as gallery:
         assert gallery.collections() == collections
+        assert gallery.size("a") == size == CollectionSize(39, 3)
         assert gallery.subjects("a", after=None, limit=100) == subjects
         assert gallery.search("a", embeddings[0], 100) == found
         assert len(found) == 39
@@ -515,7 +520,7 @@ def test_the_index_is_no_further_off_than_it_says() -> None:
 
 def test_a_search_that_comes_too_late_for_its_collection_says_so() -> None:
     def one() -> Generator[Batch, None, None]:
-        yield np.array([1], dtype=np.int64), axis(0)[np.newaxis]
+        yield Batch(np.array([1], dtype=np.int64), axis(0)[np.newaxis], np.array([1], dtype=np.int64))
 
     index = CollectionIndex("a", one, FlatIndex)
     index.rebuild()
@@ -528,7 +533,7 @@ def test_a_search_that_comes_too_late_for_its_collection_says_so() -> None:
 
 def test_a_commit_that_fails_leaves_the_index_as_it_was() -> None:
     def one() -> Generator[Batch, None, None]:
-        yield np.array([1], dtype=np.int64), axis(0)[np.newaxis]
+        yield Batch(np.array([1], dtype=np.int64), axis(0)[np.newaxis], np.array([1], dtype=np.int64))
 
     def commit() -> None:
         raise OSError("disk full")
