@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_we
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
 from app.gallery import SqliteGallery
+from app.inference import available_cores
 from app.service import TesseraService
 from app.settings import Settings
 from app.version import VERSION
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = service or build_service(chosen)
-        workers = len(os.sched_getaffinity(0))
+        workers = available_cores()
         parts = app.state.parts = Parts(chosen, running, metrics, workers)
         try:
             yield

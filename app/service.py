@@ -160,7 +160,9 @@ class TesseraService:
     ) -> Verification:
         """Compares two photographs. With ``all``, the closest pair of faces decides. Raises TargetUnsupported."""
         rule = rule_for_comparison(self.calibration, criterion or self._verification, 1)
-        probes, references = self._probes(image, face_policy), self._probes(reference, face_policy)
+        found, other_found = (self._finder.find(photograph, face_policy) for photograph in (image, reference))
+        encoded = self._encoded([(f.faces_detected, face) for f in (found, other_found) for face in f.faces])
+        probes, references = encoded[: len(found.faces)], encoded[len(found.faces) :]
         distances = np.array([[squared_distance(p.embedding, r.embedding) for r in references] for p in probes])
         row, column = np.unravel_index(int(distances.argmin()), distances.shape)
         distance = float(distances[row, column])

@@ -27,7 +27,7 @@ class Photograph:
     """A decoded picture, upright.
 
     ``pixels`` may be smaller than the file says: ``scale`` is decoded width / original width (1 or less), and
-    ``width`` and ``height`` are the upright original's, in pixels.
+    ``width`` and ``height`` are the upright original's, in pixels. ``finer``: the file has more detail to give.
     """
 
     pixels: Pixels
@@ -35,6 +35,7 @@ class Photograph:
     width: int
     height: int
     scale: float = 1.0
+    finer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

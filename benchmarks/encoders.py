@@ -20,8 +20,8 @@ import numpy as np
 import typer
 
 from app.encoding import Precision, create_runtime, load_weights
-from app.encoding.silent_openvino import ov
 from app.settings import DEFAULT_WEIGHTS
+from app.silent_openvino import ov
 from app.types import CHIP_SIDE
 from model.peers import DLIB, SFACE, dlib_network
 from model.plots import accuracy_against_time

@@ -22,7 +22,7 @@ import typer
 from onnx import numpy_helper
 
 from app.encoding import Precision
-from app.encoding.silent_openvino import ov
+from app.silent_openvino import ov
 from model.data import FaceSet, load_face_set
 
 Floats = npt.NDArray[np.float32]

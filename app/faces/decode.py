@@ -80,6 +80,8 @@ class DecodeLimits:
         max_side: longer side, pixels.
         min_side: shorter side, pixels.
         working_side: the decoded picture's long side is brought down to this many pixels; smaller ones are left alone.
+        glance_side: at a glance, a JPEG is decoded at a half, a quarter or an eighth of its size where its long side
+            still has this many pixels.
     """
 
     max_bytes: int = 20 * 1024 * 1024
@@ -87,14 +89,16 @@ class DecodeLimits:
     max_side: int = 16_384
     min_side: int = 32
     working_side: int = 2048
+    glance_side: int = 960
 
 
-def decode(data: bytes, limits: DecodeLimits) -> Photograph:
+def decode(data: bytes, limits: DecodeLimits, *, glance: bool = False) -> Photograph:
     """Decode a photograph, upright and in sRGB as far as the file tells.
 
     Args:
         data: the whole file.
         limits: what is accepted.
+        glance: less detail will do at first; ``finer`` of the photograph says whether it was left out.
 
     Returns:
         The photograph; ``pixels`` is uint8 [H, W, 3], RGB, contiguous and writable. ``scale`` is the ratio of the long
@@ -105,7 +109,7 @@ def decode(data: bytes, limits: DecodeLimits) -> Photograph:
     """
     kind = _check_bytes(data, limits)
     try:
-        return _decode(data, kind, limits)
+        return _decode(data, kind, limits, glance)
     except PhotographError:
         raise
     except Exception as error:  # Pillow's parsers raise nearly every built-in type on hostile bytes
@@ -138,7 +142,7 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
     return kind
 
 
-def _decode(data: bytes, kind: str, limits: DecodeLimits) -> Photograph:
+def _decode(data: bytes, kind: str, limits: DecodeLimits, glance: bool) -> Photograph:
     """The way of a file whose format is known; may raise anything."""
     if kind == "WebP":
         # The WebP decoder allocates its canvas when it is opened, and reports a short file only as a failure.
@@ -158,7 +162,11 @@ def _decode(data: bytes, kind: str, limits: DecodeLimits) -> Photograph:
             raise AnimatedImageError(
                 f"The {kind} file is animated. Send a single photograph.", frames=getattr(image, "n_frames", None)
             )
-        _draft(image, limits.working_side)
+        divisor = _divisor(image.size, limits.working_side)
+        coarser = _divisor(image.size, limits.glance_side) if glance else divisor
+        finer = kind == "JPEG" and coarser > divisor
+        if coarser > 1:  # ignored by every format but JPEG
+            image.draft(None, (width // coarser, height // coarser))
         image.load()
         orientation = _orientation(image)
         profile = image.info.get("icc_profile")
@@ -170,7 +178,7 @@ def _decode(data: bytes, kind: str, limits: DecodeLimits) -> Photograph:
         if orientation >= 5:
             width, height = height, width
     pixels: Pixels = np.array(decoded, dtype=np.uint8)
-    return Photograph(pixels=pixels, format=kind, width=width, height=height, scale=scale)
+    return Photograph(pixels=pixels, format=kind, width=width, height=height, scale=scale, finer=finer)
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
@@ -200,12 +208,9 @@ def _truncated(kind: str) -> TruncatedImageError:
     )
 
 
-def _draft(image: ImageFile, working_side: int) -> None:
-    """Let the JPEG decoder drop to 1/2, 1/4 or 1/8 where the long side still reaches ``working_side``."""
-    width, height = image.size
-    divisor = next((d for d in (8, 4, 2) if max(width, height) // d >= working_side), None)
-    if divisor is not None and min(width, height) >= divisor:
-        image.draft(None, (width // divisor, height // divisor))
+def _divisor(size: tuple[int, int], side: int) -> int:
+    """How far the JPEG decoder may drop (8, 4, 2 or 1) so that the long side still reaches ``side``, pixels."""
+    return next((d for d in (8, 4, 2) if max(size) // d >= side and min(size) >= d), 1)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.faces.align import align
+import numpy as np
+
+from app.faces.align import TEMPLATE, align
 from app.faces.decode import DecodeLimits, decode
 from app.faces.detect import FaceDetector
 from app.faces.errors import MultipleFacesError, NoFaceError
 from app.faces.quality import QualityLimits, assess
 from app.types import AlignedFace, Box, DetectedFace, Photograph
+
+_CHIP_EYES = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
+"""Between the eyes in a chip, pixels."""
 
 
 class FacePolicy(StrEnum):
@@ -70,21 +75,28 @@ class FaceFinder:
             MultipleFacesError: more than one was found and the policy is ``single``.
             DegenerateLandmarksError: a chosen face cannot be aligned.
         """
-        photograph, detected = self._detect(data)
-        return self._found(photograph, detected, choose(detected, policy))
+        photograph, detected = self._detect(data, largest=policy is FacePolicy.LARGEST)
+        return self._found(data, photograph, detected, choose(detected, policy))
 
     def find_all(self, data: bytes) -> FoundFaces:
         """Every face of a photograph, as ``find`` with policy ``all``, but a photograph without a face is no error."""
         photograph, detected = self._detect(data)
-        return self._found(photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
+        return self._found(data, photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
 
-    def _detect(self, data: bytes) -> tuple[Photograph, list[DetectedFace]]:
-        photograph = decode(data, self._decode_limits)
-        return photograph, [in_original(face, photograph.scale) for face in self._detector.detect(photograph)]
+    def _detect(self, data: bytes, *, largest: bool = False) -> tuple[Photograph, list[DetectedFace]]:
+        photograph = decode(data, self._decode_limits, glance=True)
+        faces = self._detector.detect(photograph, largest=largest)
+        if not faces and photograph.finer:
+            photograph = decode(data, self._decode_limits)
+            faces = self._detector.detect(photograph, largest=largest)
+        return photograph, [in_original(face, photograph.scale) for face in faces]
 
     def _found(
-        self, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
+        self, data: bytes, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
     ) -> FoundFaces:
+        if photograph.finer and any(_eye_distance(face) * photograph.scale < _CHIP_EYES for face in chosen):
+            # A chip would have to enlarge a face of which the file has more detail.
+            photograph = decode(data, self._decode_limits)
         return FoundFaces(
             width=photograph.width,
             height=photograph.height,
@@ -135,6 +147,10 @@ def choose(faces: Sequence[DetectedFace], policy: FacePolicy) -> list[DetectedFa
             boxes=boxes,
         )
     return ordered[:1]
+
+
+def _eye_distance(face: DetectedFace) -> float:
+    return float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
 
 
 def _area(face: DetectedFace) -> float:

@@ -21,7 +21,7 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from app.encoding.silent_openvino import ov
+from app.silent_openvino import ov
 from model.backbone import BackboneConfig, Encoder, embed
 from model.export import SMALL, to_onnx
 from model.train import save_encoder

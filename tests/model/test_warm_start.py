@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 import onnx
 import torch
 
-from app.encoding.silent_openvino import ov
+from app.silent_openvino import ov
 from model.backbone import BackboneConfig, Encoder, embed
 from model.config import SFACE_START, load_recipe
 from model.teacher import load_sface

