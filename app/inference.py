@@ -77,8 +77,6 @@ class CpuNetwork:
             # Pinned threads of two processes would all land on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        # OpenVINO reads constants from these very bytes, also when the network runs: they must live as long as it does.
-        self._constants = network
         compiled = processor.core.compile_model(prepare(processor.core.read_model(network)), DEVICE, options)
         self.output_names = [sorted(output.get_names()) for output in compiled.outputs]
         self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()

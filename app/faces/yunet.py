@@ -109,7 +109,12 @@ class Yunet:
 
 
 def _prepare(model: ov.Model) -> ov.Model:
-    """Lets the network take uint8 RGB pictures of any size."""
+    """Lets the network take uint8 RGB pictures of any size, and makes its weights what they stand for."""
+    # The file holds 8-bit weights in blocks. Left to expand them itself, OpenVINO 2026 mixes them up as soon as several
+    # requests share them.
+    folding = ov.passes.Manager()
+    folding.register_pass(ov.passes.ConstantFolding())
+    folding.run_passes(model)
     model.reshape([1, 3, -1, -1])
     steps = ov.preprocess.PrePostProcessor(model)
     colours = ov.preprocess.ColorFormat

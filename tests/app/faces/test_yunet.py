@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -79,14 +78,14 @@ def test_a_picture_that_must_not_be_written_to(yunet: Yunet, astronaut: Pixels) 
     np.testing.assert_array_equal(yunet.detect(picture, 0.6, 0.3), expected)
 
 
-def test_the_weights_outlive_their_reader(astronaut: Pixels) -> None:
-    networks = [Yunet(bytes(bytearray(read_weights())), threads=1) for _ in range(3)]
-    gc.collect()
-    overwritten = [b"\xff" * len(read_weights()) for _ in range(64)]
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_any_number_of_threads_finds_the_same(astronaut: Pixels, threads: int) -> None:
     picture = scene(astronaut, 512, 512)
-    for network in networks:
-        np.testing.assert_allclose(network.detect(picture, 0.6, 0.3), opencv(picture), atol=2e-3)
-    del overwritten
+    expected = opencv(picture)
+    for _ in range(3):
+        network = Yunet(read_weights(), threads=threads)
+        for _ in range(threads + 1):
+            np.testing.assert_allclose(network.detect(picture, 0.6, 0.3), expected, atol=2e-3)
 
 
 def test_bytes_that_are_no_network_are_refused() -> None:
