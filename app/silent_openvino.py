@@ -11,5 +11,6 @@ import sys
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
+from openvino import passes  # noqa: E402
 
-__all__ = ["ov"]
+__all__ = ["ov", "passes"]

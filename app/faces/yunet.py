@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from app.faces.errors import DetectorUnavailableError
 from app.inference import CpuNetwork, Processor
-from app.silent_openvino import ov
+from app.silent_openvino import ov, passes
 from app.types import Pixels
 
 WEIGHTS_SHA256: Final = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
@@ -112,8 +112,8 @@ def _prepare(model: ov.Model) -> ov.Model:
     """Lets the network take uint8 RGB pictures of any size, and makes its weights what they stand for."""
     # The file holds 8-bit weights in blocks. Left to expand them itself, OpenVINO 2026 mixes them up as soon as several
     # requests share them.
-    folding = ov.passes.Manager()
-    folding.register_pass(ov.passes.ConstantFolding())
+    folding = passes.Manager()
+    folding.register_pass(passes.ConstantFolding())
     folding.run_passes(model)
     model.reshape([1, 3, -1, -1])
     steps = ov.preprocess.PrePostProcessor(model)
