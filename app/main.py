@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import cv2
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_swagger import patch_fastapi
@@ -35,6 +36,8 @@ def build_encoder(settings: Settings, weights: EncoderWeights) -> EncoderRuntime
 
 def build_finder(settings: Settings) -> FaceFinder:
     """What finds faces on photographs, within the limits of the settings."""
+    # OpenCV's own threads would only get in each other's way: every core has a request to work on.
+    cv2.setNumThreads(1)
     faces = settings.faces
     return FaceFinder(
         YunetDetector(DetectorSettings(score_threshold=faces.detection_threshold)),
@@ -81,8 +84,8 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = service or build_service(chosen)
-        workers = available_cores()
-        parts = app.state.parts = Parts(chosen, running, metrics, workers)
+        parts = app.state.parts = Parts(chosen, running, metrics, available_cores())
+        running.watch_encoder(metrics.encoder_ran)
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from app.decisions import (
     rule_for_comparison,
     rule_for_search,
 )
-from app.encoding import EncoderInfo, EncoderRuntime
+from app.encoding import Batcher, EncoderInfo, EncoderRuntime
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, FoundFaces
 from app.gallery import Gallery, PendingReceipt, ReceiptExists
@@ -36,6 +36,7 @@ from app.results import (
     Replay,
     Verification,
 )
+from app.timing import stage
 from app.types import CHIP_SIDE, AlignedFace, Candidate, Collection, Embedding, NewTemplate, Subject, Targets
 
 EMPTY_GALLERY = "empty_gallery"
@@ -80,7 +81,23 @@ class TesseraService:
         target_fpir: float | None = None,
         inconclusive: bool = True,
     ) -> None:
-        self._finder, self._encoder, self.gallery, self.calibration = finder, encoder, gallery, calibration
+        """Ready at once.
+
+        Args:
+            finder: cuts faces out of photographs.
+            encoder: makes embeddings of them; faces of several requests go through it together.
+            gallery: closed with the service.
+            calibration: that of the encoder.
+            enforce_quality: whether a face that is too poor is refused at enrolment.
+            target_fmr: of verifications where nobody says otherwise; the calibration's default if None.
+            target_fpir: of searches, likewise.
+            inconclusive: whether that may be an outcome; else it is no_match.
+
+        Raises:
+            TargetUnsupported: the calibration cannot show ``target_fmr``.
+        """
+        self._finder, self.gallery, self.calibration = finder, gallery, calibration
+        self._encoder = Batcher(encoder)
         self._enforce_quality, self._inconclusive = enforce_quality, inconclusive
         fmr = calibration.default_fmr if target_fmr is None else target_fmr
         fpir = calibration.default_fpir if target_fpir is None else target_fpir
@@ -93,6 +110,10 @@ class TesseraService:
     def encoder(self) -> EncoderInfo:
         """Which encoder runs, and how."""
         return self._encoder.info
+
+    def watch_encoder(self, observe: Callable[[int, float], None]) -> None:
+        """Tells of each run of the encoder from now on: how many faces, and how many seconds."""
+        self._encoder.observe = observe
 
     @property
     def target_fmr(self) -> float:
@@ -140,14 +161,15 @@ class TesseraService:
             render = idempotency.render
             receipt = PendingReceipt(idempotency.key, idempotency.fingerprint, lambda s: render(outcome(s)))
         try:
-            subject = self.gallery.enroll(
-                request.collection,
-                subject_id,
-                [NewTemplate(e.template_id, e.probe.embedding, e.probe.length) for e in enrolled],
-                metadata=request.metadata,
-                on_conflict=request.on_conflict,
-                receipt=receipt,
-            )
+            with stage("store"):
+                subject = self.gallery.enroll(
+                    request.collection,
+                    subject_id,
+                    [NewTemplate(e.template_id, e.probe.embedding, e.probe.length) for e in enrolled],
+                    metadata=request.metadata,
+                    on_conflict=request.on_conflict,
+                    receipt=receipt,
+                )
         except ReceiptExists:
             # The same request arrived twice at once and the other one was first.
             if idempotency is None or (replay := self._replay(idempotency)) is None:
@@ -187,7 +209,8 @@ class TesseraService:
         chosen = criterion or self._verification_in(collection)
         rule_for_comparison(self.calibration, chosen, min(templates, self.calibration.most_templates))
         probes = self._probes(image, face_policy)
-        candidates = [self.gallery.compare(collection, subject_id, p.embedding) for p in probes]
+        with stage("search"):
+            candidates = [self.gallery.compare(collection, subject_id, p.embedding) for p in probes]
         best = min(range(len(probes)), key=lambda i: candidates[i].distance)
         found = candidates[best]
         rule = rule_for_comparison(self.calibration, chosen, found.templates)
@@ -208,12 +231,16 @@ class TesseraService:
         found = []
         for probe in self._probes(image, face_policy):
             # Whether the nearest is alone so near takes a second one, whatever was asked for.
-            nearest = self.gallery.search(collection, probe.embedding, max(top_k, 2))
+            nearest = self._search(collection, probe, max(top_k, 2))
             outcome = self._final(rule.search_outcome([compared(probe, c) for c in nearest]))
             found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(nearest)))
         found.sort(key=lambda f: f.candidates[0].distance if f.candidates else np.inf)
         reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
         return Identification(rule, tuple(found), reason)
+
+    def _search(self, collection: str, probe: Probe, top_k: int) -> list[Candidate]:
+        with stage("search"):
+            return self.gallery.search(collection, probe.embedding, top_k)
 
     def _search_rule(self, collection: str, criterion: Criterion | None) -> Rule:
         """Raises TargetUnsupported, CollectionNotFound."""
@@ -306,7 +333,7 @@ class TesseraService:
             return ()
         nearest: dict[str, Candidate] = {}
         for image in enrolled:
-            for candidate in self.gallery.search(request.collection, image.probe.embedding, top_k=5):
+            for candidate in self._search(request.collection, image.probe, 5):
                 known = nearest.get(candidate.subject_id)
                 if (
                     candidate.subject_id != subject_id

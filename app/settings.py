@@ -28,6 +28,11 @@ class ServerSettings(_Room):
     max_metadata_bytes: PositiveInt = Field(
         default=16 * 1024, description="largest metadata of a subject, bytes of JSON"
     )
+    threads: int = Field(
+        default=0, ge=0, description="requests with photographs that are worked on at once; 0: two for every core"
+    )
+    max_waiting: int = Field(default=256, ge=0, description="requests with photographs that may wait; others get 503")
+    request_seconds: float = Field(default=30, gt=0, description="how long one may wait to be begun, then it gets 503")
     graceful_seconds: PositiveInt = Field(default=20, description="time for requests under way when the service stops")
 
 

@@ -12,7 +12,8 @@ was asked for; it holds where the lower bound of the observed rate's interval is
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 from PIL import Image
+from scipy.stats import t as student
 
 from app.decisions import Calibration, Estimate, load_calibration
 from app.encoding import create_runtime, load_weights
@@ -42,7 +44,8 @@ SPLITS = 10
 SIZES = (30, 100, 300, 1000)
 SEARCH_TARGETS = (0.1, 0.01)
 MOST_PHOTOGRAPHS = 12
-PROBES = 1500
+GALLERIES = 8
+PROBES = 1600
 VERIFIED = 800
 VERIFY_TARGETS = (1e-2, 1e-3, 1e-4)
 
@@ -170,33 +173,64 @@ def _png(chip: npt.NDArray[np.uint8]) -> bytes:
 
 def searches(crowd: Crowd) -> Iterator[Row]:
     """Prints how often strangers find somebody, and people are not found, in collections of growing size, over HTTP."""
-    several = list(crowd.people)
-    order = np.random.default_rng(0).permutation(len(several))
     typer.echo("| subjects | claimed FPIR, % | observed FPIR, % | FNIR, % | of them inconclusive, % | holds |")
     typer.echo("|---|---|---|---|---|---|")
     with service() as url, httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(CLIENTS) as pool:
-        for size in (s for s in SIZES if s <= len(several)):
-            collection = f"people-{size}"
-            client.post("/collections", json={"id": collection}).raise_for_status()
-            enrolled = [several[i] for i in order[:size]]
-            fields = {"collection": collection, "face_policy": "largest"}
-            statuses = pool.map(
-                lambda name, f=fields: send(client, "/enroll", crowd.people[name][0], subject_id=name, **f)[0], enrolled
-            )
-            known = [name for name, status in zip(enrolled, statuses, strict=True) if status == httpx.codes.CREATED]
-            mated = [(name, image) for name in known for image in crowd.people[name][1:]][:PROBES]
+        for size in (s for s in SIZES if s <= len(crowd.people)):
+            galleries = [_enrolled(client, pool, crowd, size, draw) for draw in range(GALLERIES)]
             for target in SEARCH_TARGETS:
-                ask = {"collection": collection, "target_fpir": str(target), "top_k": "1"}
-                refused, answer = send(client, "/identify", mated[0][1], **ask)
-                if refused == httpx.codes.UNPROCESSABLE_ENTITY and answer["code"] == "target_unsupported":
-                    least = 100 * answer["smallest_supported"]
-                    typer.echo(f"| {len(known)} | {100 * target:.3g} | refused: {least:.3g} at least | | | |")
-                    continue
-                answers = list(pool.map(lambda i, a=ask: send(client, "/identify", i, **a)[1], crowd.strangers))
-                own = list(pool.map(lambda p, a=ask: send(client, "/identify", p[1], **a)[1], mated))
-                yield _search_row(
-                    len(known), target, answers, [(name, a) for (name, _), a in zip(mated, own, strict=True)]
-                )
+                ask = {"target_fpir": str(target), "top_k": "1"}
+                least = _refused(client, galleries[0], ask)
+                if least is None:
+                    yield _search_row(size, target, [_searched(client, pool, gallery, ask) for gallery in galleries])
+                else:
+                    typer.echo(f"| {size} | {100 * target:.3g} | refused: {100 * least:.3g} at least | | | |")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A collection of random people, other photographs of them, by name, and strangers."""
+
+    collection: str
+    mated: list[tuple[str, bytes]]
+    strangers: list[bytes]
+
+
+def _enrolled(client: httpx.Client, pool: ThreadPoolExecutor, crowd: Crowd, size: int, draw: int) -> Enrolled:
+    chooser, collection = random.Random(draw), f"people-{size}-{draw}"
+    client.post("/collections", json={"id": collection}).raise_for_status()
+    names = chooser.sample(sorted(crowd.people), size)
+    fields = {"collection": collection, "face_policy": "largest", "report_duplicates": "false"}
+    statuses = pool.map(lambda n: send(client, "/enroll", crowd.people[n][0], subject_id=n, **fields)[0], names)
+    known = [name for name, status in zip(names, statuses, strict=True) if status == httpx.codes.CREATED]
+    mated = [(name, image) for name in known for image in crowd.people[name][1:]]
+    share = PROBES // GALLERIES
+    return Enrolled(
+        collection,
+        chooser.sample(mated, min(share, len(mated))),
+        chooser.sample(crowd.strangers, min(share, len(crowd.strangers))),
+    )
+
+
+def _refused(client: httpx.Client, gallery: Enrolled, ask: dict[str, str]) -> float | None:
+    """The smallest rate that is supported among so many, where the one that is asked for is not."""
+    status, answer = send(client, "/identify", gallery.strangers[0], collection=gallery.collection, **ask)
+    if status == httpx.codes.UNPROCESSABLE_ENTITY and answer["code"] == "target_unsupported":
+        return float(answer["smallest_supported"])
+    return None
+
+
+Answers = list[dict[str, Any]]
+
+
+def _searched(
+    client: httpx.Client, pool: ThreadPoolExecutor, gallery: Enrolled, ask: dict[str, str]
+) -> tuple[Answers, list[tuple[str, dict[str, Any]]]]:
+    """Answers to strangers, and to people who are enrolled, by their names."""
+    fields = ask | {"collection": gallery.collection}
+    strangers = pool.map(lambda image: send(client, "/identify", image, **fields)[1], gallery.strangers)
+    mated = pool.map(lambda p: (p[0], send(client, "/identify", p[1], **fields)[1]), gallery.mated)
+    return list(strangers), list(mated)
 
 
 def verifications(crowd: Crowd) -> Iterator[Row]:
@@ -231,14 +265,19 @@ def verifications(crowd: Crowd) -> Iterator[Row]:
             yield row
 
 
-def _search_row(
-    size: int, target: float, strangers: Iterable[dict[str, Any]], own: list[tuple[str, dict[str, Any]]]
-) -> Row:
-    decided = [a["decision"] for a in strangers if "decision" in a]
-    false = sum(d == "match" for d in decided)
+def mean_of(rates: Sequence[float]) -> Interval:
+    """The mean of several galleries with its 95 % interval (Student's t): one gallery may be luckier than another."""
+    mean = float(np.mean(rates))
+    half = float(student.ppf(0.975, len(rates) - 1) * np.std(rates, ddof=1) / np.sqrt(len(rates)))
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def _search_row(size: int, target: float, galleries: Sequence[tuple[Answers, list[tuple[str, dict[str, Any]]]]]) -> Row:
+    rates = [np.mean([a["decision"] == "match" for a in found if "decision" in a]) for found, _ in galleries]
+    own = [answer for _, mated in galleries for answer in mated]
     missed = sum(a.get("subject_id") != name for name, a in own)
     unsure = sum(a.get("decision") == "inconclusive" for _, a in own)
-    row = Row(target, wilson(false, len(decided)))
+    row = Row(target, mean_of([float(rate) for rate in rates]))
     typer.echo(
         f"| {size} | {100 * target:.3g} | {percent(row.observed)} | {percent(wilson(missed, len(own)))} | "
         f"{100 * unsure / max(len(own), 1):.3g} | {'yes' if row.holds else 'no'} |"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
+import anyio.to_thread
 import pydantic_core
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,7 @@ FILE_FIELDS = ("image", "reference")
 JSON_FIELDS = ("metadata",)
 REPEATABLE_FIELDS = ("image",)
 MAX_FORM_FIELDS = 16
+LARGE_JSON = 64 * 1024
 
 
 def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
@@ -37,14 +39,12 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         settings = get_parts(request).settings.server
         media_type = _media_type(request)
         if media_type == JSON:
-            fields = await _read_json(request)
-        elif media_type == MULTIPART:
-            fields = await _read_form(request, settings)
-        else:
-            raise RequestError(
-                "unsupported_media_type", "Send multipart/form-data with files or application/json with base64 images."
-            )
-        return _validated(model, fields, settings)
+            return await _read_json(model, request, settings)
+        if media_type == MULTIPART:
+            return _validated(model, await _read_form(request, settings), settings)
+        raise RequestError(
+            "unsupported_media_type", "Send multipart/form-data with files or application/json with base64 images."
+        )
 
     return read
 
@@ -55,7 +55,7 @@ def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     async def read(request: Request) -> Body:
         if _media_type(request) != JSON:
             raise RequestError("unsupported_media_type", "Send application/json.")
-        return _validated(model, await _read_json(request), get_parts(request).settings.server)
+        return await _read_json(model, request, get_parts(request).settings.server)
 
     return read
 
@@ -100,12 +100,18 @@ def _form_field(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "minItems": 1, "items": file} if "oneOf" in schema else file
 
 
-async def _read_json(request: Request) -> Any:
+async def _read_json(model: type[Body], request: Request, settings: ServerSettings) -> Body:
     data = await request.body()
-    try:
-        return pydantic_core.from_json(data, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError("malformed_body", f"The body is not valid JSON: {error}.") from error
+
+    def parse() -> Body:
+        try:
+            fields = pydantic_core.from_json(data, allow_inf_nan=False)
+        except ValueError as error:
+            raise RequestError("malformed_body", f"The body is not valid JSON: {error}.") from error
+        return _validated(model, fields, settings)
+
+    # Megabytes of base64 would hold up everybody else's requests.
+    return parse() if len(data) < LARGE_JSON else await anyio.to_thread.run_sync(parse)
 
 
 class _FormParser(MultiPartParser):

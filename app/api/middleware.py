@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from http import HTTPMethod
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +17,7 @@ from app.api.metrics import Metrics
 from app.api.problems import KINDS, RequestError, problem_response
 
 REQUEST_ID_HEADER = "X-Request-Id"
+SERVER_TIMING_HEADER = "Server-Timing"
 CLIENT_GONE = 499
 """What metrics show for a client that hung up before it had sent its request."""
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
@@ -23,6 +25,11 @@ ACCEPTED_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 METHODS = frozenset(HTTPMethod)
 
 logger = logging.getLogger("tessera")
+
+
+def server_timing(stages: Mapping[str, float]) -> str:
+    """Seconds by stage as the header ``Server-Timing`` (W3C): milliseconds, in the order in which they began."""
+    return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in stages.items())
 
 
 class RequestMiddleware:
@@ -45,7 +52,10 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                answer = MutableHeaders(scope=message)
+                answer[REQUEST_ID_HEADER] = request_id
+                if stages := scope["state"].get("stages"):
+                    answer[SERVER_TIMING_HEADER] = server_timing(stages)
             await send(message)
 
         self._metrics.in_progress.inc()

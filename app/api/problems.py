@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from app.errors import TesseraError
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = "retry_after"
+"""Detail of a problem that passes by itself: whole seconds; sent as the header, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ KINDS: dict[str, ProblemKind] = {
     ),
     "template_not_found": ProblemKind(404, "Template not found", "The subject 'ada' has no such template."),
     "last_template": ProblemKind(409, "Last template", "A subject keeps at least one template; delete the subject."),
+    "overloaded": ProblemKind(503, "Overloaded", "264 requests are being served or wait already; try again later."),
+    "deadline_exceeded": ProblemKind(503, "Deadline exceeded", "The request waited 30 s and was not begun; try later."),
     "gallery_unavailable": ProblemKind(503, "Gallery unavailable", "The database does not answer."),
     "gallery_in_use": ProblemKind(503, "Gallery in use", "Another process has the data directory open."),
     "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "The stored templates come from another encoder."),
@@ -118,7 +122,9 @@ def problem_response(code: str, detail: str, request_id: str, details: dict[str,
         "code": code,
         "request_id": request_id,
     }
-    return JSONResponse((details or {}) | body, status_code=kind.status, media_type=MEDIA_TYPE)
+    wait = (details or {}).get(RETRY_AFTER)
+    headers = None if wait is None else {"Retry-After": str(wait)}
+    return JSONResponse((details or {}) | body, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:

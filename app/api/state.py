@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, ParamSpec, TypeVar
 
@@ -11,9 +11,13 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from app.api.metrics import Metrics
+from app.api.workload import Workload
 from app.audit_jobs import AuditJobs
 from app.service import TesseraService
 from app.settings import Settings
+
+THREADS_A_CORE = 2
+"""While some wait for the encoder others decode and look for faces."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,20 +26,18 @@ T = TypeVar("T")
 class Parts:
     """The parts of one running application."""
 
-    def __init__(self, settings: Settings, service: TesseraService, metrics: Metrics, workers: int) -> None:
+    def __init__(self, settings: Settings, service: TesseraService, metrics: Metrics, cores: int) -> None:
         self.settings, self.service, self.metrics = settings, service, metrics
         self.audits = AuditJobs(service.gallery, service.calibration)
-        self._photographs = CapacityLimiter(workers)
-        self._records = CapacityLimiter(2 * workers + 2)
+        server = settings.server
+        threads = server.threads or THREADS_A_CORE * cores
+        self.workload = Workload(threads, server.max_waiting, server.request_seconds, metrics)
+        self._records = CapacityLimiter(2 * cores + 2)
 
     def close(self) -> None:
         """Stops what runs in the background, then the service."""
         self.audits.close()
         self.service.close()
-
-    async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs something that decodes, detects or encodes; as many at once as there are cores."""
-        return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._photographs)
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs something that only asks the gallery, not behind the photographs that wait."""
@@ -49,3 +51,12 @@ def get_parts(request: Request) -> Parts:
 
 
 PartsDependency = Annotated[Parts, Depends(get_parts)]
+
+
+async def admitted(parts: PartsDependency) -> AsyncIterator[None]:
+    """A dependency of the routes that take photographs: takes the request in, or refuses it before it is read."""
+    async with parts.workload.admit():
+        yield
+
+
+Admitted = Depends(admitted)

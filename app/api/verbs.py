@@ -6,17 +6,22 @@ import hashlib
 from typing import Annotated
 
 import pydantic_core
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
 from app.api import convert, schemas
 from app.api.bodies import body_of, openapi_body
 from app.api.problems import problems
-from app.api.state import PartsDependency
-from app.results import Enrolment, EnrolmentRequest, Idempotency, Replay
+from app.api.state import Admitted, PartsDependency
+from app.decisions import Decision
+from app.results import Enrolment, EnrolmentRequest, Idempotency, Replay, Verification
+from app.timing import stage
 
-router = APIRouter(tags=["verbs"])
+router = APIRouter(tags=["verbs"], dependencies=[Admitted])
 
+SERIALISE = "serialise"
 BODY_CODES = (
+    "overloaded",
+    "deadline_exceeded",
     "malformed_body",
     "unsupported_media_type",
     "body_too_large",
@@ -82,7 +87,9 @@ def fingerprint(body: schemas.EnrollRequest) -> str:
         "idempotency_conflict",
     ),
 )
-async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: IdempotencyKey = None) -> Response:
+async def enroll(
+    request: Request, body: EnrollBody, parts: PartsDependency, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Makes a template of each photograph that shows one good face and stores them under the subject.
 
     Photographs that give none are listed in `failures`; the request fails only if none does. Subjects that look the
@@ -94,7 +101,7 @@ async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: Idem
         return convert.enrolment(result, service.encoder, service.calibration).model_dump_json()
 
     report = body.report_duplicates
-    request = EnrolmentRequest(
+    enrolment = EnrolmentRequest(
         images=body.image,
         subject_id=body.subject_id,
         collection=body.collection,
@@ -104,11 +111,16 @@ async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: Idem
         report_duplicates=parts.settings.gallery.report_duplicates if report is None else report,
     )
     idempotency = Idempotency(idempotency_key, fingerprint(body), render) if idempotency_key else None
-    result = await parts.work(service.enroll, request, idempotency)
-    if isinstance(result, Replay):
-        replayed = {"Idempotency-Replayed": "true"}
-        return Response(result.body, status_code=201, media_type="application/json", headers=replayed)
-    return Response(render(result), status_code=201, media_type="application/json")
+
+    def answer() -> tuple[str, bool]:
+        result = service.enroll(enrolment, idempotency)
+        if isinstance(result, Replay):
+            return result.body, True
+        with stage(SERIALISE):
+            return render(result), False
+
+    content, replayed = await parts.workload.run(request, answer)
+    return _answer(content, 201, {"Idempotency-Replayed": "true"} if replayed else None)
 
 
 @router.post(
@@ -118,29 +130,32 @@ async def enroll(body: EnrollBody, parts: PartsDependency, idempotency_key: Idem
     openapi_extra=openapi_body(schemas.VerifyRequest),
     responses=problems(*FACE_CODES, "subject_not_found", "target_unsupported"),
 )
-async def verify(body: VerifyBody, parts: PartsDependency) -> schemas.VerifyResponse:
+async def verify(request: Request, body: VerifyBody, parts: PartsDependency) -> Response:
     """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
 
     What a match is follows from `target_fmr`, the false match rate that you put up with, or from `max_distance` or
     `min_similarity`; the answer says how often strangers come as near as these two faces.
     """
     service = parts.service
-    if body.reference is not None:
-        result = await parts.work(
-            service.verify, body.image, body.reference, face_policy=body.face_policy, criterion=body.criterion()
-        )
-    else:
+
+    def compare() -> Verification:
+        policy, criterion = body.face_policy, body.criterion()
+        if body.reference is not None:
+            return service.verify(body.image, body.reference, face_policy=policy, criterion=criterion)
         assert body.subject_id is not None
-        result = await parts.work(
-            service.verify_subject,
-            body.image,
-            body.collection,
-            body.subject_id,
-            face_policy=body.face_policy,
-            criterion=body.criterion(),
+        return service.verify_subject(
+            body.image, body.collection, body.subject_id, face_policy=policy, criterion=criterion
         )
-    parts.metrics.decisions.labels("verify", result.outcome.decision).inc()
-    return convert.verification(result, service.encoder, service.calibration)
+
+    def answer() -> tuple[Decision, str]:
+        result = compare()
+        with stage(SERIALISE):
+            out = convert.verification(result, service.encoder, service.calibration)
+            return result.outcome.decision, out.model_dump_json()
+
+    decision, content = await parts.workload.run(request, answer)
+    parts.metrics.decisions.labels("verify", decision).inc()
+    return _answer(content)
 
 
 @router.post(
@@ -150,23 +165,25 @@ async def verify(body: VerifyBody, parts: PartsDependency) -> schemas.VerifyResp
     openapi_extra=openapi_body(schemas.IdentifyRequest),
     responses=problems(*FACE_CODES, "target_unsupported"),
 )
-async def identify(body: IdentifyBody, parts: PartsDependency) -> schemas.IdentifyResponse:
+async def identify(request: Request, body: IdentifyBody, parts: PartsDependency) -> Response:
     """Searches a collection; candidates come one a subject, nearest first, each with its own decision.
 
     What a match is follows from `target_fpir`, the rate of strangers' searches that may find somebody, and from the
     number of subjects; or from `max_distance` or `min_similarity`.
     """
     service = parts.service
-    result = await parts.work(
-        service.identify,
-        body.image,
-        body.collection,
-        body.top_k,
-        face_policy=body.face_policy,
-        criterion=body.criterion(),
-    )
-    parts.metrics.decisions.labels("identify", result.faces[0].outcome.decision).inc()
-    return convert.identification(result, service.encoder, service.calibration)
+
+    def answer() -> tuple[Decision, str]:
+        result = service.identify(
+            body.image, body.collection, body.top_k, face_policy=body.face_policy, criterion=body.criterion()
+        )
+        with stage(SERIALISE):
+            out = convert.identification(result, service.encoder, service.calibration)
+            return result.faces[0].outcome.decision, out.model_dump_json()
+
+    decision, content = await parts.workload.run(request, answer)
+    parts.metrics.decisions.labels("identify", decision).inc()
+    return _answer(content)
 
 
 @router.post(
@@ -176,9 +193,18 @@ async def identify(body: IdentifyBody, parts: PartsDependency) -> schemas.Identi
     openapi_extra=openapi_body(schemas.DetectRequest),
     responses=problems(*BODY_CODES, *IMAGE_CODES, "degenerate_landmarks"),
 )
-async def detect(body: DetectBody, parts: PartsDependency) -> schemas.DetectResponse:
+async def detect(request: Request, body: DetectBody, parts: PartsDependency) -> Response:
     """Boxes, landmarks and quality of all faces; nothing is stored or compared."""
-    found = await parts.work(parts.service.detect, body.image)
-    return schemas.DetectResponse(
-        width=found.width, height=found.height, faces=[convert.face(face) for face in found.faces]
-    )
+
+    def answer() -> str:
+        found = parts.service.detect(body.image)
+        with stage(SERIALISE):
+            faces = [convert.face(face) for face in found.faces]
+            return schemas.DetectResponse(width=found.width, height=found.height, faces=faces).model_dump_json()
+
+    return _answer(await parts.workload.run(request, answer))
+
+
+def _answer(content: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON that was written on a thread already."""
+    return Response(content, status_code=status, headers=headers, media_type="application/json")

@@ -1,9 +1,11 @@
 """Aligned face -> embedding: the weights and the runtimes that execute them."""
 
+from app.encoding.batcher import Batcher
 from app.encoding.runtime import EncoderInfo, EncoderRuntime, Precision, RuntimeName, create_runtime
 from app.encoding.weights import EncoderWeights, WeightsError, load_weights
 
 __all__ = [
+    "Batcher",
     "EncoderInfo",
     "EncoderRuntime",
     "EncoderWeights",

@@ -23,10 +23,9 @@ class OpenvinoRuntime:
     def __init__(self, weights: EncoderWeights, *, precision: Precision, threads: int) -> None:
         processor = Processor()
         chosen = choose_precision(precision, processor.has_bf16)
+        self.streams = threads or available_cores()
         try:
-            self._network = CpuNetwork(
-                processor, weights.network, precision=chosen.value, threads=threads or available_cores()
-            )
+            self._network = CpuNetwork(processor, weights.network, precision=chosen.value, threads=self.streams)
         except RuntimeError as error:
             raise WeightsError(f"OpenVINO cannot run the encoder {weights.name} {weights.version}: {error}") from error
         check_outputs([names[0] if names else "" for names in self._network.output_names], weights)

@@ -46,6 +46,11 @@ class EncoderRuntime(Protocol):
     @property
     def info(self) -> EncoderInfo: ...
 
+    @property
+    def streams(self) -> int:
+        """How many calls of ``encode`` run at once; more of them wait."""
+        ...
+
     def encode(self, chips: Pixels) -> Encodings:
         """Embeddings of uint8 [B, 112, 112, 3] RGB. Raises ValueError for another shape or type."""
         ...

@@ -70,7 +70,9 @@ OPERATIONS: dict[str, Operation] = {
 
 
 class TorchRuntime:
-    """The network on a GPU if torch sees one, else on the CPU."""
+    """The network on a GPU if torch sees one, else on the CPU, one call after the other on all threads."""
+
+    streams = 1
 
     def __init__(self, weights: EncoderWeights, *, precision: Precision, threads: int) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

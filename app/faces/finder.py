@@ -13,6 +13,7 @@ from app.faces.decode import DecodeLimits, decode
 from app.faces.detect import FaceDetector
 from app.faces.errors import MultipleFacesError, NoFaceError
 from app.faces.quality import QualityLimits, assess
+from app.timing import stage
 from app.types import AlignedFace, Box, DetectedFace, Photograph
 
 _CHIP_EYES = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
@@ -84,19 +85,25 @@ class FaceFinder:
         return self._found(data, photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
 
     def _detect(self, data: bytes, *, largest: bool = False) -> tuple[Photograph, list[DetectedFace]]:
-        photograph = decode(data, self._decode_limits, glance=True)
-        faces = self._detector.detect(photograph, largest=largest)
-        if not faces and photograph.finer:
-            photograph = decode(data, self._decode_limits)
+        photograph = self._decode(data, glance=True)
+        with stage("detect"):
             faces = self._detector.detect(photograph, largest=largest)
+        if not faces and photograph.finer:
+            photograph = self._decode(data)
+            with stage("detect"):
+                faces = self._detector.detect(photograph, largest=largest)
         return photograph, [in_original(face, photograph.scale) for face in faces]
+
+    def _decode(self, data: bytes, *, glance: bool = False) -> Photograph:
+        with stage("decode"):
+            return decode(data, self._decode_limits, glance=glance)
 
     def _found(
         self, data: bytes, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
     ) -> FoundFaces:
         if photograph.finer and any(_eye_distance(face) * photograph.scale < _CHIP_EYES for face in chosen):
             # A chip would have to enlarge a face of which the file has more detail.
-            photograph = decode(data, self._decode_limits)
+            photograph = self._decode(data)
         return FoundFaces(
             width=photograph.width,
             height=photograph.height,
@@ -106,8 +113,10 @@ class FaceFinder:
 
     def _cut(self, photograph: Photograph, face: DetectedFace) -> AlignedFace:
         """Align and assess a face given in original coordinates."""
-        chip = align(photograph.pixels, face.landmarks * photograph.scale)
-        return AlignedFace(detected=face, chip=chip, quality=assess(chip, face, 1.0, self._quality_limits))
+        with stage("align"):
+            chip = align(photograph.pixels, face.landmarks * photograph.scale)
+        with stage("assess"):
+            return AlignedFace(detected=face, chip=chip, quality=assess(chip, face, 1.0, self._quality_limits))
 
 
 def in_original(face: DetectedFace, scale: float) -> DetectedFace:

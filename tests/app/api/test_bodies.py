@@ -354,6 +354,9 @@ class _NoService:
     def enroll(self, *_: object) -> None:
         raise NoFaceError("nobody is looked for here")
 
+    def watch_encoder(self, observe: object) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

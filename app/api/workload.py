@@ -1,0 +1,137 @@
+"""How much photograph work is taken on, and in what order: a bounded queue before a bounded number of threads.
+
+What cannot be served in time is refused at once, with a ``Retry-After``, instead of being served too late: a queue that
+only grows makes every request in it too late. Whoever hangs up while waiting is forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from app.api.metrics import Metrics
+from app.api.problems import RequestError
+from app.timing import note, timed
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
+SMOOTHING = 0.1
+"""Weight of the newest request in the running mean of service times."""
+
+
+class Workload:
+    """The queue and the threads."""
+
+    def __init__(self, threads: int, most_waiting: int, seconds: float, metrics: Metrics) -> None:
+        """Nothing runs yet.
+
+        Args:
+            threads: how many requests are worked on at once.
+            most_waiting: how many more may wait.
+            seconds: how long a request may wait at most.
+            metrics: what is told of every request.
+        """
+        self._threads, self._most_waiting, self._seconds, self._metrics = threads, most_waiting, seconds, metrics
+        self._limiter = CapacityLimiter(threads)
+        self._admitted = 0
+        self._mean_seconds = 0.05
+
+    @asynccontextmanager
+    async def admit(self) -> AsyncIterator[None]:
+        """Takes a request in, before its body is read. Raises RequestError (overloaded) where too many are in."""
+        if self._admitted >= self._threads + self._most_waiting:
+            self._metrics.refused.labels("overloaded").inc()
+            raise RequestError(
+                "overloaded",
+                f"{self._admitted} requests are being served or wait already; try again later, or elsewhere.",
+                retry_after=self.retry_after(),
+            )
+        self._admitted += 1
+        self._metrics.waiting.set(max(self._admitted - self._threads, 0))
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+            self._metrics.waiting.set(max(self._admitted - self._threads, 0))
+
+    def retry_after(self) -> int:
+        """Whole seconds, 1 or more, in which what is in now should be done."""
+        return max(1, math.ceil(self._admitted * self._mean_seconds / self._threads))
+
+    async def run(self, request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs something that decodes, detects or encodes on a thread, when there is one.
+
+        Raises RequestError (deadline_exceeded) where there is none in time, ClientDisconnect where nobody waits for the
+        answer any more, and what the function raises.
+        """
+        arrived = time.perf_counter()
+        with timed() as stages:
+            await self._acquire(request)
+            start = time.perf_counter()
+            note("queue", start - arrived)
+            try:
+                # The thread's place is taken already; the limiter of the call itself must not count.
+                return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=CapacityLimiter(1))
+            finally:
+                self._limiter.release_on_behalf_of(request)
+                took = time.perf_counter() - start
+                self._mean_seconds += SMOOTHING * (took - self._mean_seconds)
+                request.state.stages = stages
+                for name, seconds in stages.items():
+                    self._metrics.stages.labels(name).observe(seconds)
+
+    async def _acquire(self, request: Request) -> None:
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(request)
+        except anyio.WouldBlock:
+            await self._wait(request)
+
+    async def _wait(self, request: Request) -> None:
+        """Waits for a thread, no longer than the request or the settings say, and only while the client does."""
+        seconds = min(self._seconds, preferred_wait(request))
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            group.cancel_scope.cancel()
+
+        acquired = False
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as group:
+                group.start_soon(watch)
+                await self._limiter.acquire_on_behalf_of(request)
+                acquired = True
+                group.cancel_scope.cancel()
+        if acquired:
+            return
+        if gone:
+            self._metrics.refused.labels("client_gone").inc()
+            raise ClientDisconnect
+        self._metrics.refused.labels("deadline_exceeded").inc()
+        raise RequestError(
+            "deadline_exceeded",
+            f"The request waited {seconds:g} s for its turn and was not begun; try again later, or elsewhere.",
+            retry_after=self.retry_after(),
+        )
+
+
+def preferred_wait(request: Request) -> float:
+    """How long the client would wait, seconds: ``Prefer: wait=10`` (RFC 7240); infinity where it does not say."""
+    found = PREFER_WAIT.search(request.headers.get("prefer", ""))
+    return float(found[1]) if found else math.inf

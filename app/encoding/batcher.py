@@ -1,0 +1,121 @@
+"""Faces of several requests in one run of the encoder.
+
+A run costs less for each face the more it has. The next batch forms while one runs, so that waiting for a batch never
+takes time by itself (the way of text-embeddings-inference: https://github.com/huggingface/text-embeddings-inference).
+There is no thread of its own: whoever finds the encoder free runs it, for itself and for all who wait by then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from app.encoding.runtime import EncoderInfo, EncoderRuntime, check_chips
+from app.timing import note
+from app.types import Encodings, Pixels
+
+BATCH_SIZE = 8
+"""Beyond so many faces a run is hardly cheaper for each, and those who wait for it wait longer."""
+
+Observe = Callable[[int, float], None]
+"""Is told of each run: how many faces, and how many seconds."""
+
+
+class _Job:
+    """Somebody's faces; either their encodings come, or the batch that their owner has to run."""
+
+    def __init__(self, chips: Pixels) -> None:
+        self.chips, self.arrived = chips, time.perf_counter()
+        self.woken = threading.Event()
+        self.batch: list[_Job] | None = None
+        self.encodings: Encodings | None = None
+        self.error: Exception | None = None
+        self.started = 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.encodings is not None or self.error is not None
+
+
+class Batcher:
+    """An ``EncoderRuntime`` that runs another one on batches of what waits."""
+
+    def __init__(self, runtime: EncoderRuntime, *, batch_size: int = BATCH_SIZE) -> None:
+        self._runtime, self._batch_size = runtime, batch_size
+        self.observe: Observe | None = None
+        self._lock = threading.Lock()
+        self._free = runtime.streams
+        # Somebody waits only while no stream is free.
+        self._waiting: deque[_Job] = deque()
+
+    @property
+    def info(self) -> EncoderInfo:
+        """That of the encoder."""
+        return self._runtime.info
+
+    @property
+    def streams(self) -> int:
+        """Those of the encoder."""
+        return self._runtime.streams
+
+    def encode(self, chips: Pixels) -> Encodings:
+        """See ``EncoderRuntime.encode``; faces given together are never parted. Raises what the runtime raises."""
+        check_chips(chips)
+        job = _Job(chips)
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                job.batch = [job]
+            else:
+                self._waiting.append(job)
+        if job.batch is None:
+            job.woken.wait()
+        if job.batch is not None:
+            try:
+                self._run(job.batch)
+            finally:
+                self._pass_on()
+        note("encode_wait", job.started - job.arrived)
+        note("encode", time.perf_counter() - job.started)
+        if job.error is not None:
+            raise job.error
+        assert job.encodings is not None
+        return job.encodings
+
+    def _run(self, batch: list[_Job]) -> None:
+        start = time.perf_counter()
+        for job in batch:
+            job.started = start
+        chips = batch[0].chips if len(batch) == 1 else np.concatenate([job.chips for job in batch])
+        try:
+            found = self._runtime.encode(chips)
+            ends = np.cumsum([len(job.chips) for job in batch])
+            for job, end in zip(batch, ends, strict=True):
+                own = slice(end - len(job.chips), end)
+                job.encodings = Encodings(found.embeddings[own], found.lengths[own])
+        except Exception as error:  # every one of them gets it
+            for job in batch:
+                job.error = error
+        finally:
+            if self.observe is not None:
+                self.observe(len(chips), time.perf_counter() - start)
+            for job in batch[1:]:
+                job.woken.set()
+
+    def _pass_on(self) -> None:
+        """Gives the stream to the first who waits, with all that fits beside it."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            first = self._waiting.popleft()
+            batch, faces = [first], len(first.chips)
+            while self._waiting and faces + len(self._waiting[0].chips) <= self._batch_size:
+                batch.append(self._waiting.popleft())
+                faces += len(batch[-1].chips)
+            first.batch = batch
+        first.woken.set()
