@@ -79,7 +79,8 @@ class CpuNetwork:
         }
         compiled = processor.core.compile_model(prepare(processor.core.read_model(network)), DEVICE, options)
         self.output_names = [sorted(output.get_names()) for output in compiled.outputs]
-        self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        # The last one used is taken first: its memory is still in the caches.
+        self._requests: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         for _ in range(threads):
             self._requests.put(compiled.create_infer_request())
 

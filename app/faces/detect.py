@@ -14,6 +14,9 @@ from app.faces.yunet import Yunet, read_weights
 from app.inference import available_cores
 from app.types import Box, DetectedFace, Landmarks, Photograph, Pixels
 
+SAME = 0.5
+"""Boxes that overlap by so much (intersection over union) are of one face."""
+
 
 class FaceDetector(Protocol):
     """Finds faces; callable from several threads at once."""
@@ -35,8 +38,11 @@ class DetectorSettings:
         nms_threshold: boxes that overlap by more than this share (intersection over union) are one face.
         confident: below this best confidence the picture is looked at again for a face that nearly fills it.
         glance_side: long side at which to look first where only the largest face is wanted, pixels.
-        glance_face: a face found so, and with confidence, is taken where its box is at least so wide, pixels: of
-            smaller ones the landmarks would be less exact than after the next look.
+        glance_face: a face whose box is at least so wide in what was looked at, pixels, is taken as it is; smaller
+            ones are looked at again alone, closer, for more exact landmarks.
+        closer_face: a face less wide at the glance, pixels, is not gone by.
+        closer_side: long side at which to look closer, pixels; never more than the picture has.
+        closer_crop: side of the region to look closer at, in sides of the face's box.
         first_side: long side at which to look for all faces, pixels; pictures are never enlarged for it.
         near_sides: long sides at which to look for faces that nearly fill the picture, tried in order.
         near_border: border around the picture then, as a share of its long side.
@@ -48,6 +54,9 @@ class DetectorSettings:
     confident: float = 0.8
     glance_side: int = 320
     glance_face: int = 64
+    closer_face: int = 16
+    closer_side: int = 192
+    closer_crop: float = 2.0
     first_side: int = 640
     near_sides: tuple[int, ...] = (320, 160)
     near_border: float = 0.25
@@ -84,11 +93,8 @@ class YunetDetector:
         """See ``FaceDetector.detect``."""
         pixels, settings = photograph.pixels, self._settings
         long_side = max(pixels.shape[:2])
-        if largest and long_side > settings.glance_side:
-            scale = settings.glance_side / long_side
-            seen = _by_size(self._look(pixels, scale))
-            if seen and seen[0].confidence >= settings.confident and seen[0].box.width * scale >= settings.glance_face:
-                return seen
+        if largest and long_side > settings.glance_side and (seen := self._glance(pixels)):
+            return seen
         faces = self._look(pixels, min(1.0, settings.first_side / long_side))
         for side in settings.near_sides:
             if len(faces) > 1 or _best(faces) >= settings.confident:
@@ -101,7 +107,40 @@ class YunetDetector:
                 break
             faces = self._look(pixels, min(1.0, side / long_side))
             looked_at = side
-        return _by_size(faces)
+        faces, wanted = _by_size(faces), 1 if largest else len(faces)
+        exact = [self._exact(pixels, face, looked_at / long_side) for face in faces[:wanted]]
+        return exact + faces[wanted:]
+
+    def _exact(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
+        """The face as it is seen closer, where it was small at ``scale`` and the picture has more to show."""
+        if scale >= 1 or face.box.width * scale >= self._settings.glance_face:
+            return face
+        return self._closer(pixels, face) or face
+
+    def _glance(self, pixels: Pixels) -> list[DetectedFace]:
+        """The faces of a small look, if the largest is large enough or could be looked at closer; else none."""
+        settings = self._settings
+        scale = settings.glance_side / max(pixels.shape[:2])
+        seen = _by_size(self._look(pixels, scale))
+        if not seen or seen[0].confidence < settings.confident:
+            return []
+        width = seen[0].box.width * scale
+        if width >= settings.glance_face:
+            return seen
+        closer = self._closer(pixels, seen[0]) if width >= settings.closer_face else None
+        return [closer, *seen[1:]] if closer else []
+
+    def _closer(self, pixels: Pixels, face: DetectedFace) -> DetectedFace | None:
+        """The same face, found again in the region around it; None if it is not found there as surely."""
+        box, settings = face.box, self._settings
+        half = settings.closer_crop * max(box.width, box.height) / 2
+        x, y = box.x + box.width / 2, box.y + box.height / 2
+        left, top = max(0, int(x - half)), max(0, int(y - half))
+        region = pixels[top : int(y + half) + 1, left : int(x + half) + 1]
+        found = self._look(region, min(1.0, settings.closer_side / max(region.shape[:2])))
+        sure = min(settings.confident, face.confidence)
+        same = [f for f in found if f.confidence >= sure and _overlap(_moved(f, left, top), face) >= SAME]
+        return _moved(max(same, key=lambda f: f.confidence), left, top) if same else None
 
     def _look(self, pixels: Pixels, scale: float, border: float = 0.0) -> list[DetectedFace]:
         """One run of the network over the picture at ``scale``, in a border given as a share of its long side."""
@@ -119,9 +158,14 @@ class YunetDetector:
 def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
     if (width, height) == (pixels.shape[1], pixels.shape[0]):
         return pixels
-    shrinks = width < pixels.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+    # Areas of whole pixels are averaged many times faster than others; the rest of the way, less than to a half, does
+    # not alias.
+    whole = min(pixels.shape[1] // width, pixels.shape[0] // height)
+    if whole > 1:
+        halved = (pixels.shape[1] // whole, pixels.shape[0] // whole)
+        region = pixels[: halved[1] * whole, : halved[0] * whole]
+        pixels = cv2.resize(region, halved, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def _face(row: npt.NDArray[np.float32], margin: int, back: npt.NDArray[np.float32]) -> DetectedFace:
@@ -139,6 +183,21 @@ def _face(row: npt.NDArray[np.float32], margin: int, back: npt.NDArray[np.float3
 def _by_size(faces: list[DetectedFace]) -> list[DetectedFace]:
     """The largest first."""
     return sorted(faces, key=lambda face: face.box.width * face.box.height, reverse=True)
+
+
+def _moved(face: DetectedFace, x: int, y: int) -> DetectedFace:
+    """A face of a region in coordinates of the picture that the region begins at x, y of."""
+    box = Box(face.box.x + x, face.box.y + y, face.box.width, face.box.height)
+    return DetectedFace(box, face.landmarks + np.array([x, y], dtype=np.float32), face.confidence)
+
+
+def _overlap(one: DetectedFace, other: DetectedFace) -> float:
+    """Intersection over union of the boxes, 0..1."""
+    a, b = one.box, other.box
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    common = max(width, 0.0) * max(height, 0.0)
+    return common / max(a.width * a.height + b.width * b.height - common, 1e-9)
 
 
 def _best(faces: list[DetectedFace]) -> float:

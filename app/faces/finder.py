@@ -77,33 +77,31 @@ class FaceFinder:
             DegenerateLandmarksError: a chosen face cannot be aligned.
         """
         photograph, detected = self._detect(data, largest=policy is FacePolicy.LARGEST)
-        return self._found(data, photograph, detected, choose(detected, policy))
+        return self._found(photograph, detected, choose(detected, policy))
 
     def find_all(self, data: bytes) -> FoundFaces:
         """Every face of a photograph, as ``find`` with policy ``all``, but a photograph without a face is no error."""
         photograph, detected = self._detect(data)
-        return self._found(data, photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
+        return self._found(photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
 
     def _detect(self, data: bytes, *, largest: bool = False) -> tuple[Photograph, list[DetectedFace]]:
-        photograph = self._decode(data, glance=True)
-        with stage("detect"):
-            faces = self._detector.detect(photograph, largest=largest)
-        if not faces and photograph.finer:
-            photograph = self._decode(data)
-            with stage("detect"):
-                faces = self._detector.detect(photograph, largest=largest)
+        """The photograph, as finely decoded as its faces need, and the faces in coordinates of the original."""
+        photograph, faces = self._look(data, largest, glance=True)
+        wanted = faces[:1] if largest else faces
+        if photograph.finer and not (faces and all(_eye_distance(face) >= _CHIP_EYES for face in wanted)):
+            # There is none, or a chip would have to enlarge it, and the file has more detail.
+            photograph, faces = self._look(data, largest, glance=False)
         return photograph, [in_original(face, photograph.scale) for face in faces]
 
-    def _decode(self, data: bytes, *, glance: bool = False) -> Photograph:
+    def _look(self, data: bytes, largest: bool, *, glance: bool) -> tuple[Photograph, list[DetectedFace]]:
         with stage("decode"):
-            return decode(data, self._decode_limits, glance=glance)
+            photograph = decode(data, self._decode_limits, glance=glance)
+        with stage("detect"):
+            return photograph, self._detector.detect(photograph, largest=largest)
 
     def _found(
-        self, data: bytes, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
+        self, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
     ) -> FoundFaces:
-        if photograph.finer and any(_eye_distance(face) * photograph.scale < _CHIP_EYES for face in chosen):
-            # A chip would have to enlarge a face of which the file has more detail.
-            photograph = self._decode(data)
         return FoundFaces(
             width=photograph.width,
             height=photograph.height,

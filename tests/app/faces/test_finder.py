@@ -18,8 +18,10 @@ from app.faces import (
     NoFaceError,
     YunetDetector,
     choose,
+    decode,
 )
-from app.types import Box, DetectedFace, Pixels
+from app.faces import finder as finder_module
+from app.types import Box, DetectedFace, Photograph, Pixels
 from tests.app.faces.conftest import encode
 from tests.app.faces.test_decode import exif, turned
 from tests.app.faces.test_detect import at
@@ -99,7 +101,47 @@ def test_reduced_decoding_cuts_the_same_chip(detector: YunetDetector, astronaut:
         FaceFinder(detector, decode_limits=DecodeLimits(working_side=side)).find(data, FacePolicy.SINGLE).faces[0].chip
         for side in (2048, 640)
     ]
-    assert np.abs(chips[0].astype(int) - chips[1].astype(int)).mean() < 6
+    assert np.abs(chips[0].astype(int) - chips[1].astype(int)).mean() < 8
+
+
+class Decodings:
+    """Counts how a file is decoded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.glances = list[bool]()
+
+        def counted(data: bytes, limits: DecodeLimits, *, glance: bool = False) -> Photograph:
+            self.glances.append(glance)
+            return decode(data, limits, glance=glance)
+
+        monkeypatch.setattr(finder_module, "decode", counted)
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "glances"),
+    [
+        (1800, "JPEG", [True]),  # eyes 40 pixels apart at a quarter of the size
+        (700, "JPEG", [True, False]),  # 15: the chip needs more
+        (130, "JPEG", [True, False]),  # not found at a quarter
+        (700, "PNG", [True]),  # decoded whole at once
+    ],
+)
+def test_a_large_jpeg_is_decoded_as_finely_as_its_face_needs(
+    finder: FaceFinder,
+    astronaut: Pixels,
+    monkeypatch: pytest.MonkeyPatch,
+    side: int,
+    kind: str,
+    glances: list[bool],
+) -> None:
+    canvas = Image.new("RGB", (4000, 3000), (90, 110, 90))
+    canvas.paste(Image.fromarray(astronaut).resize((side, side), Image.Resampling.LANCZOS), (1000, 800))
+    data = encode(canvas, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    found = Decodings(monkeypatch)
+    face = finder.find(data, FacePolicy.LARGEST).faces[0]
+    assert found.glances == glances
+    assert at(face.detected, scale=side / 512, offset=(1000, 800), tolerance=24)
+    assert face.quality.eye_distance == pytest.approx(45 * side / 512, rel=0.15)
 
 
 @given(FACES, st.sampled_from(FacePolicy))

@@ -1,0 +1,173 @@
+"""Where the time of an answer goes: every stage of a verification, a search and an enrolment beside its floor.
+
+    python -m benchmarks.profile
+
+One client, one request after the other. The stages are those of the header ``Server-Timing``; ``rest`` is what the
+client waited beyond them: HTTP both ways, validation, the hop to a thread and back. The floor of a stage is the library
+call in it alone, on the same photographs, on one thread, in turn with the requests. Each photograph is scikit-image's
+astronaut (public domain) brought to a size, as a JPEG.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import faiss
+import httpx
+import numpy as np
+import typer
+from PIL import Image
+from skimage import data
+
+from app.encoding import create_runtime, load_weights
+from app.faces import TEMPLATE, FaceFinder, FacePolicy, YunetDetector
+from app.faces.align import similarity
+from app.faces.yunet import Yunet, read_weights
+from app.settings import EncodingSettings
+from app.types import CHIP_SIDE, EMBEDDING_SIZE
+from benchmarks.galleries import fill_gallery
+from benchmarks.running import service
+
+SIZES = ((640, 480), (1280, 720), (4000, 3000))
+GLANCE = 320
+STAGE = re.compile(r"([a-z_]+);dur=([\d.]+)")
+ORDER = ("queue", "decode", "detect", "align", "assess", "encode_wait", "encode", "search", "store", "serialise")
+REST_SHARE = 0.1
+"""So much of the whole may be HTTP and glue."""
+
+Call = Callable[[], Any]
+Stages = dict[str, list[float]]
+
+
+def photograph(width: int, height: int) -> bytes:
+    """The astronaut in the middle of a picture, as high as it is."""
+    canvas = Image.new("RGB", (width, height), (96, 108, 120))
+    side = min(width, height)
+    canvas.paste(Image.fromarray(data.astronaut()).resize((side, side), Image.Resampling.LANCZOS), (width // 8, 0))
+    out = io.BytesIO()
+    canvas.save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def floors(image: bytes, subjects: int) -> dict[str, Call]:
+    """The library calls that a stage cannot do without, for one photograph."""
+    picture = Image.open(io.BytesIO(image))
+    width, height = picture.size
+    divisor = next((d for d in (8, 4, 2) if max(width, height) // d >= 960), 1)
+
+    def decode() -> None:
+        opened = Image.open(io.BytesIO(image))
+        opened.draft("RGB", (width // divisor, height // divisor))
+        opened.load()
+
+    face = FaceFinder(YunetDetector()).find(image, FacePolicy.LARGEST).faces[0]
+    pixels = np.asarray(picture)
+    scale = GLANCE / max(width, height)
+    small = cv2.resize(pixels, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    yunet = Yunet(read_weights(), threads=1)
+    matrix = similarity(face.detected.landmarks, TEMPLATE)
+    encoder = create_runtime(load_weights(EncodingSettings().directory), threads=1)
+    vectors = np.random.default_rng(0).normal(size=(subjects, EMBEDDING_SIZE)).astype(np.float32)
+    index = faiss.IndexScalarQuantizer(EMBEDDING_SIZE, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index.add(vectors)
+
+    def search() -> None:
+        faiss.omp_set_num_threads(1)
+        index.search(vectors[:1], 34)
+
+    return {
+        "decode": decode,
+        "detect": lambda: yunet.detect(small.astype(np.uint8, copy=False), 0.6, 0.3),
+        "align": lambda: cv2.warpAffine(pixels, matrix, (CHIP_SIDE, CHIP_SIDE)),
+        "assess": lambda: cv2.Laplacian(cv2.cvtColor(face.chip, cv2.COLOR_RGB2GRAY), cv2.CV_64F),
+        "encode": lambda: encoder.encode(face.chip[np.newaxis]),
+        "search": search,
+    }
+
+
+def milliseconds(call: Call) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - start)
+
+
+def answered(post: Callable[[], httpx.Response]) -> dict[str, float]:
+    """Milliseconds of one request by stage, ``rest`` and ``total``."""
+    start = time.perf_counter()
+    response = post()
+    total = 1000 * (time.perf_counter() - start)
+    response.raise_for_status()
+    stages = {name: float(found) for name, found in STAGE.findall(response.headers["server-timing"])}
+    return stages | {"rest": total - sum(stages.values()), "total": total}
+
+
+def profile(post: Callable[[], httpx.Response], parts: dict[str, Call], repeats: int) -> tuple[Stages, Stages]:
+    """Times of the stages, and of their floors, taken in turn."""
+    stages, floor = Stages(), Stages()
+    for number in range(repeats + 3):
+        found = answered(post)
+        beside = {name: milliseconds(call) for name, call in parts.items()}
+        if number >= 3:
+            for times, into in ((found, stages), (beside, floor)):
+                for name, value in times.items():
+                    into.setdefault(name, []).append(value)
+    return stages, floor
+
+
+def show(title: str, stages: Stages, floor: Stages, photographs: int) -> None:
+    """Prints a table; the floors are those of so many photographs, the search's of one."""
+    typer.echo(f"\n{title}\n\n| stage | ms | share | floor, ms | of the floor |\n|---|---|---|---|---|")
+    total = statistics.median(stages["total"])
+    for name in (*ORDER, "rest", "total"):
+        if name not in stages:
+            continue
+        value = statistics.median(stages[name])
+        row = f"| {name} | {value:.2f} | {100 * value / total:.0f} % |"
+        if name in floor and name != "search":
+            least = photographs * statistics.median(floor[name])
+        else:
+            least = statistics.median(floor.get(name, [0.0]))
+        typer.echo(f"{row} {least:.2f} | {value / least:.2f} |" if least else f"{row} | |")
+    share = statistics.median(stages["rest"]) / total
+    typer.echo(f"\nrest: {100 * share:.1f} % of the whole ({'within' if share <= REST_SHARE else 'beyond'} 10 %)")
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="requests of each kind and size")] = 60,
+    subjects: Annotated[int, typer.Option(help="size of the gallery that is searched")] = 100_000,
+) -> None:
+    """Prints a table for each verb and size of photograph; medians."""
+    weights = load_weights(EncodingSettings().directory)
+    with tempfile.TemporaryDirectory() as directory:
+        fill_gallery(Path(directory), weights.sha256, subjects, each=1)
+        with service(Path(directory)) as url, httpx.Client(base_url=url, timeout=60) as client:
+            for width, height in SIZES:
+                image = photograph(width, height)
+                parts = floors(image, subjects)
+                without_search = {name: call for name, call in parts.items() if name != "search"}
+
+                def post(path: str, names: tuple[str, ...], image: bytes = image, **fields: str) -> httpx.Response:
+                    return client.post(path, files=[(name, ("a.jpg", image)) for name in names], data=fields)
+
+                size = f"{width}x{height}, {len(image) // 1024} kB"
+                found = profile(lambda p=post: p("/verify", ("image", "reference")), without_search, repeats)
+                show(f"/verify, two photographs, {size}", *found, photographs=2)
+                found = profile(lambda p=post: p("/identify", ("image",)), parts, repeats)
+                show(f"/identify among {subjects} subjects, {size}", *found, photographs=1)
+                found = profile(
+                    lambda p=post: p("/enroll", ("image",), subject_id="ada", on_conflict="replace"), parts, repeats
+                )
+                show(f"/enroll among {subjects} subjects, {size}", *found, photographs=1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
