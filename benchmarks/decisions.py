@@ -12,10 +12,12 @@ was asked for; it holds where the lower bound of the observed rate's interval is
 from __future__ import annotations
 
 import io
+import json
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -234,7 +236,7 @@ def _searched(
 
 
 def verifications(crowd: Crowd) -> Iterator[Row]:
-    """Prints the rates of single comparisons over HTTP: each photograph with its own subject and with three others."""
+    """Prints the rates of single comparisons over HTTP: each photograph with its own subject and with some others."""
     several = sorted(crowd.people)[:VERIFIED]
     typer.echo("| claimed FMR, % | observed FMR, % | FNMR, % | of them inconclusive, % | holds |")
     typer.echo("|---|---|---|---|---|")
@@ -245,9 +247,8 @@ def verifications(crowd: Crowd) -> Iterator[Row]:
         )
         known = [name for name, status in zip(several, statuses, strict=True) if status == httpx.codes.CREATED]
         own = [(name, image) for name in known for image in crowd.people[name][1:]][:PROBES]
-        # The next three in order are other people.
-        place = {name: number for number, name in enumerate(known)}
-        others = [(known[(place[name] + k) % len(known)], image) for name, image in own for k in (1, 2, 3)]
+        chooser = random.Random(0)
+        others = [(other, image) for name, image in own for other in chooser.sample(known, 4) if other != name]
         for target in VERIFY_TARGETS:
             ask = {"target_fmr": str(target)}
             mated, non_mated = (
@@ -285,12 +286,32 @@ def _search_row(size: int, target: float, galleries: Sequence[tuple[Answers, lis
     return row
 
 
+class Part(StrEnum):
+    """What can be measured by itself."""
+
+    ALL_PAIRS = "all-pairs"
+    HALVES = "halves"
+    SEARCHES = "searches"
+    COMPARISONS = "comparisons"
+
+
+def read_rows(kept: Path | None) -> dict[str, list[Row]]:
+    """What was kept of an earlier run, by the name that the plot shows."""
+    if kept is None or not kept.is_file():
+        return {}
+    found: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text())
+    return {name: [Row(row["claimed"], Interval(**row["observed"])) for row in rows] for name, rows in found.items()}
+
+
 def main(
     archive: Annotated[Path, typer.Argument(help="tar file with the LFW photographs and pairs.txt")],
     faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
     plot: Annotated[Path | None, typer.Option(help="SVG file: observed rates against claimed ones")] = None,
+    kept: Annotated[Path | None, typer.Option(help="JSON file of the rows; those of other parts stay in it")] = None,
+    part: Annotated[list[Part] | None, typer.Option(help="measure only this; may be repeated")] = None,
 ) -> None:
     """Prints the tables, and exits with 1 if a claim does not hold."""
+    parts = part or list(Part)
     directory = Settings().encoding.directory
     weights = load_weights(directory)
     calibration, runtime = load_calibration(directory, weights.sha256), create_runtime(weights)
@@ -299,18 +320,25 @@ def main(
     subject = np.unique([lfw.subject[name] for name in chips], return_inverse=True)[1]
     typer.echo(f"encoder {weights.name} {weights.version}; LFW, all pairs of {len(chips)} photographs")
     exam = encode_all(runtime, np.stack(list(chips.values()))).embeddings
-    rows = {"LFW, all pairs": list(all_pairs(calibration, exam, subject))}
+    rows = read_rows(kept)
+    if Part.ALL_PAIRS in parts:
+        rows["LFW, all pairs"] = list(all_pairs(calibration, exam, subject))
     members = load_face_set(faces).of_split("heldout")
     members = members.where(members.identity != UNLABELLED)
-    identity = np.unique(members.identity, return_inverse=True)[1]
-    embeddings = encode_all(runtime, members.images(np.arange(len(members)))).embeddings
-    typer.echo(f"\nheld-out people in halves, {SPLITS} times")
-    rows["held-out, other half"] = list(halves(embeddings, identity))
+    if Part.HALVES in parts:
+        identity = np.unique(members.identity, return_inverse=True)[1]
+        embeddings = encode_all(runtime, members.images(np.arange(len(members)))).embeddings
+        typer.echo(f"\nheld-out people in halves, {SPLITS} times")
+        rows["held-out, other half"] = list(halves(embeddings, identity))
     for name, crowd in (("LFW", crowd_of_lfw(lfw.photographs)), ("held-out", crowd_of_heldout(members))):
-        typer.echo(f"\n{name} through HTTP: searches")
-        rows[f"{name}, searches over HTTP (FPIR)"] = list(searches(crowd))
-        typer.echo(f"\n{name} through HTTP: comparisons")
-        rows[f"{name}, comparisons over HTTP"] = list(verifications(crowd))
+        if Part.SEARCHES in parts:
+            typer.echo(f"\n{name} through HTTP: searches")
+            rows[f"{name}, searches over HTTP (FPIR)"] = list(searches(crowd))
+        if Part.COMPARISONS in parts:
+            typer.echo(f"\n{name} through HTTP: comparisons")
+            rows[f"{name}, comparisons over HTTP"] = list(verifications(crowd))
+    if kept:
+        kept.write_text(json.dumps({name: [asdict(row) for row in found] for name, found in rows.items()}, indent=1))
     if plot:
         shown = {name: [(row.claimed, row.observed) for row in found] for name, found in rows.items()}
         claimed_against_observed(shown, trade_offs(calibration, exam, subject), plot)

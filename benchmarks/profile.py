@@ -44,6 +44,7 @@ REST_SHARE = 0.1
 """So much of the whole may be HTTP and glue."""
 
 Call = Callable[[], Any]
+Post = Callable[[], httpx.Response]
 Stages = dict[str, list[float]]
 
 
@@ -51,7 +52,8 @@ def photograph(width: int, height: int) -> bytes:
     """The astronaut in the middle of a picture, as high as it is."""
     canvas = Image.new("RGB", (width, height), (96, 108, 120))
     side = min(width, height)
-    canvas.paste(Image.fromarray(data.astronaut()).resize((side, side), Image.Resampling.LANCZOS), (width // 8, 0))
+    astronaut = Image.fromarray(data.astronaut())  # type: ignore[no-untyped-call]
+    canvas.paste(astronaut.resize((side, side), Image.Resampling.LANCZOS), (width // 8, 0))
     out = io.BytesIO()
     canvas.save(out, "JPEG", quality=90)
     return out.getvalue()
@@ -93,6 +95,14 @@ def floors(image: bytes, subjects: int) -> dict[str, Call]:
     }
 
 
+def ready(client: httpx.Client, path: str, images: list[tuple[str, bytes]], **fields: str) -> Post:
+    """Posts a form that was encoded beforehand: the client's own work is none of the service's time."""
+    files = [(name, ("a.jpg", image)) for name, image in images]
+    prepared = client.build_request("POST", path, files=files, data=fields)
+    content, kind = prepared.read(), prepared.headers["content-type"]
+    return lambda: client.post(path, content=content, headers={"content-type": kind})
+
+
 def milliseconds(call: Call) -> float:
     """How long a call takes."""
     start = time.perf_counter()
@@ -100,7 +110,7 @@ def milliseconds(call: Call) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def answered(post: Callable[[], httpx.Response]) -> dict[str, float]:
+def answered(post: Post) -> dict[str, float]:
     """Milliseconds of one request by stage, ``rest`` and ``total``."""
     start = time.perf_counter()
     response = post()
@@ -110,7 +120,7 @@ def answered(post: Callable[[], httpx.Response]) -> dict[str, float]:
     return stages | {"rest": total - sum(stages.values()), "total": total}
 
 
-def profile(post: Callable[[], httpx.Response], parts: dict[str, Call], repeats: int) -> tuple[Stages, Stages]:
+def profile(post: Post, parts: dict[str, Call], repeats: int) -> tuple[Stages, Stages]:
     """Times of the stages, and of their floors, taken in turn."""
     stages, floor = Stages(), Stages()
     for number in range(repeats + 3):
@@ -155,18 +165,15 @@ def main(
                 parts = floors(image, subjects)
                 without_search = {name: call for name, call in parts.items() if name != "search"}
 
-                def post(path: str, names: tuple[str, ...], image: bytes = image, **fields: str) -> httpx.Response:
-                    return client.post(path, files=[(name, ("a.jpg", image)) for name in names], data=fields)
-
                 size = f"{width}x{height}, {len(image) // 1024} kB"
-                found = profile(lambda p=post: p("/verify", ("image", "reference")), without_search, repeats)
-                show(f"/verify, two photographs, {size}", *found, photographs=2)
-                found = profile(lambda p=post: p("/identify", ("image",)), parts, repeats)
-                show(f"/identify among {subjects} subjects, {size}", *found, photographs=1)
-                found = profile(
-                    lambda p=post: p("/enroll", ("image",), subject_id="ada", on_conflict="replace"), parts, repeats
-                )
-                show(f"/enroll among {subjects} subjects, {size}", *found, photographs=1)
+                two = ready(client, "/verify", [("image", image), ("reference", image)])
+                show(f"/verify, two photographs, {size}", *profile(two, without_search, repeats), photographs=2)
+                one = ready(client, "/identify", [("image", image)])
+                title = f"/identify among {subjects} subjects, {size}"
+                show(title, *profile(one, parts, repeats), photographs=1)
+                one = ready(client, "/enroll", [("image", image)], subject_id="ada", on_conflict="replace")
+                title = f"/enroll among {subjects} subjects, {size}"
+                show(title, *profile(one, parts, repeats), photographs=1)
 
 
 if __name__ == "__main__":
