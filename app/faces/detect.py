@@ -38,8 +38,8 @@ class DetectorSettings:
         nms_threshold: boxes that overlap by more than this share (intersection over union) are one face.
         confident: below this best confidence the picture is looked at again for a face that nearly fills it.
         glance_side: long side at which to look first where only the largest face is wanted, pixels.
-        exact_face: a face whose box is so wide in what was looked at, pixels, from and to, is taken as it is; others
-            are looked at again alone, at a better size, for more exact landmarks.
+        exact_face: a face whose box is so wide in what was looked at, pixels, is taken as it is; smaller ones are looked
+            at again alone, closer, for more exact landmarks.
         closer_face: a face less wide at the glance, pixels, is not gone by.
         closer_side: long side at which to look closer, pixels; never more than the picture has.
         closer_crop: side of the region to look closer at, in sides of the face's box.
@@ -53,7 +53,7 @@ class DetectorSettings:
     nms_threshold: float = 0.3
     confident: float = 0.8
     glance_side: int = 320
-    exact_face: tuple[int, int] = (64, 160)
+    exact_face: int = 64
     closer_face: int = 16
     closer_side: int = 192
     closer_crop: float = 2.0
@@ -112,25 +112,20 @@ class YunetDetector:
         return exact + faces[wanted:]
 
     def _exact(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
-        """The face as it is seen alone, where it was small at ``scale`` and the picture has more to show, or large."""
-        width = face.box.width * min(scale, 1.0)
-        if self._is_exact(width) or (scale >= 1 and width < self._settings.exact_face[0]):
+        """The face as it is seen closer, where it was small at ``scale`` and the picture has more to show."""
+        if scale >= 1 or face.box.width * scale >= self._settings.exact_face:
             return face
         return self._closer(pixels, face) or face
 
-    def _is_exact(self, width: float) -> bool:
-        smallest, largest = self._settings.exact_face
-        return smallest <= width <= largest
-
     def _glance(self, pixels: Pixels) -> list[DetectedFace]:
-        """The faces of a small look, if the largest is of a good size or could be looked at again; else none."""
+        """The faces of a small look, if the largest is large enough or could be looked at closer; else none."""
         settings = self._settings
         scale = settings.glance_side / max(pixels.shape[:2])
         seen = _by_size(self._look(pixels, scale))
         if not seen or seen[0].confidence < settings.confident:
             return []
         width = seen[0].box.width * scale
-        if self._is_exact(width):
+        if width >= settings.exact_face:
             return seen
         closer = self._closer(pixels, seen[0]) if width >= settings.closer_face else None
         return [closer, *seen[1:]] if closer else []

@@ -158,15 +158,6 @@ def test_a_large_face_is_taken_at_a_glance(astronaut: Pixels) -> None:
     assert detector.sides == [320]
 
 
-@pytest.mark.parametrize("largest", [True, False])
-def test_a_very_large_face_is_looked_at_again_smaller(astronaut: Pixels, largest: bool) -> None:
-    detector = Counting()
-    head = cv2.resize(astronaut[40:200, 140:300], (640, 640), interpolation=cv2.INTER_CUBIC)
-    (face,) = detector.detect(photograph(head), largest=largest)
-    assert at(face, scale=4, offset=(-560, -160))
-    assert detector.sides == [320 if largest else 640, 192]
-
-
 def test_a_doubtful_glance_is_no_answer(astronaut: Pixels) -> None:
     detector = Counting(DetectorSettings(confident=0.99))
     detector.detect(photograph(framed(astronaut, 960)), largest=True)
