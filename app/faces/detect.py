@@ -38,8 +38,8 @@ class DetectorSettings:
         nms_threshold: boxes that overlap by more than this share (intersection over union) are one face.
         confident: below this best confidence the picture is looked at again for a face that nearly fills it.
         glance_side: long side at which to look first where only the largest face is wanted, pixels.
-        exact_face: a face whose box is so wide in what was looked at, pixels, is taken as it is; smaller ones are looked
-            at again alone, closer, for more exact landmarks.
+        exact_face: a face whose box is so wide in what was looked at, pixels, is taken as it is; smaller ones are
+            looked at again alone, closer, for more exact landmarks.
         closer_face: a face less wide at the glance, pixels, is not gone by.
         closer_side: long side at which to look closer, pixels; never more than the picture has.
         closer_crop: side of the region to look closer at, in sides of the face's box.
