@@ -67,11 +67,7 @@ async def model(parts: PartsDependency) -> schemas.ModelResponse:
     responses=problems("gallery_unavailable") | {200: {"content": {"text/plain": {"example": examples.METRICS}}}},
 )
 async def metrics(parts: PartsDependency) -> PlainTextResponse:
-    """Requests, durations, decisions and the size of the gallery."""
-    found = await parts.read(parts.service.gallery.collections)
-    for gauge in (parts.metrics.templates, parts.metrics.subjects):
-        gauge.clear()
-    for collection in found:
-        parts.metrics.templates.labels(collection.id).set(collection.templates)
-        parts.metrics.subjects.labels(collection.id).set(collection.subjects)
+    """Requests, durations, decisions, the size of the gallery and how it is searched."""
+    gallery = parts.service.gallery
+    parts.metrics.show_gallery(await parts.read(gallery.collections), await parts.read(gallery.search_states))
     return PlainTextResponse(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

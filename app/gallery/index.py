@@ -14,12 +14,15 @@ import numpy.typing as npt
 from app.gallery.lock import ReadersWriterLock
 from app.gallery.protocol import CollectionNotFound, GalleryError, GalleryUnavailable
 from app.gallery.tally import TemplateTally
-from app.types import EMBEDDING_SIZE, CollectionSize, Embedding
+from app.types import EMBEDDING_SIZE, CollectionSize, Embedding, SearchState
 
 _LOGGER = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.int64]
 """int64 [N], keys of subjects."""
+
+ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
+"""For a search whose answer does not matter."""
 
 
 class Batch(NamedTuple):
@@ -30,10 +33,24 @@ class Batch(NamedTuple):
     templates: npt.NDArray[np.int64]
 
 
+class Found(NamedTuple):
+    """Keys and scores, float32 [N], greatest first, and whether no other vector can have a greater score than these."""
+
+    keys: Keys
+    scores: npt.NDArray[np.float32]
+    exact: bool
+
+    @classmethod
+    def nothing(cls) -> Found:
+        """What a search of no vectors gives."""
+        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), exact=True)
+
+
 class VectorIndex(Protocol):
     """Finds the stored vectors with the greatest inner product; exact or approximate.
 
-    Searches may run in parallel with each other, but not with ``add`` or ``remove``.
+    Searches may run in parallel with each other, but not with ``add`` or ``remove``. What an index does in the
+    background is its own affair: it may run in parallel with everything. After ``close`` it is searched as before.
     """
 
     @property
@@ -46,6 +63,11 @@ class VectorIndex(Protocol):
         """How far a score may be from the exact inner product of two unit vectors."""
         ...
 
+    @property
+    def state(self) -> SearchState:
+        """How searches are done at present; may be asked at any time."""
+        ...
+
     def add(self, keys: Keys, vectors: npt.NDArray[np.float32]) -> None:
         """Stores vectors, float32 [N, 128], under keys, int64 [N], that it does not hold yet."""
         ...
@@ -54,9 +76,26 @@ class VectorIndex(Protocol):
         """Removes vectors by key; RuntimeError when it did not hold them all."""
         ...
 
-    def search(self, probe: Embedding, count: int) -> tuple[Keys, npt.NDArray[np.float32]]:
-        """At most ``count`` keys with their scores, greatest first."""
+    def search(self, probe: Embedding, count: int) -> Found:
+        """The ``count`` (one or more) nearest vectors, or all where there are fewer."""
         ...
+
+    def check(self) -> None:
+        """Searches for nothing in particular. Raises RuntimeError when the index does not answer."""
+        ...
+
+    def maintain(self) -> None:
+        """Says that a change is complete: starts in the background what is due after it."""
+        ...
+
+    def close(self) -> None:
+        """Ends what runs in the background, and starts nothing any more; a second call does nothing."""
+        ...
+
+
+def half_precision() -> faiss.IndexScalarQuantizer:
+    """Vectors of 16 bits a component, compared by inner product."""
+    return faiss.IndexScalarQuantizer(EMBEDDING_SIZE, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
 class FlatIndex:
@@ -67,10 +106,8 @@ class FlatIndex:
     """
 
     def __init__(self) -> None:
-        quantizer = faiss.IndexScalarQuantizer(
-            EMBEDDING_SIZE, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        self._index = faiss.IndexIDMap2(quantizer)
+        self.storage = half_precision()
+        self._index = faiss.IndexIDMap(self.storage)
 
     @property
     def size(self) -> int:
@@ -80,21 +117,44 @@ class FlatIndex:
     def tolerance(self) -> float:
         return 1e-3
 
+    @property
+    def state(self) -> SearchState:
+        return SearchState()
+
+    @property
+    def keys(self) -> Keys:
+        """int64 [N], a copy, in the order of the vectors in ``storage``."""
+        keys: Keys = faiss.vector_to_array(self._index.id_map)
+        return keys
+
     def add(self, keys: Keys, vectors: npt.NDArray[np.float32]) -> None:
         self._index.add_with_ids(vectors, keys)
 
     def remove(self, keys: Keys) -> None:
-        removed = self._index.remove_ids(faiss.IDSelectorBatch(keys))
+        removed = self.discard(keys)
         if removed != len(keys):
             raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
 
-    def search(self, probe: Embedding, count: int) -> tuple[Keys, npt.NDArray[np.float32]]:
+    def discard(self, keys: Keys) -> int:
+        """Removes those of the vectors that it holds; returns how many those were."""
+        return int(self._index.remove_ids(faiss.IDSelectorBatch(keys))) if len(keys) else 0
+
+    def search(self, probe: Embedding, count: int) -> Found:
         # Searches run in parallel with each other already; sharing one probe's out among threads costs more in waiting
         # for them than it saves, many times over on busy cores. The setting holds for the calling thread.
         faiss.omp_set_num_threads(1)
         scores, keys = self._index.search(probe[np.newaxis], count)
         found = keys[0] >= 0
-        return keys[0][found], scores[0][found]
+        return Found(keys[0][found], scores[0][found], exact=True)
+
+    def check(self) -> None:
+        self.search(ANY_PROBE, 1)
+
+    def maintain(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class CollectionIndex:
@@ -168,7 +228,24 @@ class CollectionIndex:
         with self._lock.writing():
             commit()
             self._dropped = True
-            self._vectors = None
+            self._give_up()
+
+    @property
+    def state(self) -> SearchState:
+        """How searches are done at present; does not wait for anything."""
+        vectors = self._vectors
+        return SearchState() if vectors is None else vectors.state
+
+    def close(self) -> None:
+        """Ends what the index does in the background, after the searches and changes under way."""
+        with self._lock.writing():
+            if self._vectors is not None:
+                self._vectors.close()
+
+    def _give_up(self) -> None:
+        if self._vectors is not None:
+            self._vectors.close()
+        self._vectors = None
 
     def _change(self, removed: Keys, added: Batch | None) -> None:
         if self._vectors is None:
@@ -180,9 +257,10 @@ class CollectionIndex:
         if added is not None:
             self._vectors.add(added.keys, added.vectors)
             self._tally.add(added.keys, added.templates)
+        self._vectors.maintain()
 
     def _rebuild(self) -> None:
-        self._vectors = None
+        self._give_up()
         try:
             vectors, tally = self._make_index(), TemplateTally()
             with closing(self._load()) as batches:
@@ -196,3 +274,5 @@ class CollectionIndex:
                 f"The search index of collection {self._collection!r} cannot be built: {error}."
             ) from error
         self._vectors, self._tally = vectors, tally
+        # Not before all is loaded: what is derived from a part of it would have to be derived again.
+        vectors.maintain()

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from app.gallery import encoders, rows
+from app.gallery.approximate import ApproximateIndex
 from app.gallery.database import Database
-from app.gallery.index import Batch, CollectionIndex, FlatIndex, Keys, VectorIndex
+from app.gallery.index import Batch, CollectionIndex, Keys, VectorIndex
 from app.gallery.lock import DirectoryLock
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
@@ -30,12 +31,12 @@ from app.gallery.protocol import (
 )
 from app.gallery.vectors import Ranked, checked, nearest_subjects, rank
 from app.types import (
-    EMBEDDING_SIZE,
     Candidate,
     Collection,
     CollectionSize,
     Embedding,
     NewTemplate,
+    SearchState,
     Subject,
     SubjectVectors,
     Targets,
@@ -82,7 +83,7 @@ class SqliteGallery:
         *,
         encoder_digest: str,
         clock: Callable[[], datetime] = utc_now,
-        make_index: Callable[[], VectorIndex] = FlatIndex,
+        make_index: Callable[[], VectorIndex] = ApproximateIndex,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
@@ -91,6 +92,8 @@ class SqliteGallery:
         self._indexes: dict[str, CollectionIndex] = {}
         with ExitStack() as opened:
             opened.callback(DirectoryLock(directory).release)
+            # After the database, which waits for what is under way and lets nothing begin that could need an index.
+            opened.callback(self._close_indexes)
             self._database = Database(directory / DATABASE_NAME)
             opened.callback(self._database.close)
             self._encoder = self._open(directory, encoder_digest)
@@ -293,6 +296,9 @@ class SqliteGallery:
             found = nearest_subjects(vectors, lambda keys: rows.read_templates(connection, keys), probe, top_k)
         return [_candidate(ranked) for ranked in found]
 
+    def search_states(self) -> dict[str, SearchState]:
+        return {collection: index.state for collection, index in list(self._indexes.items())}
+
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
         probe = checked(probe)
         with self._database.reading() as connection:
@@ -301,14 +307,12 @@ class SqliteGallery:
         return _candidate(rank(probe, templates)[0])
 
     def check(self) -> None:
-        probe = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
         for collection, index in list(self._indexes.items()):
             try:
                 with index.reading() as vectors, self._database.reading() as connection:
                     stored = rows.count_subjects(connection, rows.collection_key(connection, collection))
                     indexed = vectors.size
-                    if stored:
-                        vectors.search(probe, 1)
+                    vectors.check()
             except CollectionNotFound:
                 continue
             except RuntimeError as error:
@@ -321,6 +325,10 @@ class SqliteGallery:
 
     def close(self) -> None:
         self._opened.close()
+
+    def _close_indexes(self) -> None:
+        for index in self._indexes.values():
+            index.close()
 
 
 def _key(subject: int) -> Keys:

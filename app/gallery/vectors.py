@@ -18,6 +18,8 @@ MAX_DISTANCE = 4.0
 # The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
 _SPARE = 32
 _GROWTH = 4
+# Beyond so many times the first fetch, approximate searches give up settling near ties.
+_MOST_GROWTH = 16
 
 Vectors = npt.NDArray[np.float32]
 """float32 [N, 128]."""
@@ -96,19 +98,25 @@ def nearest_subjects(
     The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until nothing that the
     index has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
     embeddings may be off; so near ties at the cut are decided by the exact distances.
+
+    That holds for an index whose search was exact. An approximate search may never propose a subject, however near;
+    those that it does propose are in the right order with the right distances. Near ties at the cut are then decided
+    among the first ``16 * (top_k + 32)`` proposals at most, so that not a whole gallery of like faces is fetched.
     """
-    wanted = top_k + _SPARE
+    wanted = first = top_k + _SPARE
     probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
     while True:
         count = min(wanted, index.size)
         if count == 0:
             return []
-        keys, scores = index.search(probe, count)
-        ranked = rank(probe, fetch(keys.tolist()))
-        if len(keys) < count or count == index.size:
+        found = index.search(probe, count)
+        ranked = rank(probe, fetch(found.keys.tolist()))
+        if len(found.keys) < count or count == index.size:
             return ranked[:top_k]
-        best_score_left = float(scores[-1]) + index.tolerance
+        best_score_left = float(found.scores[-1]) + index.tolerance
         nearest_left = probe_square + (1.0 - UNIT_LENGTH_TOLERANCE) ** 2 - 2.0 * best_score_left
         if len(ranked) >= top_k and ranked[top_k - 1].distance < min(nearest_left, MAX_DISTANCE):
+            return ranked[:top_k]
+        if not found.exact and wanted >= _MOST_GROWTH * first:
             return ranked[:top_k]
         wanted *= _GROWTH

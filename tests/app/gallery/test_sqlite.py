@@ -29,7 +29,7 @@ from app.gallery import (
     SqliteGallery,
     SubjectNotFound,
 )
-from app.gallery.index import Batch, CollectionIndex, FlatIndex, Keys
+from app.gallery.index import Batch, CollectionIndex, FlatIndex, Found, Keys
 from app.gallery.sqlite import DATABASE_NAME
 from app.types import CollectionSize, Embedding
 from tests.app.gallery.contract import (
@@ -168,7 +168,7 @@ def test_closing_waits_for_searches(tmp_path: Path) -> None:
     searching, answered = threading.Event(), threading.Event()
 
     class SlowIndex(FlatIndex):
-        def search(self, probe: Embedding, count: int) -> tuple[Keys, np.ndarray]:
+        def search(self, probe: Embedding, count: int) -> Found:
             searching.set()
             assert answered.wait(5)
             return super().search(probe, count)
@@ -512,7 +512,7 @@ def test_the_index_is_no_further_off_than_it_says() -> None:
     index = FlatIndex()
     index.add(np.arange(2000, dtype=np.int64), vectors)
     probe: Embedding = vectors[0]
-    keys, scores = index.search(probe, 2000)
+    keys, scores, _ = index.search(probe, 2000)
     assert sorted(keys.tolist()) == list(range(2000))
     for key, score in zip(keys.tolist(), scores.tolist(), strict=True):
         assert abs(score - (1 - exact(probe, vectors[key]) / 2)) <= index.tolerance
