@@ -12,7 +12,6 @@ import io
 import statistics
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +24,8 @@ from skimage import data
 
 from app.encoding import Precision, WeightsError, create_runtime, load_weights
 from app.faces import FaceFinder, FacePolicy, YunetDetector
-from app.gallery import DEFAULT_COLLECTION, SqliteGallery
 from app.settings import EncodingSettings
-from app.types import EMBEDDING_SIZE, NewTemplate
+from benchmarks.galleries import fill_gallery
 from benchmarks.running import service
 
 
@@ -47,17 +45,6 @@ def photograph() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(data.astronaut()).save(buffer, "JPEG", quality=90)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
-
-
-def fill_gallery(directory: Path, encoder_digest: str, templates: int) -> None:
-    """Random unit vectors, ten a subject: the time of a search does not depend on whose they are."""
-    vectors = np.random.default_rng(0).normal(size=(templates, EMBEDDING_SIZE)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    gallery = SqliteGallery(directory, encoder_digest=encoder_digest)
-    for number in range(0, templates, 10):
-        new = [NewTemplate(uuid.uuid4().hex, vector, 10.0) for vector in vectors[number : number + 10]]
-        gallery.enroll(DEFAULT_COLLECTION, f"person-{number}", new)
-    gallery.close()
 
 
 def show(name: str, median: float, high: float) -> None:

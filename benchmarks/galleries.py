@@ -1,0 +1,41 @@
+"""Galleries of made-up people, written in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from app.gallery import DEFAULT_COLLECTION, SqliteGallery, encoders, rows
+from app.gallery.database import Database
+from app.gallery.sqlite import DATABASE_NAME
+from app.types import EMBEDDING_SIZE, NewTemplate
+
+LENGTH = 10.0
+"""Of an embedding before it was scaled to 1: that of a good photograph."""
+
+
+def fill_gallery(directory: Path, encoder_digest: str, templates: int, each: int = 10) -> None:
+    """Adds subjects with ``each`` random unit vectors: the time of a search does not depend on whose they are.
+
+    Nothing else may have the directory open; it is made if it is not there. The commands of a running service would
+    write every subject to the disk before the next; here all of them are.
+    """
+    SqliteGallery(directory, encoder_digest=encoder_digest).close()
+    random, now = np.random.default_rng(0), datetime.now(UTC)
+    database = Database(directory / DATABASE_NAME)
+    try:
+        with database.writing() as connection:
+            collection = rows.collection_key(connection, DEFAULT_COLLECTION)
+            encoder = encoders.bind(connection, directory, encoder_digest)
+            for number in range(0, templates, each):
+                vectors = random.normal(size=(min(each, templates - number), EMBEDDING_SIZE)).astype(np.float32)
+                vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+                subject = rows.insert_subject(connection, collection, f"person-{number}", "{}", now)
+                new = [NewTemplate(uuid.uuid4().hex, vector, LENGTH) for vector in vectors]
+                rows.insert_templates(connection, collection, subject, new, encoder, now)
+            connection.commit()
+    finally:
+        database.close()
