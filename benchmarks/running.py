@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
 START_SECONDS = 60
+STOP_SECONDS = 30
 
 
 def free_port() -> int:
@@ -25,6 +26,39 @@ def free_port() -> int:
         return port
 
 
+def tessera_command(port: int, data_dir: Path) -> list[str]:
+    """``tessera serve``."""
+    return [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+
+
+@contextmanager
+def started(
+    command: Sequence[str], environment: Mapping[str, str], is_ready: Callable[[], bool], pause: float = 0.05
+) -> Iterator[int]:
+    """Runs a command with these variables beside its own, and gives its process id once it is ready, asked in pauses.
+
+    The process is stopped at the end. Raises RuntimeError, with what it printed, if it ends or does not become ready;
+    OSError if it cannot be run at all.
+    """
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not is_ready():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    raise RuntimeError(output.read().decode())
+                time.sleep(pause)
+            yield process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
 @contextmanager
 def service(data_dir: Path | None = None, **environment: str) -> Iterator[str]:
     """Starts ``tessera serve`` and gives its address; the process is stopped at the end.
@@ -33,33 +67,14 @@ def service(data_dir: Path | None = None, **environment: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory() as temporary:
         port = free_port()
-        command = [
-            sys.executable,
-            "-m",
-            "app.cli",
-            "serve",
-            "--port",
-            str(port),
-            "--data-dir",
-            str(data_dir or temporary),
-        ]
-        with tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)
-            try:
-                url = f"http://127.0.0.1:{port}"
-                deadline = time.monotonic() + START_SECONDS
-                while not _is_ready(url):
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        output.seek(0)
-                        raise RuntimeError(output.read().decode())
-                    time.sleep(0.05)
-                yield url
-            finally:
-                process.terminate()
-                process.wait()
+        url = f"http://127.0.0.1:{port}"
+        command = tessera_command(port, data_dir or Path(temporary))
+        with started(command, environment, lambda: answers(url)):
+            yield url
 
 
-def _is_ready(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a service says that it is ready."""
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == httpx.codes.OK
     except httpx.TransportError:

@@ -1,0 +1,1 @@
+"""Tessera beside other services that compare faces, over HTTP, in turns on the same machine."""
