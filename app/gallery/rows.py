@@ -258,11 +258,8 @@ def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> l
     rows = connection.execute(
         """
         SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.length
-        FROM (
-            SELECT *, ROW_NUMBER() OVER (PARTITION BY subject ORDER BY key DESC) AS age
-            FROM templates WHERE subject IN (SELECT value FROM json_each(?))
-        ) t JOIN subjects s ON s.key = t.subject
-        WHERE t.age <= ?
+        FROM json_each(?) wanted CROSS JOIN subjects s ON s.key = wanted.value CROSS JOIN templates t
+        ON t.key IN (SELECT key FROM templates WHERE subject = s.key ORDER BY key DESC LIMIT ?)
         """,
         (json.dumps(list(subjects)), MOST_FUSED),
     )

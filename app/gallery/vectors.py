@@ -16,7 +16,7 @@ UNIT_LENGTH_TOLERANCE = 1e-3
 MAX_DISTANCE = 4.0
 
 # The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
-_SPARE = 32
+_SPARE = 12
 _GROWTH = 4
 # Beyond so many times the first fetch, approximate searches give up settling near ties.
 _MOST_GROWTH = 16
@@ -76,18 +76,24 @@ def squared_distances(probe: Embedding, vectors: Vectors) -> npt.NDArray[np.floa
 
 def rank(probe: Embedding, templates: Sequence[StoredTemplate]) -> list[Ranked]:
     """One entry a subject by distance, then by subject id; ``nearest`` is the older of two templates alike."""
-    by_subject: dict[int, list[StoredTemplate]] = {}
-    for template in sorted(templates, key=lambda t: t.key):
-        by_subject.setdefault(template.subject, []).append(template)
-    ranked = [_ranked(probe, stored) for stored in by_subject.values()]
+    ordered = sorted(templates, key=lambda t: t.key)
+    vectors = vectors_of([template.embedding for template in ordered])
+    distances = squared_distances(probe, vectors)
+    by_subject: dict[int, list[int]] = {}
+    for place, template in enumerate(ordered):
+        by_subject.setdefault(template.subject, []).append(place)
+    ranked = []
+    for places in by_subject.values():
+        nearest = min(places, key=lambda place: distances[place])
+        # One template is fused to itself.
+        distance = distances[nearest] if len(places) == 1 else _fused_distance(probe, vectors[places])
+        longest = max(ordered[place].length for place in places)
+        ranked.append(Ranked(float(distance), len(places), longest, ordered[nearest]))
     return sorted(ranked, key=lambda r: (r.distance, r.nearest.subject_id))
 
 
-def _ranked(probe: Embedding, templates: Sequence[StoredTemplate]) -> Ranked:
-    vectors = vectors_of([template.embedding for template in templates])
-    distance = squared_distances(probe, fused_template(vectors)[np.newaxis])[0]
-    longest = max(template.length for template in templates)
-    return Ranked(float(distance), len(templates), longest, templates[int(squared_distances(probe, vectors).argmin())])
+def _fused_distance(probe: Embedding, vectors: Vectors) -> float:
+    return float(squared_distances(probe, fused_template(vectors)[np.newaxis])[0])
 
 
 def nearest_subjects(
@@ -101,7 +107,7 @@ def nearest_subjects(
 
     That holds for an index whose search was exact. An approximate search may never propose a subject, however near;
     those that it does propose are in the right order with the right distances. Near ties at the cut are then decided
-    among the first ``16 * (top_k + 32)`` proposals at most, so that not a whole gallery of like faces is fetched.
+    among the first ``16 * (top_k + 12)`` proposals at most, so that not a whole gallery of like faces is fetched.
     """
     wanted = first = top_k + _SPARE
     probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
