@@ -44,13 +44,18 @@ class Parts:
         return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._records)
 
 
-def get_parts(request: Request) -> Parts:
+def parts_of(request: Request) -> Parts:
     """The running application's parts."""
     parts: Parts = request.app.state.parts
     return parts
 
 
-PartsDependency = Annotated[Parts, Depends(get_parts)]
+async def _parts(request: Request) -> Parts:
+    # Not a plain function: FastAPI would send each of those to a thread and back.
+    return parts_of(request)
+
+
+PartsDependency = Annotated[Parts, Depends(_parts)]
 
 
 async def admitted(parts: PartsDependency) -> AsyncIterator[None]:

@@ -154,7 +154,7 @@ async def open_loop(
         async with places:
             record.append(await target.ask(due))
 
-    chance = random.Random(seed)  # noqa: S311 -- nothing secret is drawn
+    chance = random.Random(seed)
     tasks, begin = [], time.perf_counter()
     due = begin + chance.expovariate(rate)
     while due < begin + seconds:
