@@ -66,7 +66,7 @@ def build_service(settings: Settings) -> TesseraService:
         make_index=partial(ApproximateIndex, approximate_from=settings.gallery.approximate_from),
     )
     try:
-        return TesseraService(
+        service = TesseraService(
             finder,
             encoder,
             gallery,
@@ -76,6 +76,8 @@ def build_service(settings: Settings) -> TesseraService:
             target_fpir=settings.decisions.target_fpir,
             inconclusive=settings.decisions.inconclusive,
         )
+        service.warm_up()
+        return service
     except TesseraError:
         gallery.close()
         raise

@@ -125,8 +125,10 @@ def claimed_against_observed(
     """
     _, (axes, det) = plt.subplots(1, 2, figsize=(12, 5))
     _draw_det(det, trade_offs)
-    for name, points in rows.items():
-        shown = [(claimed, seen) for claimed, seen in points if seen.value > 0]
+    for number, (name, points) in enumerate(rows.items()):
+        # Side by side: what has the same claim would lie upon each other.
+        aside = 1.12 ** (number - (len(rows) - 1) / 2)
+        shown = [(claimed * aside, seen) for claimed, seen in points if seen.value > 0]
         values = [seen.value for _, seen in shown]
         errors = [
             [seen.value - seen.low for _, seen in shown],
