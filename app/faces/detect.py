@@ -66,8 +66,8 @@ class DetectorSettings:
 class YunetDetector:
     """YuNet, looking at a picture as large or as small as it takes; callable from several threads at once.
 
-    The network knows faces of about 10 to 300 pixels (its README in opencv_zoo). Where the largest face alone is wanted
-    a glance at ``glance_side`` may be enough. Else it looks at ``first_side``. If it
+    The network knows faces of about 10 to 300 pixels (its README in opencv_zoo). It glances at ``glance_side``, which
+    may be enough where the largest face alone is wanted. Else it looks at ``first_side``. If it
     finds nothing, or a single face of which it is not confident, it looks for one that is too large (smaller picture,
     with a border); if it still has nothing, for small ones (larger picture). Very small faces next to one found at once
     are therefore not looked for.
@@ -93,7 +93,8 @@ class YunetDetector:
         """See ``FaceDetector.detect``."""
         pixels, settings = photograph.pixels, self._settings
         long_side = max(pixels.shape[:2])
-        if largest and long_side > settings.glance_side and (seen := self._glance(pixels)):
+        seen = self._glance(pixels) if long_side > settings.glance_side else []
+        if largest and seen:
             return seen
         faces = self._look(pixels, min(1.0, settings.first_side / long_side))
         for side in settings.near_sides:
@@ -109,7 +110,9 @@ class YunetDetector:
             looked_at = side
         faces, wanted = _by_size(faces), 1 if largest else len(faces)
         exact = [self._exact(pixels, face, looked_at / long_side) for face in faces[:wanted]]
-        return exact + faces[wanted:]
+        # A face has the same landmarks, and so the same embedding, whether or not others were wanted beside it.
+        known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in exact]
+        return _by_size(known + faces[wanted:])
 
     def _exact(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
         """The face as it is seen closer, where it was small at ``scale`` and the picture has more to show."""
