@@ -131,7 +131,7 @@ MODEL: Example = {
     "calibration_version": "tessera-l-1-5f0c21ab",
     "target_fmr": 0.0001,
     "target_fpir": 0.01,
-    "smallest_supported_fmr": 0.0000251,
+    "smallest_supported_fmr": 0.000055,
     "weak_below": 9.7,
     "ambiguous_below": 0.127,
     "most_templates": 8,

@@ -45,8 +45,8 @@ class Metrics:
         )
         self.stages = Histogram(
             "tessera_stage_duration_seconds",
-            "Time of a request in one stage: queue (before it is begun), decode, detect, align, encode_wait, encode, "
-            "search, store, serialise",
+            "Time of a request in one stage: queue (before it is begun), decode, detect, align, assess, encode_wait, "
+            "encode, search, store, serialise",
             ["stage"],
             buckets=STAGE_SECONDS,
             registry=self.registry,

@@ -44,7 +44,7 @@ KINDS: dict[str, ProblemKind] = {
         422, "Face policy not allowed", "Use face_policy single or largest to enrol."
     ),
     "target_unsupported": ProblemKind(
-        422, "Target not supported", "The smallest false match rate that the calibration supports is 1.26e-05."
+        422, "Target not supported", "The smallest false match rate that the calibration supports is 2.51e-05."
     ),
     "invalid_request": ProblemKind(422, "Invalid request", "The request has 1 invalid field; see errors."),
     "malformed_body": ProblemKind(400, "Malformed body", "The body is not valid JSON."),
