@@ -36,10 +36,6 @@ class _Job:
         self.error: Exception | None = None
         self.started = 0.0
 
-    @property
-    def done(self) -> bool:
-        return self.encodings is not None or self.error is not None
-
 
 class Batcher:
     """An ``EncoderRuntime`` that runs another one on batches of what waits."""

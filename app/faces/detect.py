@@ -37,7 +37,7 @@ class DetectorSettings:
         score_threshold: lowest confidence of a face that is reported, 0..1.
         nms_threshold: boxes that overlap by more than this share (intersection over union) are one face.
         confident: below this best confidence the picture is looked at again for a face that nearly fills it.
-        glance_side: long side at which to look first where only the largest face is wanted, pixels.
+        glance_side: long side at which to look first, pixels; what the largest face is taken from, if it can be.
         exact_face: a face whose box is so wide in what was looked at, pixels, is taken as it is; smaller ones are
             looked at again alone, closer, for more exact landmarks.
         closer_face: a face less wide at the glance, pixels, is not gone by.
@@ -67,10 +67,10 @@ class YunetDetector:
     """YuNet, looking at a picture as large or as small as it takes; callable from several threads at once.
 
     The network knows faces of about 10 to 300 pixels (its README in opencv_zoo). It glances at ``glance_side``, which
-    may be enough where the largest face alone is wanted. Else it looks at ``first_side``. If it
-    finds nothing, or a single face of which it is not confident, it looks for one that is too large (smaller picture,
-    with a border); if it still has nothing, for small ones (larger picture). Very small faces next to one found at once
-    are therefore not looked for.
+    may be enough where the largest face alone is wanted. Else it looks at ``first_side``, too. If it finds nothing, or
+    a single face of which it is not confident, it looks for one that is too large (smaller picture, with a border); if
+    it still has nothing, for small ones (larger picture). Very small faces next to one found at once are therefore not
+    looked for.
     """
 
     def __init__(
@@ -165,9 +165,9 @@ def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
     # not alias.
     whole = min(pixels.shape[1] // width, pixels.shape[0] // height)
     if whole > 1:
-        halved = (pixels.shape[1] // whole, pixels.shape[0] // whole)
-        region = pixels[: halved[1] * whole, : halved[0] * whole]
-        pixels = cv2.resize(region, halved, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        reduced = (pixels.shape[1] // whole, pixels.shape[0] // whole)
+        region = pixels[: reduced[1] * whole, : reduced[0] * whole]
+        pixels = cv2.resize(region, reduced, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
