@@ -22,6 +22,9 @@ class Stage(BaseModel):
     ``warmup_steps`` and falls to zero along a cosine; what came from the recipe's start learns ``inherited_rate`` times
     as fast.
 
+    An identity of a source of n people is drawn in proportion to ``n ** (source_balance - 1)``: at 1 all people are
+    equally likely, at 0 all sources.
+
     The objective is the weighted sum of distillation (with ``similarity_weight`` for the matrix of similarities), of
     triplets (``margin`` in squared distance, ``memory``: so many faces of past batches are candidates too), of
     classification by a head that is thrown away, and of imitation: the map before the last ``imitation_blocks`` blocks
@@ -43,6 +46,7 @@ class Stage(BaseModel):
     batch_size: PositiveInt | None = None
     identities: int | None = Field(default=None, ge=2)
     images: int | None = Field(default=None, ge=2)
+    source_balance: float = Field(default=1, ge=0, le=1)
     distillation_weight: float = Field(default=0, ge=0)
     similarity_weight: float = Field(default=10, ge=0)
     triplet_weight: float = Field(default=0, ge=0)
@@ -99,6 +103,8 @@ class Start(BaseModel):
 class Recipe(BaseModel):
     """A whole training run.
 
+    ``teachers`` are those of ``model.teacher`` whose embeddings, side by side, are what distillation asks for.
+
     A face farther than ``max_centre_distance`` from the centre of its identity (squared, between the teacher's
     centred embeddings) loses its label.
     """
@@ -113,6 +119,7 @@ class Recipe(BaseModel):
     backbone: BackboneConfig
     augmentation: Augmentation
     start: Start | None = None
+    teachers: tuple[Literal["sface", "retail-0095"], ...] = Field(default=("sface",), min_length=1)
     max_centre_distance: PositiveFloat | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
 

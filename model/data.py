@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 CHIPS_FILE = "chips.npy"
@@ -18,6 +18,8 @@ TABLE_FILE = "faces.parquet"
 CHIP_SIDE = 112
 UNLABELLED = -1
 SIDE_COLUMN = "face_pixels"
+LABEL_COLUMNS = ("identity", "split", "source", "family", "origin", "sex", "age")
+"""What a table may know of a face, as text; only the first three must be there."""
 
 
 class Chips(Protocol):
@@ -54,7 +56,8 @@ class FaceSet:
     """Aligned faces and their labels, row by row.
 
     chips: uint8 [N, 112, 112, 3], RGB. identity, family: int64 [N], ``UNLABELLED`` where unknown.
-    split, source: str [N]. face_side: float32 [N], of the face in the photograph, pixels; NaN where unknown.
+    split, source, origin, sex, age: str [N], the last three empty where the source does not say.
+    face_side: float32 [N], of the face in the photograph, pixels; NaN where unknown.
     rows: int64 [N], the row of each face in the packed files. finished: bool [N], whether a picture is to be shown as
     it is, because a teacher judged it so.
     """
@@ -64,6 +67,9 @@ class FaceSet:
     family: npt.NDArray[np.int64]
     split: npt.NDArray[np.str_]
     source: npt.NDArray[np.str_]
+    origin: npt.NDArray[np.str_]
+    sex: npt.NDArray[np.str_]
+    age: npt.NDArray[np.str_]
     face_side: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
     finished: npt.NDArray[np.bool_]
@@ -77,16 +83,8 @@ class FaceSet:
 
     def where(self, mask: npt.NDArray[np.bool_]) -> FaceSet:
         """The members for which ``mask`` (bool [N]) holds; the chips are shared, not copied."""
-        return FaceSet(
-            chips=self.chips,
-            identity=self.identity[mask],
-            family=self.family[mask],
-            split=self.split[mask],
-            source=self.source[mask],
-            face_side=self.face_side[mask],
-            rows=self.rows[mask],
-            finished=self.finished[mask],
-        )
+        columns = (field.name for field in fields(self) if field.name != "chips")
+        return replace(self, **{name: getattr(self, name)[mask] for name in columns})
 
     def of_split(self, split: str) -> FaceSet:
         """The members of one split. Raises ValueError if there are none."""
@@ -98,16 +96,24 @@ class FaceSet:
 
 def join(first: FaceSet, others: Sequence[FaceSet]) -> FaceSet:
     """The faces of all sets; those of ``others`` are unlabelled and finished, such as ``model.views`` makes."""
-    starts = np.cumsum([len(s.chips) for s in (first, *others)])
+    sets = (first, *others)
+    starts = np.cumsum([0, *(len(s.chips) for s in sets)])
     unknown = [np.full(len(s), UNLABELLED) for s in others]
+
+    def texts(name: str) -> npt.NDArray[np.str_]:
+        return np.concatenate([getattr(s, name) for s in sets])
+
     return FaceSet(
-        chips=JoinedChips([s.chips for s in (first, *others)]),
+        chips=JoinedChips([s.chips for s in sets]),
         identity=np.concatenate([first.identity, *unknown]),
         family=np.concatenate([first.family, *unknown]),
-        split=np.concatenate([s.split for s in (first, *others)]),
-        source=np.concatenate([s.source for s in (first, *others)]),
-        face_side=np.concatenate([s.face_side for s in (first, *others)]),
-        rows=np.concatenate([first.rows, *(s.rows + start for s, start in zip(others, starts, strict=False))]),
+        split=texts("split"),
+        source=texts("source"),
+        origin=texts("origin"),
+        sex=texts("sex"),
+        age=texts("age"),
+        face_side=np.concatenate([s.face_side for s in sets]),
+        rows=np.concatenate([s.rows + start for s, start in zip(sets, starts, strict=False)]),
         finished=np.concatenate([first.finished, *(np.ones(len(s), dtype=np.bool_) for s in others)]),
     )
 
@@ -129,7 +135,7 @@ def begin_packing(directory: Path) -> None:
 
 
 def write_table(directory: Path, columns: dict[str, list[str]], face_side: Sequence[float] | None = None) -> None:
-    """Writes the table beside the chips: ``identity``, ``family``, ``split`` and ``source``, one string a face.
+    """Writes the table beside the chips: ``LABEL_COLUMNS`` or some of them, one string a face.
 
     face_side: see ``FaceSet``; None where it is unknown of all.
     """
@@ -151,22 +157,29 @@ def load_face_set(directory: Path) -> FaceSet:
         raise ValueError(
             f"{directory} has {len(chips)} chips and labels of {len(table)}; write both with `python -m model.prepare`"
         )
-    people = {
-        split: set(table.filter(pc.equal(table["split"], split))["identity"].to_pylist()) - {""}
-        for split in ("train", "heldout")
-    }
-    both = sorted(people["train"] & people["heldout"])
-    if both:
-        raise ValueError(
-            f"{len(both)} identities of {directory} are in both splits, such as {both[0]!r}; "
-            "an encoder must not be measured on people whom it was trained on"
-        )
+    def texts(name: str) -> list[str]:
+        return table[name].to_pylist() if name in table.column_names else [""] * len(table)
+
+    identity, split = texts("identity"), texts("split")
+    people: dict[str, set[str]] = {}
+    for name, part in zip(identity, split, strict=True):
+        people.setdefault(part, set()).add(name)
+    for first, second in combinations(sorted(people), 2):
+        both = sorted((people[first] & people[second]) - {""})
+        if both:
+            raise ValueError(
+                f"{len(both)} identities of {directory} are in both splits {first!r} and {second!r}, such as "
+                f"{both[0]!r}; an encoder must not be measured on people whom it was trained on"
+            )
     return FaceSet(
         chips=chips,
-        identity=codes(table["identity"].to_pylist()),
-        family=codes(table["family"].to_pylist()),
-        split=np.array(table["split"].to_pylist()),
-        source=np.array(table["source"].to_pylist()),
+        identity=codes(identity),
+        family=codes(texts("family")),
+        split=np.array(split),
+        source=np.array(texts("source")),
+        origin=np.array(texts("origin")),
+        sex=np.array(texts("sex")),
+        age=np.array(texts("age")),
         face_side=_sides(table),
         rows=np.arange(len(chips), dtype=np.int64),
         finished=np.zeros(len(chips), dtype=np.bool_),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
-from model.backbone import PIXEL_MEAN, PIXEL_SCALE, Encoder, load_encoder
+from model.backbone import Encoder, load_encoder
 from model.data import CHIP_SIDE
 
 OPSET = 17
@@ -42,12 +42,12 @@ class ExportedEncoder(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         encoder = copy.deepcopy(encoder).eval()
+        self.encoder = encoder
         self.features = nn.Sequential(encoder.stem, encoder.blocks, nn.Flatten())
         self.project = fuse_linear_bn_eval(encoder.project, encoder.norm)
 
     def forward(self, chips: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = (chips.permute(0, 3, 1, 2).float() - PIXEL_MEAN) * PIXEL_SCALE
-        x = self.project(self.features(pixels))
+        x = self.project(self.features(self.encoder.prepare(chips.permute(0, 3, 1, 2).float())))
         lengths = x.norm(dim=1, keepdim=True)
         return x / lengths, lengths
 

@@ -26,12 +26,14 @@ class _FastPRelu(torch.autograd.Function):
         negative = gradient - positive
         products = (negative * x).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
         # A product of matrices sums in float32 and is far faster than sum().
-        slope_gradient = products.new_ones(1, len(products)) @ products
-        return positive.addcmul_(negative, slope), slope_gradient.view(-1).float()
+        slope_gradient = (products.new_ones(1, len(products)) @ products).view(-1).float()
+        if slope.numel() == 1:
+            slope_gradient = slope_gradient.sum(dim=0, keepdim=True)
+        return positive.addcmul_(negative, slope), slope_gradient
 
 
 class PRelu(nn.PReLU):
-    """``max(x, 0) + slope * min(x, 0)`` with a slope a channel (He et al. 2015, arXiv 1502.01852)."""
+    """``max(x, 0) + slope * min(x, 0)`` with a slope a channel, or one for all (He et al. 2015, arXiv 1502.01852)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x``, float [B, C, H, W]."""
@@ -48,12 +50,12 @@ class DepthwiseConv(nn.Conv2d):
     and then every second result; both give the same numbers.
     """
 
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__(channels, channels, 3, stride, 1, groups=channels, bias=False)
+    def __init__(self, channels: int, stride: int, *, bias: bool = False) -> None:
+        super().__init__(channels, channels, 3, stride, 1, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """From float [B, C, H, W] to [B, C, ceil(H / stride), ceil(W / stride)]."""
         if self.stride == (1, 1) or not self.training:
             return super().forward(x)
-        full = functional.conv2d(x, self.weight, padding=1, groups=self.groups)
+        full = functional.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
         return full[:, :, :: self.stride[0], :: self.stride[1]].contiguous(memory_format=torch.channels_last)

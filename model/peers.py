@@ -17,7 +17,7 @@ from app.encoding import Precision, RuntimeName, create_runtime, load_weights
 from app.faces import DecodeLimits, decode
 from model.calibrate import encode_all
 from model.exams import Embeddings, find_central_faces
-from model.teacher import Teacher
+from model.teacher import sface_teacher
 
 Encode = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -36,7 +36,7 @@ def load_encode(
     if encoder == SFACE:
         if runtime is not RuntimeName.OPENVINO:
             raise ValueError(f"sface runs in openvino only, not in {runtime}")
-        teacher = Teacher(precision)
+        teacher = sface_teacher(precision)
         return f"SFace, openvino {teacher.precision}", lambda chips: teacher.embed(chips, flip=False)
     served = create_runtime(load_weights(Path(encoder)), runtime=runtime, precision=precision)
     info = served.info

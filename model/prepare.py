@@ -27,7 +27,7 @@ from PIL import Image
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, YunetDetector
 from app.types import AlignedFace
-from model.data import CHIP_SIDE, CHIPS_FILE, SIDE_COLUMN, begin_packing, write_table
+from model.data import CHIP_SIDE, CHIPS_FILE, LABEL_COLUMNS, SIDE_COLUMN, begin_packing, write_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -47,29 +47,31 @@ def decode_chip(data: bytes) -> npt.NDArray[np.uint8]:
 
 @app.command()
 def parquet(
-    source: Annotated[Path, typer.Argument(help="columns image, identity, split, source, family; perhaps face_pixels")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="columns image, identity, split, source; perhaps family, origin, sex, age, face_pixels"),
+    ],
     out: Annotated[Path, typer.Argument(help="folder to write")],
 ) -> None:
-    """Unpacks a parquet file of aligned 112x112 faces."""
-    file = pq.ParquetFile(source)
+    """Unpacks parquet files of aligned 112x112 faces; an identity of one name is one person in all of them."""
+    files = [pq.ParquetFile(source) for source in sources]
     begin_packing(out)
-    shape = (file.metadata.num_rows, CHIP_SIDE, CHIP_SIDE, 3)
+    shape = (sum(file.metadata.num_rows for file in files), CHIP_SIDE, CHIP_SIDE, 3)
     chips = np.lib.format.open_memmap(out / CHIPS_FILE, mode="w+", dtype=np.uint8, shape=shape)
-    columns: dict[str, list[str]] = {"identity": [], "family": [], "split": [], "source": []}
-    known = [SIDE_COLUMN] if SIDE_COLUMN in file.schema_arrow.names else []
-    sides = list[float]()
-    row = 0
+    columns: dict[str, list[str]] = {name: [] for name in LABEL_COLUMNS}
+    sides, row = list[float](), 0
     with ThreadPoolExecutor() as pool:
-        for batch in file.iter_batches(batch_size=2048):
-            for chip in pool.map(decode_chip, batch["image"].to_pylist()):
-                chips[row] = chip
-                row += 1
-            for name, values in columns.items():
-                values.extend(batch[name].to_pylist())
-            for name in known:
-                sides.extend(batch[name].to_pylist())
+        for file in files:
+            present = set(file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=2048):
+                for chip in pool.map(decode_chip, batch["image"].to_pylist()):
+                    chips[row] = chip
+                    row += 1
+                for name, values in columns.items():
+                    values.extend(batch[name].to_pylist() if name in present else [""] * len(batch))
+                sides.extend(batch[SIDE_COLUMN].to_pylist() if SIDE_COLUMN in present else [math.nan] * len(batch))
     chips.flush()
-    write_table(out, columns, sides if known else None)
+    write_table(out, columns, sides)
     typer.echo(f"{row} faces in {out}")
 
 

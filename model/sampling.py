@@ -38,10 +38,19 @@ class IdentitySampler:
     """P identities with K faces each (FaceNet; Hermans et al. 2017, arXiv 1703.07737).
 
     Only identities with two or more faces are drawn; of one with fewer than K, faces repeat after all have been
-    taken once (augmentation makes the copies differ).
+    taken once (augmentation makes the copies differ). ``source`` (str [N]) and ``balance`` make the people of small
+    sources more likely: in proportion to ``n ** (balance - 1)`` where the source of most of their faces has n people.
     """
 
-    def __init__(self, identity: Index, identities: int, images: int, seed: int) -> None:
+    def __init__(
+        self,
+        identity: Index,
+        identities: int,
+        images: int,
+        seed: int,
+        source: npt.NDArray[np.str_] | None = None,
+        balance: float = 1,
+    ) -> None:
         order = np.argsort(identity, kind="stable")
         labels, starts, counts = np.unique(identity[order], return_index=True, return_counts=True)
         usable = (labels >= 0) & (counts >= 2)
@@ -51,10 +60,16 @@ class IdentitySampler:
             raise ValueError(f"{identities} identities of two or more faces wanted, {usable.sum()} are there")
         self._members = [order[s : s + c] for s, c in zip(starts[usable], counts[usable], strict=True)]
         self._identities, self._images, self._seed = identities, images, seed
+        self._chances: npt.NDArray[np.float64] | None = None
+        if source is not None and balance != 1:
+            names, codes = np.unique(source, return_inverse=True)
+            own = np.array([np.bincount(codes[m], minlength=len(names)).argmax() for m in self._members])
+            chances = np.bincount(own)[own] ** (balance - 1.0)
+            self._chances = chances / chances.sum()
 
     def batch(self, step: int) -> Index:
         rng = np.random.default_rng([self._seed, step])
-        chosen = rng.choice(len(self._members), self._identities, replace=False)
+        chosen = rng.choice(len(self._members), self._identities, replace=False, p=self._chances)
         return np.concatenate([self._draw(self._members[i], rng) for i in chosen])
 
     def _draw(self, members: Index, rng: np.random.Generator) -> Index:

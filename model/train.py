@@ -31,7 +31,7 @@ from model.metrics import all_pair_distances, can_show, tar_at_far
 from model.objective import Objective
 from model.optimisation import Ema, learning_rate, make_optimizer
 from model.sampling import IdentitySampler, Sampler, ShuffledSampler
-from model.teacher import Floats, load_teacher
+from model.teacher import Floats, load_targets
 from model.warm_start import centre, copy_weights, inherited_parts, sample_for_centre, sface_encoder
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -43,13 +43,15 @@ class CollapseError(RuntimeError):
     """The encoder maps all faces to nearly one point; going on would be a waste."""
 
 
-def make_sampler(identity: npt.NDArray[np.int64], stage: Stage, seed: int) -> Sampler:
-    """The sampler that a stage asks for, over faces of these identities."""
+def make_sampler(
+    identity: npt.NDArray[np.int64], source: npt.NDArray[np.str_], stage: Stage, seed: int
+) -> Sampler:
+    """The sampler that a stage asks for, over faces of these identities and sources."""
     if stage.batch_size is not None:
         return ShuffledSampler(len(identity), stage.batch_size, seed)
     assert stage.identities is not None
     assert stage.images is not None
-    return IdentitySampler(identity, stage.identities, stage.images, seed)
+    return IdentitySampler(identity, stage.identities, stage.images, seed, source, stage.source_balance)
 
 
 class Trainer:
@@ -180,7 +182,7 @@ class Trainer:
             self.save()
 
     def _run_stage(self, stage: Stage) -> None:
-        sampler = make_sampler(self.identity.numpy(), stage, self.recipe.seed + self.stage_number)
+        sampler = make_sampler(self.identity.numpy(), self.train_faces.source, stage, self.recipe.seed + self.stage_number)
         if self.step == 0:
             # An average that remembers the stage before would hide most of a short stage.
             self.ema = Ema(self.encoder, self.recipe.ema_decay)
@@ -288,7 +290,7 @@ def main(
     config, face_set = load_recipe(recipe, change or ()), load_face_set(faces)
     more = [(path, load_face_set(path).of_split("train")) for path in views or ()]
     asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
-    teacher = load_teacher(faces, face_set.of_split("train"), more) if asks else None
+    teacher = load_targets(faces, config.teachers, face_set.of_split("train"), more) if asks else None
     Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out).run()
 
 

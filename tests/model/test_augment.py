@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 import torch
 from torch import Generator, Tensor
 
-from model.augment import Augmentation, augment, blur, colour, cover, erase, geometry, jpeg, noise
+from model.augment import OUTSIDE, Augmentation, augment, blur, colour, cover, crop, erase, geometry, jpeg, noise
 
 STILL = {"rotation_degrees": 0, "scale": 0, "shift_pixels": 0}
 PROBABILITIES = [name for name in Augmentation.model_fields if name.endswith("_probability")]
@@ -212,3 +212,14 @@ def test_a_recipe_without_cover_and_jpeg_draws_the_numbers_that_it_always_drew()
     other = rng(5)
     assert torch.equal(augment(chips, Augmentation(), other), x)
     assert torch.equal(other.get_state(), generator.get_state())
+
+
+def test_crop_paints_the_outside_grey_or_black_and_keeps_the_middle() -> None:
+    before = pictures(200) + 10
+    after = crop(before.clone(), ALWAYS, rng())
+    changed = (after != before).any(dim=1)
+    assert not changed[:, SIDE // 3 : 2 * SIDE // 3, SIDE // 3 : 2 * SIDE // 3].any()
+    assert changed.flatten(1).any(dim=1).float().mean() > 0.9
+    colours = {tuple(after[i, :, y, x].tolist()) for i, y, x in changed.nonzero().tolist()}
+    assert colours == {OUTSIDE, (0.0, 0.0, 0.0)}
+    assert torch.equal(crop(before.clone(), NEVER, rng()), before)

@@ -23,12 +23,25 @@ SEPARABLE: dict[str, Any] = {
 }
 
 
+INVERTED: dict[str, Any] = {
+    "input": {"columns": [8, 104], "side": 64, "mean": [1, 2, 3], "scale": [0.1, 0.2, 0.3]},
+    "stem": {"width": 8, "kernel": 3, "stride": 2, "activation": "prelu", "one_slope": True},
+    "stages": [
+        {"kind": "depthwise", "width": 8, "depth": 1, "stride": 1},
+        {"kind": "inverted", "width": 16, "depth": 2},
+        {"kind": "inverted", "width": 16, "depth": 1, "expansion": 4},
+        {"kind": "pool", "width": 24, "depth": 1, "stride": 1},
+    ],
+    "embedding_size": 32,
+}
+
+
 def make_encoder(config: dict[str, Any]) -> Encoder:
     torch.manual_seed(0)
     return Encoder(BackboneConfig.model_validate(config))
 
 
-@pytest.fixture(params=[small_backbone(8, 16, embedding_size=32), SEPARABLE], ids=["residual", "separable"])
+@pytest.fixture(params=[small_backbone(8, 16, embedding_size=32), SEPARABLE, INVERTED], ids=["residual", "separable", "inverted"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     return make_encoder(request.param)
 
@@ -102,3 +115,32 @@ def test_frozen_blocks_have_no_gradient_and_keep_their_statistics(frozen: int, c
     encoder.train()
     encoder.freeze(0)
     assert all(m.training for m in encoder.modules())
+
+
+def test_what_the_stem_sees_is_cut_resized_and_scaled_by_colour() -> None:
+    encoder = make_encoder(INVERTED)
+    pixels = torch.full((1, 3, 112, 112), 11.0)
+    pixels[..., :8] = pixels[..., 104:] = 255
+    seen = encoder.prepare(pixels)
+    assert seen.shape == (1, 3, 64, 64)
+    torch.testing.assert_close(seen, torch.tensor([1.0, 1.8, 2.4]).view(1, 3, 1, 1).expand(1, 3, 64, 64))
+
+
+def test_inverted_blocks_add_what_came_in_only_where_the_shape_stays() -> None:
+    encoder = make_encoder(INVERTED)
+    with torch.no_grad():
+        for block in encoder.blocks[1:4]:
+            block.narrow.weight.zero_()
+            block.narrow.bias.zero_()
+    x = torch.randn(2, 8, 32, 32)
+    assert not encoder.blocks[1](x).any()
+    y = torch.randn(2, 16, 16, 16)
+    torch.testing.assert_close(encoder.blocks[2](y), y)
+    assert not encoder.blocks[3](y).any()
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"columns \(8, 120\) are not inside"):
+        make_encoder({**INVERTED, "input": {"columns": [8, 120]}})
+    with pytest.raises(ValueError, match="keeps its 8 channels"):
+        make_encoder({**INVERTED, "stages": [{"kind": "depthwise", "width": 16, "depth": 1, "stride": 1}]})

@@ -104,7 +104,7 @@ def test_packing_anew_removes_the_table_and_what_a_teacher_said(directory: Path)
 
 def test_people_in_both_splits_are_refused(directory: Path) -> None:
     write_table(directory, {**COLUMNS, "identity": ["bea", "ann", "", "bea", "ann"]})
-    with pytest.raises(ValueError, match=r"1 identities of .* are in both splits, such as 'ann'"):
+    with pytest.raises(ValueError, match=r"1 identities of .* are in both splits 'heldout' and 'train', such as 'ann'"):
         load_face_set(directory)
 
 
@@ -130,3 +130,13 @@ def test_joined_sets_follow_each_other_and_only_the_first_keeps_its_labels(faces
 
 def test_faces_that_were_packed_are_not_finished(faces: FaceSet) -> None:
     assert not faces.finished.any()
+
+
+def test_what_the_table_does_not_say_is_empty(directory: Path, faces: FaceSet) -> None:
+    assert faces.origin.tolist() == faces.sex.tolist() == faces.age.tolist() == [""] * 5
+    write_table(directory, {**COLUMNS, "origin": ["A", "B", "", "A", "A"], "age": ["", "7", "", "", ""]})
+    told = load_face_set(directory)
+    assert told.origin.tolist() == ["A", "B", "", "A", "A"]
+    assert told.where(told.origin == "B").age.tolist() == ["7"]
+    assert told.sex.tolist() == [""] * 5
+    assert join(told, [faces]).origin.tolist() == ["A", "B", "", "A", "A", *[""] * 5]

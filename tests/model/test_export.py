@@ -38,6 +38,17 @@ SEPARABLE: dict[str, Any] = {
 }
 
 
+INVERTED: dict[str, Any] = {
+    "input": {"columns": [8, 104], "side": 64, "mean": [82, 67, 64], "scale": [0.02, 0.02, 0.01]},
+    "stem": {"width": 8, "kernel": 3, "stride": 2, "activation": "prelu", "one_slope": True},
+    "stages": [
+        {"kind": "depthwise", "width": 8, "depth": 1, "stride": 1},
+        {"kind": "inverted", "width": 16, "depth": 2},
+        {"kind": "pool", "width": 24, "depth": 1, "stride": 1},
+    ],
+}
+
+
 def make_encoder(backbone: dict[str, Any]) -> Encoder:
     """An encoder whose normalisation and slopes have seen something: freshly made they would do nothing."""
     torch.manual_seed(0)
@@ -85,10 +96,11 @@ def test_the_exported_network_is_the_encoder(
 
 
 @pytest.mark.parametrize("runtime", list(RuntimeName))
-def test_separable_blocks_are_exported_too(runtime: RuntimeName) -> None:
-    encoder = make_encoder(SEPARABLE)
+@pytest.mark.parametrize("backbone", [SEPARABLE, INVERTED], ids=["separable", "inverted"])
+def test_other_blocks_are_exported_too(runtime: RuntimeName, backbone: dict[str, Any]) -> None:
+    encoder = make_encoder(backbone)
     network = to_onnx(encoder)
-    weights = EncoderWeights("separable", "0", hashlib.sha256(network).hexdigest(), network)
+    weights = EncoderWeights("other", "0", hashlib.sha256(network).hexdigest(), network)
     vectors = create_runtime(weights, runtime=runtime, precision=Precision.F32, threads=1).encode(CHIPS).embeddings
     assert (vectors * expected(encoder, CHIPS)).sum(axis=1).min() >= 0.9999
     assert {node.op_type for node in onnx.load_from_string(network).graph.node} >= {"Conv", "PRelu"}

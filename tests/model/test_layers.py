@@ -51,12 +51,23 @@ def test_prelu_in_bf16_keeps_its_slopes_in_float32() -> None:
     torch.testing.assert_close(layer.weight.grad, expected, atol=0.05, rtol=0.02)
 
 
+def test_one_slope_for_all_channels_has_the_gradient_of_torch() -> None:
+    gradients = []
+    for layer in (PRelu(1), nn.PReLU(1)):
+        x = pixels(3, 5, 4, 6)
+        (layer(x) * torch.linspace(-1, 1, 360).view(3, 5, 4, 6)).sum().backward()
+        gradients.append((x.grad, layer.weight.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [7, 8])
 @pytest.mark.parametrize("gradient", [True, False])
-def test_a_depthwise_convolution_is_that_of_torch(stride: int, side: int, gradient: bool) -> None:
-    ours = DepthwiseConv(6, stride)
-    theirs = nn.Conv2d(6, 6, 3, stride, 1, groups=6, bias=False)
+def test_a_depthwise_convolution_is_that_of_torch(bias: bool, stride: int, side: int, gradient: bool) -> None:
+    ours = DepthwiseConv(6, stride, bias=bias)
+    theirs = nn.Conv2d(6, 6, 3, stride, 1, groups=6, bias=bias)
     theirs.load_state_dict(ours.state_dict())
     results = []
     for layer in (ours, theirs):

@@ -25,7 +25,7 @@ import torch
 from model import export
 from model.backbone import BackboneConfig, Encoder
 from model.peers import SFACE, dlib_embeddings, load_encode
-from model.teacher import Teacher
+from model.teacher import sface_teacher
 from model.train import save_encoder
 
 CHIPS = make_chips(list(range(5)))
@@ -52,7 +52,7 @@ def test_sface_runs_in_the_precision_asked_for_and_in_no_other_runtime() -> None
 def test_sface_is_one_pass_of_the_teacher() -> None:
     name, encode = load_encode(SFACE)
     assert name.startswith("SFace, openvino ")
-    vectors, teacher = encode(CHIPS), Teacher()
+    vectors, teacher = encode(CHIPS), sface_teacher()
     assert vectors.shape == (5, 128)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

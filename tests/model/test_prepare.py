@@ -55,6 +55,23 @@ def test_parquet_unpacks_chips_and_labels(tmp_path: Path) -> None:
     assert faces.family.tolist() == [UNLABELLED, 0, UNLABELLED]
     assert faces.split.tolist() == table["split"]
     assert faces.source.tolist() == table["source"]
+    assert faces.origin.tolist() == ["", "", ""]
+
+
+def test_several_files_are_one_set_and_a_name_is_one_person(tmp_path: Path) -> None:
+    chips = make_chips([0, 1, 2])
+    first = {"image": [encoded(chips[0]), encoded(chips[1])], "identity": ["b", "a"], "split": ["train"] * 2}
+    second = {"image": [encoded(chips[2])], "identity": ["b"], "split": ["train"], "origin": ["Asian"], "age": ["9"]}
+    for name, table in (("1", first), ("2", second)):
+        pq.write_table(pa.table({**table, "source": [name] * len(table["image"])}), tmp_path / f"{name}.parquet")
+    result = run("parquet", tmp_path / "1.parquet", tmp_path / "2.parquet", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    faces = load_face_set(tmp_path / "out")
+    np.testing.assert_array_equal(faces.images(np.arange(3)), chips)
+    assert faces.identity.tolist() == [1, 0, 1]
+    assert faces.source.tolist() == ["1", "1", "2"]
+    assert faces.origin.tolist() == ["", "", "Asian"]
+    assert faces.age.tolist() == ["", "", "9"]
 
 
 def test_a_chip_of_another_size_is_refused(tmp_path: Path) -> None:

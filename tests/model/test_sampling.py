@@ -99,3 +99,17 @@ def test_an_anchor_without_a_positive_is_refused(identity: npt.NDArray[np.int64]
 def test_more_identities_than_there_are_is_refused(identity: npt.NDArray[np.int64]) -> None:
     with pytest.raises(ValueError, match="6 identities of two or more faces wanted, 5 are there"):
         IdentitySampler(identity, 6, 2, seed=0)
+
+
+def test_people_of_small_sources_are_drawn_more_often() -> None:
+    identity = np.repeat(np.arange(100), 2)
+    source = np.where(identity < 90, "large", "small")
+
+    def share(balance: float) -> float:
+        sampler = IdentitySampler(identity, 4, 2, seed=0, source=source, balance=balance)
+        return float(np.mean([source[sampler.batch(step)] == "small" for step in range(400)]))
+
+    # In proportion to n ** balance: 10 of 100, 3.2 of 12.6, half. Drawing four at once without repeats evens it a little.
+    assert share(1) == pytest.approx(0.1, abs=0.03)
+    assert share(0.5) == pytest.approx(0.25, abs=0.03)
+    assert share(0) == pytest.approx(0.48, abs=0.04)

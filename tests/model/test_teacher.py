@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.model.support import make_chips
+from tests.model.support import make_chips, unit_vectors
 
 pytest.importorskip("onnx")
 pytest.importorskip("pyarrow")
@@ -15,8 +15,18 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from model import teacher
-from model.data import CHIPS_FILE, write_table
-from model.teacher import CACHE_FILE, SFACE_RESOURCE, Teacher, fold_dequantize, load_sface
+from model.data import CHIPS_FILE, load_face_set, write_table
+from model.teacher import (
+    SFACE,
+    SFACE_RESOURCE,
+    Teacher,
+    cache_file,
+    fold_dequantize,
+    load_sface,
+    load_targets,
+    principal_components,
+    sface_teacher,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +41,7 @@ def folded() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def sface() -> Teacher:
-    return Teacher()
+    return sface_teacher()
 
 
 CHIPS = make_chips(list(range(5)))
@@ -124,5 +134,31 @@ def test_the_cache_holds_one_embedding_a_face(sface: Teacher, tmp_path: Path) ->
     np.save(tmp_path / CHIPS_FILE, CHIPS)
     write_table(tmp_path, {name: ["x"] * 5 for name in ("identity", "family", "split", "source")})
     teacher.main(tmp_path)
-    np.testing.assert_allclose(np.load(tmp_path / CACHE_FILE), sface.embed(CHIPS), atol=1e-5)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["chips.npy", "faces.parquet", CACHE_FILE]
+    np.testing.assert_allclose(np.load(tmp_path / cache_file(SFACE)), sface.embed(CHIPS), atol=1e-5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["chips.npy", "faces.parquet", cache_file(SFACE)]
+
+
+# --- targets of several teachers
+
+
+def test_principal_components_are_the_directions_of_largest_mean_square() -> None:
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(500, 4)) * [1, 5, 0.1, 3]).astype(np.float32)
+    directions = principal_components(vectors, 2)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(2), atol=1e-5)
+    np.testing.assert_allclose(np.abs(directions[[1, 3], [0, 1]]), 1, atol=0.02)
+
+
+def test_two_teachers_stand_side_by_side_and_their_similarities_are_averaged(tmp_path: Path) -> None:
+    np.save(tmp_path / CHIPS_FILE, make_chips(list(range(40))))
+    write_table(tmp_path, {name: ["x"] * 40 for name in ("identity", "split", "source")})
+    cached = {"a": unit_vectors(40, 100, seed=1), "b": unit_vectors(40, 90, seed=2)}
+    for name, vectors in cached.items():
+        np.save(tmp_path / cache_file(name), vectors)
+    faces = load_face_set(tmp_path)
+    centred = [vectors - vectors.mean(axis=0) for vectors in cached.values()]
+    units = [c / np.linalg.norm(c, axis=1, keepdims=True) for c in centred]
+    targets = load_targets(tmp_path, ("a", "b"), faces)
+    assert targets.shape == (40, 128)
+    # Forty faces span fewer than 128 directions, so that nothing is lost.
+    np.testing.assert_allclose(targets @ targets.T, (units[0] @ units[0].T + units[1] @ units[1].T) / 2, atol=1e-4)

@@ -22,7 +22,7 @@ import torch
 from model import train
 from model.backbone import BackboneConfig, Encoder
 from model.data import join, load_face_set
-from model.train import CHECKPOINT_FILE, CollapseError, Trainer, load_encoder, load_teacher
+from model.train import CHECKPOINT_FILE, CollapseError, Trainer, load_encoder
 from tests.model.training import (
     DISTIL,
     TRIPLET,
@@ -191,7 +191,7 @@ def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(
 def test_other_faces_in_the_same_folder_are_refused(finished: Path, faces: Path, tmp_path: Path) -> None:
     made = make_views(faces, tmp_path / "views")
     face_set = load_face_set(faces)
-    teacher = load_teacher(faces, face_set.of_split("train"), [(tmp_path / "views", made)])
+    teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "views", made)])
     with pytest.raises(ValueError, match="other faces; give the same --faces and --views"):
         Trainer(make_recipe(), join(face_set, [made]), teacher, finished)
 

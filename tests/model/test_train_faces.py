@@ -15,8 +15,8 @@ import torch
 
 from model.backbone import embed
 from model.data import join, load_face_set
-from model.teacher import CACHE_FILE
-from model.train import Trainer, load_teacher
+from model.teacher import SFACE, load_targets
+from model.train import Trainer
 from tests.model.training import (
     DISTIL,
     TRIPLET,
@@ -129,7 +129,7 @@ def test_classification_learns_and_its_head_goes_on_after_an_interruption(faces:
 def test_faces_far_from_their_identity_lose_their_label(faces: Path, tmp_path: Path) -> None:
     # The made-up teacher gives all faces of an identity one embedding, but for the one moved here.
     face_set = load_face_set(faces)
-    teacher = load_teacher(faces, face_set.of_split("train"))
+    teacher = load_targets(faces, (SFACE,), face_set.of_split("train"))
     teacher[3] = -teacher[3]
     trainer = Trainer(make_recipe(max_centre_distance=1.0), face_set, teacher, tmp_path)
     changed = trainer.identity.numpy() != make_trainer(make_recipe(), faces, tmp_path / "b").identity.numpy()
@@ -144,22 +144,22 @@ def test_faces_far_from_their_identity_lose_their_label(faces: Path, tmp_path: P
 
 
 def test_a_missing_teacher_says_how_to_get_it(faces: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"{CACHE_FILE} is missing; write it with `python -m model\.teacher"):
-        load_teacher(tmp_path, load_face_set(faces))
+    with pytest.raises(FileNotFoundError, match=rf"{SFACE_CACHE} is missing; write it with `python -m model\.teacher"):
+        load_targets(tmp_path, (SFACE,), load_face_set(faces))
 
 
 def test_a_teacher_of_other_faces_is_refused(faces: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / CACHE_FILE, unit_vectors(88, 32))
+    np.save(tmp_path / SFACE_CACHE, unit_vectors(88, 32))
     with pytest.raises(ValueError, match="holds 88 embeddings, but there are 89 faces"):
-        load_teacher(tmp_path, load_face_set(faces))
+        load_targets(tmp_path, (SFACE,), load_face_set(faces))
 
 
 def test_teacher_embeddings_are_centred_unit_vectors_of_the_faces_asked_for(faces: Path) -> None:
     members = load_face_set(faces).of_split("heldout")
-    cached = np.load(faces / CACHE_FILE)[41:]
+    cached = np.load(faces / SFACE_CACHE)[41:]
     centred = cached - cached.mean(axis=0)
     expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    np.testing.assert_allclose(load_teacher(faces, members), expected, atol=1e-6)
+    np.testing.assert_allclose(load_targets(faces, (SFACE,), members), expected, atol=1e-6)
 
 
 def test_distilling_without_a_teacher_is_refused(faces: Path, tmp_path: Path) -> None:
@@ -170,16 +170,16 @@ def test_distilling_without_a_teacher_is_refused(faces: Path, tmp_path: Path) ->
 def test_the_teacher_of_views_is_centred_like_that_of_the_faces(faces: Path, tmp_path: Path) -> None:
     made = make_views(faces, tmp_path)
     members = load_face_set(faces).of_split("train")
-    clean = np.load(faces / CACHE_FILE)[members.rows]
-    expected = np.concatenate([clean, np.load(tmp_path / CACHE_FILE)]) - clean.mean(axis=0)
+    clean = np.load(faces / SFACE_CACHE)[members.rows]
+    expected = np.concatenate([clean, np.load(tmp_path / SFACE_CACHE)]) - clean.mean(axis=0)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(load_teacher(faces, members, [(tmp_path, made)]), expected, atol=1e-6)
+    np.testing.assert_allclose(load_targets(faces, (SFACE,), members, [(tmp_path, made)]), expected, atol=1e-6)
 
 
 def test_views_are_shown_as_they_are_or_mirrored(faces: Path, tmp_path: Path) -> None:
     made = make_views(faces, tmp_path / "views")
     face_set = load_face_set(faces)
-    teacher = load_teacher(faces, face_set.of_split("train"), [(tmp_path / "views", made)])
+    teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "views", made)])
     trainer = Trainer(make_recipe(), join(face_set, [made]), teacher, tmp_path / "run")
     assert len(trainer.train_faces) == 41 + 9
     assert trainer.classes == 8

@@ -19,8 +19,8 @@ import torch
 from model import views
 from model.config import Recipe
 from model.data import CHIP_SIDE, CHIPS_FILE, FaceSet, load_face_set, write_table
-from model.teacher import CACHE_FILE
-from model.train import Trainer, load_encoder, load_teacher
+from model.teacher import SFACE, cache_file, load_targets
+from model.train import Trainer, load_encoder
 
 DISTIL: dict[str, Any] = {
     "name": "distil",
@@ -43,6 +43,8 @@ TRIPLET: dict[str, Any] = {
     "margin": 0.3,
     "freeze_batch_norm": True,
 }
+
+SFACE_CACHE = cache_file(SFACE)
 
 
 def make_recipe(*stages: dict[str, Any], **changes: Any) -> Recipe:
@@ -83,12 +85,12 @@ def write_faces(directory: Path) -> None:
         directory,
         {"identity": identity, "split": split, "family": [""] * len(numbers), "source": ["made up"] * len(numbers)},
     )
-    np.save(directory / CACHE_FILE, unit_vectors(100, 32)[numbers])
+    np.save(directory / SFACE_CACHE, unit_vectors(100, 32)[numbers])
 
 
 def make_trainer(recipe: Recipe, faces: Path, out: Path) -> Trainer:
     face_set = load_face_set(faces)
-    return Trainer(recipe, face_set, load_teacher(faces, face_set.of_split("train")), out)
+    return Trainer(recipe, face_set, load_targets(faces, (SFACE,), face_set.of_split("train")), out)
 
 
 def log_lines(out: Path) -> list[dict[str, Any]]:
@@ -108,5 +110,5 @@ def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
 def make_views(faces: Path, folder: Path) -> FaceSet:
     """Nine pictures with a teacher's word on each."""
     views.make_views(load_face_set(faces).of_split("train"), folder, augmented=4, blends=3, swaps=2, seed=0)
-    np.save(folder / CACHE_FILE, unit_vectors(9, 32, seed=5))
+    np.save(folder / SFACE_CACHE, unit_vectors(9, 32, seed=5))
     return load_face_set(folder)
