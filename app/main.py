@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import cv2
@@ -22,7 +21,7 @@ from app.decisions import load_calibration, read_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
-from app.gallery import ApproximateIndex, SqliteGallery
+from app.gallery import SqliteGallery
 from app.inference import available_cores
 from app.service import TesseraService
 from app.settings import Settings
@@ -60,11 +59,7 @@ def build_service(settings: Settings) -> TesseraService:
         calibration = read_calibration(own, weights.sha256)
     encoder = build_encoder(settings, weights)
     finder = build_finder(settings)
-    gallery = SqliteGallery(
-        settings.gallery.data_dir,
-        encoder_digest=weights.sha256,
-        make_index=partial(ApproximateIndex, approximate_from=settings.gallery.approximate_from),
-    )
+    gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)
     try:
         service = TesseraService(
             finder,

@@ -87,11 +87,6 @@ class GallerySettings(_Room):
     report_duplicates: bool = Field(
         default=True, description="on enrolment, look for the same face under another subject"
     )
-    approximate_from: int = Field(
-        default=1_000_000,
-        ge=0,
-        description="subjects from which on searches of a collection are approximate, and audited; 0 never",
-    )
 
 
 class Settings(BaseSettings):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -133,34 +132,6 @@ class CollectionSize:
 
     subjects: int
     most_templates: int
-
-
-class SearchMode(StrEnum):
-    """Whether a search compares the probe with every subject or only with the likely nearest."""
-
-    EXACT = "exact"
-    APPROXIMATE = "approximate"
-
-
-@dataclass(frozen=True, slots=True)
-class RecallAudit:
-    """How many searches were approximate, how many of them were done exactly as well, how many of those agreed.
-
-    Two searches agree when their nearest subject is the same, or as near as the index can tell.
-    """
-
-    searches: int = 0
-    audited: int = 0
-    agreed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SearchState:
-    """How the searches of a collection are done, whether that is being renewed, and what audits have found."""
-
-    mode: SearchMode = SearchMode.EXACT
-    building: bool = False
-    recall: RecallAudit = RecallAudit()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from app.settings import EncodingSettings
 from app.types import CHIP_SIDE, EMBEDDING_SIZE
 from benchmarks.galleries import fill_gallery
 from benchmarks.running import service
+from benchmarks.search import COUNT
 
 SIZES = ((640, 480), (1280, 720), (4000, 3000))
 GLANCE = 320
@@ -83,7 +84,7 @@ def floors(image: bytes, subjects: int) -> dict[str, Call]:
 
     def search() -> None:
         faiss.omp_set_num_threads(1)
-        index.search(vectors[:1], 34)
+        index.search(vectors[:1], COUNT)
 
     return {
         "decode": decode,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from app.types import Collection, SearchMode, SearchState
+from app.types import Collection
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 STAGE_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -66,41 +66,14 @@ class Metrics:
         self.subjects = Gauge(
             "tessera_gallery_subjects", "Subjects stored, by collection", ["collection"], registry=self.registry
         )
-        self.search_approximate = Gauge(
-            "tessera_search_approximate",
-            "1 where searches are approximate, 0 where they are exact",
-            ["collection"],
-            registry=self.registry,
-        )
-        self.search_audited = Gauge(
-            "tessera_search_audited",
-            "Approximate searches that were done exactly as well, since the index was made",
-            ["collection"],
-            registry=self.registry,
-        )
-        self.search_audit_agreed = Gauge(
-            "tessera_search_audit_agreed",
-            "Audited searches whose nearest subject was the same both ways",
-            ["collection"],
-            registry=self.registry,
-        )
 
-    def show_gallery(self, collections: Iterable[Collection], states: Mapping[str, SearchState]) -> None:
-        """Sets what is known of each collection, and of no other."""
-        gauges = (self.templates, self.subjects, self.search_approximate, self.search_audited, self.search_audit_agreed)
-        for gauge in gauges:
-            gauge.clear()
+    def show_gallery(self, collections: Iterable[Collection]) -> None:
+        """Sets the size of each collection; one that has been erased is shown no more."""
+        self.templates.clear()
+        self.subjects.clear()
         for collection in collections:
-            state = states.get(collection.id, SearchState())
-            values = (
-                collection.templates,
-                collection.subjects,
-                state.mode is SearchMode.APPROXIMATE,
-                state.recall.audited,
-                state.recall.agreed,
-            )
-            for gauge, value in zip(gauges, values, strict=True):
-                gauge.labels(collection.id).set(value)
+            self.templates.labels(collection.id).set(collection.templates)
+            self.subjects.labels(collection.id).set(collection.subjects)
 
     def encoder_ran(self, faces: int, seconds: float) -> None:
         """Notes one run of the encoder."""

@@ -67,7 +67,6 @@ async def model(parts: PartsDependency) -> schemas.ModelResponse:
     responses=problems("gallery_unavailable") | {200: {"content": {"text/plain": {"example": examples.METRICS}}}},
 )
 async def metrics(parts: PartsDependency) -> PlainTextResponse:
-    """Requests, durations, decisions, the size of the gallery and how it is searched."""
-    gallery = parts.service.gallery
-    parts.metrics.show_gallery(await parts.read(gallery.collections), await parts.read(gallery.search_states))
+    """Requests, durations, decisions and the size of the gallery."""
+    parts.metrics.show_gallery(await parts.read(parts.service.gallery.collections))
     return PlainTextResponse(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

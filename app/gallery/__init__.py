@@ -1,10 +1,8 @@
 """Templates at rest and in search.
 
 ``protocol`` says what every gallery does; ``SqliteGallery`` is the one that needs nothing but a directory.
-``ApproximateIndex`` is what it searches with.
 """
 
-from app.gallery.approximate import ApproximateIndex
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
@@ -28,7 +26,6 @@ from app.gallery.sqlite import SqliteGallery
 
 __all__ = [
     "DEFAULT_COLLECTION",
-    "ApproximateIndex",
     "CollectionExists",
     "CollectionNotFound",
     "EncoderMismatch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -14,15 +14,15 @@ import numpy.typing as npt
 from app.gallery.lock import ReadersWriterLock
 from app.gallery.protocol import CollectionNotFound, GalleryError, GalleryUnavailable
 from app.gallery.tally import TemplateTally
-from app.types import EMBEDDING_SIZE, CollectionSize, Embedding, SearchState
+from app.types import EMBEDDING_SIZE, CollectionSize, Embedding
 
 _LOGGER = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.int64]
 """int64 [N], keys of subjects."""
 
-ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
-"""For a search whose answer does not matter."""
+SCORE_TOLERANCE = 1e-3
+"""How far a score of the index may be from the exact inner product of two unit vectors."""
 
 
 class Batch(NamedTuple):
@@ -34,127 +34,49 @@ class Batch(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Keys and scores, float32 [N], greatest first, and whether no other vector can have a greater score than these."""
+    """Keys and scores, float32 [N], greatest first: no other vector has a greater score than these."""
 
     keys: Keys
     scores: npt.NDArray[np.float32]
-    exact: bool
-
-    @classmethod
-    def nothing(cls) -> Found:
-        """What a search of no vectors gives."""
-        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), exact=True)
 
 
-class VectorIndex(Protocol):
-    """Finds the stored vectors with the greatest inner product; exact or approximate.
+class VectorIndex:
+    """Finds the stored vectors with the greatest inner product: compares the probe with every one of them.
 
-    Searches may run in parallel with each other, but not with ``add`` or ``remove``. What an index does in the
-    background is its own affair: it may run in parallel with everything. After ``close`` it is searched as before.
+    Vectors are kept at half precision: 264 bytes a subject with its key. Half precision keeps 11 bits of each
+    component, so the inner product of two unit vectors is off by 2**-11 at most with rounding to nearest and by 2**-10
+    with truncation.
+
+    Searches may run in parallel with each other, but not with ``add`` or ``remove``.
     """
+
+    def __init__(self) -> None:
+        storage = faiss.IndexScalarQuantizer(EMBEDDING_SIZE, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        self._index = faiss.IndexIDMap(storage)
 
     @property
     def size(self) -> int:
         """How many vectors it holds."""
-        ...
-
-    @property
-    def tolerance(self) -> float:
-        """How far a score may be from the exact inner product of two unit vectors."""
-        ...
-
-    @property
-    def state(self) -> SearchState:
-        """How searches are done at present; may be asked at any time."""
-        ...
+        return int(self._index.ntotal)
 
     def add(self, keys: Keys, vectors: npt.NDArray[np.float32]) -> None:
         """Stores vectors, float32 [N, 128], under keys, int64 [N], that it does not hold yet."""
-        ...
-
-    def remove(self, keys: Keys) -> None:
-        """Removes vectors by key; RuntimeError when it did not hold them all."""
-        ...
-
-    def search(self, probe: Embedding, count: int) -> Found:
-        """The ``count`` (one or more) nearest vectors, or all where there are fewer."""
-        ...
-
-    def check(self) -> None:
-        """Searches for nothing in particular. Raises RuntimeError when the index does not answer."""
-        ...
-
-    def maintain(self) -> None:
-        """Says that a change is complete: starts in the background what is due after it."""
-        ...
-
-    def close(self) -> None:
-        """Ends what runs in the background, and starts nothing any more; a second call does nothing."""
-        ...
-
-
-def half_precision() -> faiss.IndexScalarQuantizer:
-    """Vectors of 16 bits a component, compared by inner product."""
-    return faiss.IndexScalarQuantizer(EMBEDDING_SIZE, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-
-
-class FlatIndex:
-    """Compares the probe with every vector, kept at half precision: 264 bytes a subject with its key.
-
-    Half precision keeps 11 bits of each component, so the inner product of two unit vectors is off by 2**-11 at most
-    with rounding to nearest and by 2**-10 with truncation.
-    """
-
-    def __init__(self) -> None:
-        self.storage = half_precision()
-        self._index = faiss.IndexIDMap(self.storage)
-
-    @property
-    def size(self) -> int:
-        return int(self._index.ntotal)
-
-    @property
-    def tolerance(self) -> float:
-        return 1e-3
-
-    @property
-    def state(self) -> SearchState:
-        return SearchState()
-
-    @property
-    def keys(self) -> Keys:
-        """int64 [N], a copy, in the order of the vectors in ``storage``."""
-        keys: Keys = faiss.vector_to_array(self._index.id_map)
-        return keys
-
-    def add(self, keys: Keys, vectors: npt.NDArray[np.float32]) -> None:
         self._index.add_with_ids(vectors, keys)
 
     def remove(self, keys: Keys) -> None:
-        removed = self.discard(keys)
+        """Removes vectors by key; RuntimeError when it did not hold them all."""
+        removed = int(self._index.remove_ids(faiss.IDSelectorBatch(keys)))
         if removed != len(keys):
             raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
 
-    def discard(self, keys: Keys) -> int:
-        """Removes those of the vectors that it holds; returns how many those were."""
-        return int(self._index.remove_ids(faiss.IDSelectorBatch(keys))) if len(keys) else 0
-
     def search(self, probe: Embedding, count: int) -> Found:
+        """The ``count`` (one or more) nearest vectors, or all where there are fewer."""
         # Searches run in parallel with each other already; sharing one probe's out among threads costs more in waiting
         # for them than it saves, many times over on busy cores. The setting holds for the calling thread.
         faiss.omp_set_num_threads(1)
         scores, keys = self._index.search(probe[np.newaxis], count)
         found = keys[0] >= 0
-        return Found(keys[0][found], scores[0][found], exact=True)
-
-    def check(self) -> None:
-        self.search(ANY_PROBE, 1)
-
-    def maintain(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        return Found(keys[0][found], scores[0][found])
 
 
 class CollectionIndex:
@@ -167,12 +89,9 @@ class CollectionIndex:
     ``load`` gives all that is committed, in batches. Start with ``rebuild``.
     """
 
-    def __init__(
-        self, collection: str, load: Callable[[], Generator[Batch, None, None]], make_index: Callable[[], VectorIndex]
-    ) -> None:
+    def __init__(self, collection: str, load: Callable[[], Generator[Batch, None, None]]) -> None:
         self._collection = collection
         self._load = load
-        self._make_index = make_index
         self._lock = ReadersWriterLock()
         self._vectors: VectorIndex | None = None
         self._tally = TemplateTally()
@@ -228,24 +147,7 @@ class CollectionIndex:
         with self._lock.writing():
             commit()
             self._dropped = True
-            self._give_up()
-
-    @property
-    def state(self) -> SearchState:
-        """How searches are done at present; does not wait for anything."""
-        vectors = self._vectors
-        return SearchState() if vectors is None else vectors.state
-
-    def close(self) -> None:
-        """Ends what the index does in the background, after the searches and changes under way."""
-        with self._lock.writing():
-            if self._vectors is not None:
-                self._vectors.close()
-
-    def _give_up(self) -> None:
-        if self._vectors is not None:
-            self._vectors.close()
-        self._vectors = None
+            self._vectors = None
 
     def _change(self, removed: Keys, added: Batch | None) -> None:
         if self._vectors is None:
@@ -257,12 +159,11 @@ class CollectionIndex:
         if added is not None:
             self._vectors.add(added.keys, added.vectors)
             self._tally.add(added.keys, added.templates)
-        self._vectors.maintain()
 
     def _rebuild(self) -> None:
-        self._give_up()
+        self._vectors = None
         try:
-            vectors, tally = self._make_index(), TemplateTally()
+            vectors, tally = VectorIndex(), TemplateTally()
             with closing(self._load()) as batches:
                 for batch in batches:
                     vectors.add(batch.keys, batch.vectors)
@@ -274,5 +175,3 @@ class CollectionIndex:
                 f"The search index of collection {self._collection!r} cannot be built: {error}."
             ) from error
         self._vectors, self._tally = vectors, tally
-        # Not before all is loaded: what is derived from a part of it would have to be derived again.
-        vectors.maintain()

@@ -14,7 +14,6 @@ from app.types import (
     CollectionSize,
     Embedding,
     NewTemplate,
-    SearchState,
     Subject,
     SubjectVectors,
     Targets,
@@ -211,13 +210,8 @@ class Gallery(Protocol):
         """The ``top_k`` nearest subjects, one candidate each, nearest first; ties by subject id.
 
         The distance of a subject is that of ``app.gallery.fusion.fused_template`` of its templates: exact squared L2 in
-        float32, 0..4, the same that ``compare`` gives. An empty gallery gives []. Where ``search_states`` says
-        ``approximate``, a subject may be missing from the nearest; how rarely the very nearest is, is measured there.
+        float32, 0..4, the same that ``compare`` gives. An empty gallery gives [].
         """
-        ...
-
-    def search_states(self) -> dict[str, SearchState]:
-        """How searches are done at present, by collection."""
         ...
 
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:

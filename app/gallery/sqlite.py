@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from app.gallery import encoders, rows
-from app.gallery.approximate import ApproximateIndex
 from app.gallery.database import Database
-from app.gallery.index import Batch, CollectionIndex, Keys, VectorIndex
+from app.gallery.index import Batch, CollectionIndex, Keys
 from app.gallery.lock import DirectoryLock
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
@@ -31,12 +30,12 @@ from app.gallery.protocol import (
 )
 from app.gallery.vectors import Ranked, checked, nearest_subjects, rank
 from app.types import (
+    EMBEDDING_SIZE,
     Candidate,
     Collection,
     CollectionSize,
     Embedding,
     NewTemplate,
-    SearchState,
     Subject,
     SubjectVectors,
     Targets,
@@ -46,6 +45,8 @@ RECEIPT_LIFETIME = timedelta(hours=24)
 DATABASE_NAME = "gallery.sqlite3"
 
 _NO_KEYS: Keys = np.empty(0, dtype=np.int64)
+# For a search whose answer does not matter.
+_ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
 
 
 def utc_now() -> datetime:
@@ -69,7 +70,6 @@ class SqliteGallery:
         directory: the data directory; created for its owner alone when it is missing.
         encoder_digest: names the encoder that makes the embeddings.
         clock: gives the present moment in UTC.
-        make_index: gives an empty index for a collection.
 
     Raises:
         GalleryInUse: the directory is open already, in another process or in this one.
@@ -83,17 +83,13 @@ class SqliteGallery:
         *,
         encoder_digest: str,
         clock: Callable[[], datetime] = utc_now,
-        make_index: Callable[[], VectorIndex] = ApproximateIndex,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
         self._clock = clock
-        self._make_index = make_index
         self._indexes: dict[str, CollectionIndex] = {}
         with ExitStack() as opened:
             opened.callback(DirectoryLock(directory).release)
-            # After the database, which waits for what is under way and lets nothing begin that could need an index.
-            opened.callback(self._close_indexes)
             self._database = Database(directory / DATABASE_NAME)
             opened.callback(self._database.close)
             self._encoder = self._open(directory, encoder_digest)
@@ -117,7 +113,7 @@ class SqliteGallery:
             with self._database.reading() as connection:
                 yield from rows.load_vectors(connection, key)
 
-        index = CollectionIndex(collection, load, self._make_index)
+        index = CollectionIndex(collection, load)
         index.rebuild()
         return index
 
@@ -296,9 +292,6 @@ class SqliteGallery:
             found = nearest_subjects(vectors, lambda keys: rows.read_templates(connection, keys), probe, top_k)
         return [_candidate(ranked) for ranked in found]
 
-    def search_states(self) -> dict[str, SearchState]:
-        return {collection: index.state for collection, index in list(self._indexes.items())}
-
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
         probe = checked(probe)
         with self._database.reading() as connection:
@@ -312,7 +305,7 @@ class SqliteGallery:
                 with index.reading() as vectors, self._database.reading() as connection:
                     stored = rows.count_subjects(connection, rows.collection_key(connection, collection))
                     indexed = vectors.size
-                    vectors.check()
+                    vectors.search(_ANY_PROBE, 1)
             except CollectionNotFound:
                 continue
             except RuntimeError as error:
@@ -325,10 +318,6 @@ class SqliteGallery:
 
     def close(self) -> None:
         self._opened.close()
-
-    def _close_indexes(self) -> None:
-        for index in self._indexes.values():
-            index.close()
 
 
 def _key(subject: int) -> Keys:

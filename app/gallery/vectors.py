@@ -9,17 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from app.gallery.fusion import fused_template
-from app.gallery.index import VectorIndex
+from app.gallery.index import SCORE_TOLERANCE, VectorIndex
 from app.types import EMBEDDING_SIZE, Embedding
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 MAX_DISTANCE = 4.0
 
 # The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
-_SPARE = 12
+SPARE = 12
 _GROWTH = 4
-# Beyond so many times the first fetch, approximate searches give up settling near ties.
-_MOST_GROWTH = 16
 
 Vectors = npt.NDArray[np.float32]
 """float32 [N, 128]."""
@@ -104,12 +102,8 @@ def nearest_subjects(
     The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until nothing that the
     index has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
     embeddings may be off; so near ties at the cut are decided by the exact distances.
-
-    That holds for an index whose search was exact. An approximate search may never propose a subject, however near;
-    those that it does propose are in the right order with the right distances. Near ties at the cut are then decided
-    among the first ``16 * (top_k + 12)`` proposals at most, so that not a whole gallery of like faces is fetched.
     """
-    wanted = first = top_k + _SPARE
+    wanted = top_k + SPARE
     probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
     while True:
         count = min(wanted, index.size)
@@ -117,12 +111,10 @@ def nearest_subjects(
             return []
         found = index.search(probe, count)
         ranked = rank(probe, fetch(found.keys.tolist()))
-        if len(found.keys) < count or count == index.size:
+        if count == index.size:
             return ranked[:top_k]
-        best_score_left = float(found.scores[-1]) + index.tolerance
+        best_score_left = float(found.scores[-1]) + SCORE_TOLERANCE
         nearest_left = probe_square + (1.0 - UNIT_LENGTH_TOLERANCE) ** 2 - 2.0 * best_score_left
         if len(ranked) >= top_k and ranked[top_k - 1].distance < min(nearest_left, MAX_DISTANCE):
-            return ranked[:top_k]
-        if not found.exact and wanted >= _MOST_GROWTH * first:
             return ranked[:top_k]
         wanted *= _GROWTH

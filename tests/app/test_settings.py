@@ -25,7 +25,6 @@ def test_the_defaults_are_safe_and_usable() -> None:
     assert settings.server.host == "127.0.0.1"
     assert settings.gallery.data_dir == Path("data")
     assert settings.gallery.report_duplicates is True
-    assert settings.gallery.approximate_from == 1_000_000
     assert settings.faces.enforce_quality is True
     assert settings.encoding.weights == DEFAULT_WEIGHTS
     assert (settings.encoding.directory / "encoder.onnx").is_file()
@@ -47,7 +46,6 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
         "TESSERA_ENCODING__PRECISION": "f32",
         "TESSERA_GALLERY__DATA_DIR": "/var/lib/tessera",
         "TESSERA_GALLERY__REPORT_DUPLICATES": "0",
-        "TESSERA_GALLERY__APPROXIMATE_FROM": "0",
     }.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -55,7 +53,6 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.faces.enforce_quality, settings.faces.detection_threshold) == (False, 0.5)
     assert (settings.encoding.runtime, settings.encoding.precision) == (RuntimeName.TORCH, Precision.F32)
     assert (settings.gallery.data_dir, settings.gallery.report_duplicates) == (Path("/var/lib/tessera"), False)
-    assert settings.gallery.approximate_from == 0
     assert settings.server.host == "127.0.0.1"
 
 
@@ -72,7 +69,6 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TESSERA_ENCODING__PRECISION", "f16"),
         ("TESSERA_ENCODING__RUNTIME", "tflite"),
         ("TESSERA_ENCODING__THREADS", "-1"),
-        ("TESSERA_GALLERY__APPROXIMATE_FROM", "-1"),
     ],
 )
 def test_values_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:

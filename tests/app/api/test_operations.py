@@ -11,7 +11,7 @@ from app.decisions import Calibration
 from app.encoding import EncoderInfo, EncoderRuntime
 from app.gallery import GalleryUnavailable
 from app.service import TesseraService
-from app.types import EMBEDDING_SIZE, RecallAudit, SearchMode, SearchState
+from app.types import EMBEDDING_SIZE
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import files, ok, problem
 from tests.app.photographs import blank
@@ -167,23 +167,6 @@ def test_the_gallery_is_measured(enroll: Enroll, client: TestClient, sample: Sam
     assert sample("tessera_gallery_subjects", collection="default") == 0
     client.delete("/collections/staff")
     assert sample("tessera_gallery_templates", collection="staff") is None
-
-
-SEARCHES = ("tessera_search_approximate", "tessera_search_audited", "tessera_search_audit_agreed")
-
-
-def test_how_collections_are_searched_is_shown(
-    client: TestClient, service: TesseraService, sample: Sample, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client.post("/collections", json={"id": "staff"})
-    assert [sample(name, collection="staff") for name in SEARCHES] == [0, 0, 0]
-    states = {"staff": SearchState(SearchMode.APPROXIMATE, False, RecallAudit(searches=5000, audited=248, agreed=247))}
-    with monkeypatch.context() as patched:
-        patched.setattr(service.gallery, "search_states", lambda: states)
-        assert [sample(name, collection="staff") for name in SEARCHES] == [1, 248, 247]
-        assert [sample(name, collection="default") for name in SEARCHES] == [0, 0, 0]
-    client.delete("/collections/staff")
-    assert [sample(name, collection="staff") for name in SEARCHES] == [None, None, None]
 
 
 def test_invented_methods_share_one_time_series(client: TestClient) -> None:

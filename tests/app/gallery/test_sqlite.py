@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from app.gallery import (
-    CollectionNotFound,
     EncoderMismatch,
     Gallery,
     GalleryInUse,
@@ -29,14 +28,13 @@ from app.gallery import (
     SqliteGallery,
     SubjectNotFound,
 )
-from app.gallery.index import Batch, CollectionIndex, FlatIndex, Found, Keys
+from app.gallery.index import Found, Keys, VectorIndex
 from app.gallery.sqlite import DATABASE_NAME
 from app.types import CollectionSize, Embedding
 from tests.app.gallery.contract import (
     Clock,
     GalleryContract,
     axis,
-    exact,
     ids,
     near,
     pending,
@@ -164,16 +162,17 @@ def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
         assert again.receipt("k") == Receipt("k", "f", "slow")
 
 
-def test_closing_waits_for_searches(tmp_path: Path) -> None:
+def test_closing_waits_for_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searching, answered = threading.Event(), threading.Event()
 
-    class SlowIndex(FlatIndex):
+    class SlowIndex(VectorIndex):
         def search(self, probe: Embedding, count: int) -> Found:
             searching.set()
             assert answered.wait(5)
             return super().search(probe, count)
 
-    gallery = SqliteGallery(tmp_path, encoder_digest=DIGEST, make_index=SlowIndex)
+    monkeypatch.setattr("app.gallery.index.VectorIndex", SlowIndex)
+    gallery = SqliteGallery(tmp_path, encoder_digest=DIGEST)
     gallery.enroll("default", "ada", [template(axis(0))])
     with ThreadPoolExecutor(2) as pool:
         search = pool.submit(gallery.search, "default", axis(0), 1)
@@ -319,7 +318,7 @@ def test_a_full_disk_refuses_writes_and_changes_nothing(tmp_path: Path) -> None:
         assert {subject.id for subject in gallery.subjects("default", after=None, limit=1000)} == expected
 
 
-class FailingIndex(FlatIndex):
+class FailingIndex(VectorIndex):
     """Fails at the next ``failures`` additions, having lost what it held."""
 
     failures = 0
@@ -333,9 +332,10 @@ class FailingIndex(FlatIndex):
 
 
 @pytest.fixture
-def failing(tmp_path: Path) -> Iterator[SqliteGallery]:
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteGallery]:
     FailingIndex.failures = 0
-    with closing(SqliteGallery(tmp_path, encoder_digest=DIGEST, make_index=FailingIndex)) as gallery:
+    monkeypatch.setattr("app.gallery.index.VectorIndex", FailingIndex)
+    with opened(tmp_path) as gallery:
         gallery.enroll("default", "ada", [template(axis(0))])
         yield gallery
 
@@ -365,16 +365,11 @@ def test_an_index_that_cannot_be_rebuilt_refuses_until_it_can(failing: SqliteGal
 
 
 def test_check_notices_an_index_out_of_step(tmp_path: Path) -> None:
-    made: list[FlatIndex] = []
-
-    def make_index() -> FlatIndex:
-        made.append(FlatIndex())
-        return made[-1]
-
-    with closing(SqliteGallery(tmp_path, encoder_digest=DIGEST, make_index=make_index)) as gallery:
+    with opened(tmp_path) as gallery:
         gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
         gallery.check()
-        made[-1].remove(np.array([1], dtype=np.int64))
+        with gallery._indexes["default"].reading() as vectors:
+            vectors.remove(np.array([1], dtype=np.int64))
         with pytest.raises(GalleryUnavailable, match="holds 0 subjects, its database 1"):
             gallery.check()
 
@@ -501,58 +496,6 @@ def test_receipts_are_not_kept_longer_than_they_count(tmp_path: Path) -> None:
 def stored_receipts(directory: Path) -> list[str]:
     with closing(sqlite3.connect(directory / DATABASE_NAME)) as connection:
         return [row[0] for row in connection.execute("SELECT key FROM receipts")]
-
-
-# The index
-
-
-def test_the_index_is_no_further_off_than_it_says() -> None:
-    random = np.random.default_rng(5)
-    vectors = np.stack([random_embedding(random) for _ in range(2000)])
-    index = FlatIndex()
-    index.add(np.arange(2000, dtype=np.int64), vectors)
-    probe: Embedding = vectors[0]
-    keys, scores, _ = index.search(probe, 2000)
-    assert sorted(keys.tolist()) == list(range(2000))
-    for key, score in zip(keys.tolist(), scores.tolist(), strict=True):
-        assert abs(score - (1 - exact(probe, vectors[key]) / 2)) <= index.tolerance
-
-
-def test_a_search_that_comes_too_late_for_its_collection_says_so() -> None:
-    def one() -> Generator[Batch, None, None]:
-        yield Batch(np.array([1], dtype=np.int64), axis(0)[np.newaxis], np.array([1], dtype=np.int64))
-
-    index = CollectionIndex("a", one, FlatIndex)
-    index.rebuild()
-    with index.reading() as vectors:
-        assert vectors.size == 1
-    index.drop(lambda: None)
-    with pytest.raises(CollectionNotFound), index.reading():
-        pass
-
-
-def test_a_commit_that_fails_leaves_the_index_as_it_was() -> None:
-    def one() -> Generator[Batch, None, None]:
-        yield Batch(np.array([1], dtype=np.int64), axis(0)[np.newaxis], np.array([1], dtype=np.int64))
-
-    def commit() -> None:
-        raise OSError("disk full")
-
-    index = CollectionIndex("a", one, FlatIndex)
-    index.rebuild()
-    with pytest.raises(OSError, match="disk full"):
-        index.follow(commit, removed=np.array([1], dtype=np.int64))
-    with pytest.raises(OSError, match="disk full"):
-        index.drop(commit)
-    with index.reading() as vectors:
-        assert vectors.size == 1
-
-
-def test_removing_what_the_index_does_not_hold_fails() -> None:
-    index = FlatIndex()
-    index.add(np.array([7], dtype=np.int64), axis(0)[np.newaxis])
-    with pytest.raises(RuntimeError, match="1 of 2"):
-        index.remove(np.array([7, 8], dtype=np.int64))
 
 
 def test_ids_of_templates_are_unique_in_the_whole_database(tmp_path: Path) -> None:
