@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 EMBEDDING_SIZE = 128
 CHIP_SIDE = 112
+OUTSIDE_COLOUR = (123, 117, 104)
+"""RGB: grey, of what a chip or the detector shows beyond the border of the photograph."""
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""

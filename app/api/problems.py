@@ -34,7 +34,9 @@ KINDS: dict[str, ProblemKind] = {
     "truncated_image": ProblemKind(422, "Truncated image", "The file ends too early; send it whole."),
     "corrupt_image": ProblemKind(422, "Corrupt image", "The image cannot be decoded; encode it anew."),
     "image_too_large": ProblemKind(413, "Image too large", "The image has 120.0 megapixels; at most 50.0 are taken."),
-    "image_too_small": ProblemKind(422, "Image too small", "The image is 8x8 pixels; a face needs at least 32."),
+    "image_too_small": ProblemKind(
+        422, "Image too small", "The picture is 8 x 8; each side needs at least 16 pixels. Send a larger photograph."
+    ),
     "no_face": ProblemKind(422, "No face", "No face was found; send a sharper or closer photograph of a face."),
     "multiple_faces": ProblemKind(422, "Several faces", "2 faces were found; crop one or use face_policy largest."),
     "degenerate_landmarks": ProblemKind(422, "Face cannot be aligned", "The landmarks of the face coincide."),

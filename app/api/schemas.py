@@ -184,7 +184,7 @@ Rounded = Annotated[float, AfterValidator(lambda value: round(value, 2))]
 
 
 class BoxOut(_FromAttributes):
-    """Pixels of the upright photograph."""
+    """Pixels of the upright photograph; of a face at its border, the box may reach beyond it."""
 
     x: Rounded
     y: Rounded
@@ -193,7 +193,7 @@ class BoxOut(_FromAttributes):
 
 
 class LandmarksOut(BaseModel):
-    """x and y in pixels; left and right as seen in the picture."""
+    """x and y in pixels, beyond the photograph where the face is cut off; left and right as seen in the picture."""
 
     left_eye: tuple[Rounded, Rounded]
     right_eye: tuple[Rounded, Rounded]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.faces.errors import DegenerateLandmarksError
-from app.types import CHIP_SIDE, Landmarks, Pixels
+from app.types import CHIP_SIDE, OUTSIDE_COLOUR, Landmarks, Pixels
 
 Matrix = npt.NDArray[np.float64]
 """float64 [2, 3]: x' = A x + b with A = [:, :2] and b = [:, 2]."""
@@ -65,8 +65,9 @@ def similarity(source: npt.ArrayLike, target: npt.ArrayLike) -> Matrix:
 def align(pixels: Pixels, landmarks: Landmarks) -> Pixels:
     """Cut a face out of a picture so that its landmarks lie on `TEMPLATE`.
 
-    Bilinear warp; what lies outside of the picture is black. Bilinear sampling alone would alias a face that has to
-    shrink to less than half, so such a face is first reduced by area averaging, to one to two times its final size.
+    Bilinear warp; what lies outside of the picture is grey, as it is in the faces that encoders are trained on.
+    Bilinear sampling alone would alias a face that has to shrink to less than half, so such a face is first reduced by
+    area averaging, to one to two times its final size.
 
     Args:
         pixels: the picture, uint8 [H, W, 3].
@@ -93,7 +94,12 @@ def align(pixels: Pixels, landmarks: Landmarks) -> Pixels:
         shift = factor / 2 - 0.5 + np.array([left, top])
         matrix = np.hstack([matrix[:, :2] * factor, (matrix[:, :2] @ shift + matrix[:, 2])[:, None]])
     chip = cv2.warpAffine(
-        pixels, matrix, (CHIP_SIDE, CHIP_SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+        pixels,
+        matrix,
+        (CHIP_SIDE, CHIP_SIDE),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=OUTSIDE_COLOUR,
     )
     return chip.astype(np.uint8, copy=False)
 

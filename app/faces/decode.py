@@ -78,7 +78,7 @@ class DecodeLimits:
         max_bytes: size of the file, bytes.
         max_pixels: width times height as the header says.
         max_side: longer side, pixels.
-        min_side: shorter side, pixels.
+        min_side: shorter side, pixels; of a face in a smaller picture no encoder makes anything.
         working_side: the decoded picture's long side is brought down to this many pixels; smaller ones are left alone.
         glance_side: at a glance, a JPEG is decoded at a half, a quarter or an eighth of its size where its long side
             still has this many pixels.
@@ -87,7 +87,7 @@ class DecodeLimits:
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_side: int = 16_384
-    min_side: int = 32
+    min_side: int = 16
     working_side: int = 2048
     glance_side: int = 960
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,10 +13,14 @@ import numpy.typing as npt
 
 from app.faces.yunet import Yunet, read_weights
 from app.inference import available_cores
-from app.types import Box, DetectedFace, Landmarks, Photograph, Pixels
+from app.types import OUTSIDE_COLOUR, Box, DetectedFace, Landmarks, Photograph, Pixels
 
 SAME = 0.5
 """Boxes that overlap by so much (intersection over union) are of one face."""
+
+Border = tuple[float, float, float, float]
+"""Left, top, right, bottom, pixels."""
+NO_BORDER: Border = (0, 0, 0, 0)
 
 
 class FaceDetector(Protocol):
@@ -40,12 +45,15 @@ class DetectorSettings:
         glance_side: long side at which to look first, pixels; what the largest face is taken from, if it can be.
         exact_face: a face whose box is so wide in what was looked at, pixels, is taken as it is; smaller ones are
             looked at again alone, closer, for more exact landmarks.
+        border_gap: so is a face whose box comes so near to the border of the picture, in sides of the box, or crosses
+            it: without anything around the face its landmarks are less exact.
         closer_face: a face less wide at the glance, pixels, is not gone by.
-        closer_side: long side at which to look closer, pixels; never more than the picture has.
-        closer_crop: side of the region to look closer at, in sides of the face's box.
+        closer_side: long side at which to look closer, pixels; never more than the picture has, but for a
+            face at its border, since crops are often tiny.
+        closer_crop: side of the region to look closer at, in sides of the face's box; grey where there is no picture.
         first_side: long side at which to look for all faces, pixels; pictures are never enlarged for it.
         near_sides: long sides at which to look for faces that nearly fill the picture, tried in order.
-        near_border: border around the picture then, as a share of its long side.
+        near_border: grey border around the picture then, as a share of its long side.
         far_sides: long sides at which to look for small faces, tried in order until one is found.
     """
 
@@ -54,6 +62,7 @@ class DetectorSettings:
     confident: float = 0.8
     glance_side: int = 320
     exact_face: int = 64
+    border_gap: float = 0.1
     closer_face: int = 16
     closer_side: int = 192
     closer_crop: float = 2.0
@@ -70,7 +79,8 @@ class YunetDetector:
     may be enough where the largest face alone is wanted. Else it looks at ``first_side``, too. If it finds nothing, or
     a single face of which it is not confident, it looks for one that is too large (smaller picture, with a border); if
     it still has nothing, for small ones (larger picture). Very small faces next to one found at once are therefore not
-    looked for.
+    looked for. A face at the border of the picture is looked at again with grey beyond the border; its box and
+    landmarks may lie beyond it, too.
     """
 
     def __init__(
@@ -100,7 +110,7 @@ class YunetDetector:
         for side in settings.near_sides:
             if len(faces) > 1 or _best(faces) >= settings.confident:
                 break
-            near = self._look(pixels, side / long_side, settings.near_border)
+            near = self._look(pixels, side / long_side, (settings.near_border * long_side,) * 4)
             faces = max(faces, near, key=_best)
         looked_at = settings.first_side
         for side in settings.far_sides:
@@ -115,10 +125,10 @@ class YunetDetector:
         return _by_size(known + faces[wanted:])
 
     def _exact(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
-        """The face as it is seen closer, where it was small at ``scale`` and the picture has more to show."""
-        if scale >= 1 or face.box.width * scale >= self._settings.exact_face:
-            return face
-        return self._closer(pixels, face) or face
+        """The face as it is seen closer, where it was small at ``scale`` and the picture has more, or at the border."""
+        small = scale < 1 and face.box.width * scale < self._settings.exact_face
+        looked_at_again = small or self._at_border(pixels, face)
+        return (self._closer(pixels, face) if looked_at_again else None) or face
 
     def _glance(self, pixels: Pixels) -> list[DetectedFace]:
         """The faces of a small look, if the largest is large enough or could be looked at closer; else none."""
@@ -128,34 +138,50 @@ class YunetDetector:
         if not seen or seen[0].confidence < settings.confident:
             return []
         width = seen[0].box.width * scale
-        if width >= settings.exact_face:
+        if width >= settings.exact_face and not self._at_border(pixels, seen[0]):
             return seen
         closer = self._closer(pixels, seen[0]) if width >= settings.closer_face else None
         return [closer, *seen[1:]] if closer else []
+
+    def _at_border(self, pixels: Pixels, face: DetectedFace) -> bool:
+        """Whether the box crosses the border of the picture or nearly reaches it."""
+        box, (height, width) = face.box, pixels.shape[:2]
+        gap = min(box.x, box.y, width - box.x - box.width, height - box.y - box.height)
+        return bool(gap < self._settings.border_gap * max(box.width, box.height))
 
     def _closer(self, pixels: Pixels, face: DetectedFace) -> DetectedFace | None:
         """The same face, found again in the region around it; None if it is not found there as surely."""
         box, settings = face.box, self._settings
         half = settings.closer_crop * max(box.width, box.height) / 2
         x, y = box.x + box.width / 2, box.y + box.height / 2
-        left, top = max(0, int(x - half)), max(0, int(y - half))
-        region = pixels[top : int(y + half) + 1, left : int(x + half) + 1]
-        found = self._look(region, min(1.0, settings.closer_side / max(region.shape[:2])))
+        height, width = pixels.shape[:2]
+        left, top, right, bottom = (math.floor(side) for side in (x - half, y - half, x + half + 1, y + half + 1))
+        beyond = (max(0, -left), max(0, -top), max(0, right - width), max(0, bottom - height))
+        scale = settings.closer_side / max(right - left, bottom - top)
+        if not self._at_border(pixels, face):
+            scale = min(1.0, scale)
+        left, top = max(0, left), max(0, top)
+        region = pixels[top : max(0, bottom), left : max(0, right)]
+        found = self._look(region, scale, beyond) if region.size else []
         sure = min(settings.confident, face.confidence)
         same = [f for f in found if f.confidence >= sure and _overlap(_moved(f, left, top), face) >= SAME]
         return _moved(max(same, key=lambda f: f.confidence), left, top) if same else None
 
-    def _look(self, pixels: Pixels, scale: float, border: float = 0.0) -> list[DetectedFace]:
-        """One run of the network over the picture at ``scale``, in a border given as a share of its long side."""
+    def _look(self, pixels: Pixels, scale: float, border: Border = NO_BORDER) -> list[DetectedFace]:
+        """One run of the network over the picture at ``scale``, in a grey border of so many of its own pixels.
+
+        What is found is in coordinates of the picture without the border.
+        """
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
         picture = _resize(pixels, width, height)
-        margin = round(border * max(width, height))
-        if margin:
-            bordered = cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+        left, top, right, bottom = (round(side * scale) for side in border)
+        if border != NO_BORDER:
+            bordered = cv2.copyMakeBorder(picture, top, bottom, left, right, cv2.BORDER_CONSTANT, value=OUTSIDE_COLOUR)
             picture = bordered.astype(np.uint8, copy=False)
         rows = self._network.detect(picture, self._settings.score_threshold, self._settings.nms_threshold)
         back = np.array([pixels.shape[1] / width, pixels.shape[0] / height], dtype=np.float32)
-        return [_face(row, margin, back) for row in rows if np.isfinite(row).all()]
+        origin = np.array([left, top], dtype=np.float32)
+        return [_face(row, origin, back) for row in rows if np.isfinite(row).all()]
 
 
 def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
@@ -171,14 +197,16 @@ def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
-def _face(row: npt.NDArray[np.float32], margin: int, back: npt.NDArray[np.float32]) -> DetectedFace:
+def _face(row: npt.NDArray[np.float32], origin: npt.NDArray[np.float32], back: npt.NDArray[np.float32]) -> DetectedFace:
     """A row of YuNet's [15] (x, y, width, height, five points, score) in the coordinates of the original picture.
+
+    That begins at ``origin`` of what the network saw and is ``back`` times as large, x and y each.
 
     The points come as the person's right eye, left eye, nose tip, right and left mouth corner, so in an upright picture
     the left one of each pair comes first, which is the order of the alignment template.
     """
-    corner, size = (row[0:2] - margin) * back, row[2:4] * back
-    landmarks: Landmarks = ((row[4:14].reshape(5, 2) - margin) * back).astype(np.float32)
+    corner, size = (row[0:2] - origin) * back, row[2:4] * back
+    landmarks: Landmarks = ((row[4:14].reshape(5, 2) - origin) * back).astype(np.float32)
     box = Box(x=float(corner[0]), y=float(corner[1]), width=float(size[0]), height=float(size[1]))
     return DetectedFace(box=box, landmarks=landmarks, confidence=float(min(max(row[14], 0.0), 1.0)))
 

@@ -77,8 +77,9 @@ def test_nothing_is_stored_when_no_photograph_is_usable(client: TestClient) -> N
         (lambda: b"hello", 415, "unsupported_image_format"),
         (lambda: jpeg(collins())[:5000], 422, "truncated_image"),
         (lambda: jpeg(collins().resize((8, 8))), 422, "image_too_small"),
+        (lambda: jpeg(collins().resize((1, 1))), 422, "image_too_small"),
     ],
-    ids=["no_face", "multiple_faces", "low_quality", "empty", "no_image", "truncated", "too_small"],
+    ids=["no_face", "multiple_faces", "low_quality", "empty", "no_image", "truncated", "too_small", "one_pixel"],
 )
 def test_the_reason_of_a_single_unusable_photograph(client: TestClient, image, status: int, code: str) -> None:  # type: ignore[no-untyped-def]
     response = client.post("/enroll", files=files(image()), data={"subject_id": "ada"})
@@ -88,6 +89,15 @@ def test_the_reason_of_a_single_unusable_photograph(client: TestClient, image, s
     if code == "multiple_faces":
         assert answer["count"] == len(answer["boxes"]) == 2
     problem(client.get("/subjects/ada"), 404, "subject_not_found")
+
+
+def test_a_tiny_crop_is_compared_but_not_enrolled(client: TestClient, ada: bytes) -> None:
+    tiny = jpeg(collins().crop((175, 58, 270, 173)).resize((26, 31)), 95)
+    answer = ok(client.post("/verify", files={"image": tiny, "reference": ada}))
+    assert answer["probe"]["face"]["quality"]["issues"][0] == "face_too_small"
+    assert answer["similarity"] > 0.4
+    refused = problem(client.post("/enroll", files=files(tiny), data={"subject_id": "ada"}), 422, "low_quality")
+    assert "face_too_small" in refused["issues"]
 
 
 def test_largest_takes_the_largest_of_several_faces_and_says_how_many(client: TestClient, ada: bytes) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.faces import TEMPLATE, DegenerateLandmarksError, YunetDetector, align, similarity
-from app.types import Pixels
+from app.types import OUTSIDE_COLOUR, Pixels
 from tests.app.faces.conftest import photograph
 
 COORDINATES = st.floats(-50, 50)
@@ -109,13 +109,27 @@ def test_a_large_face_does_not_alias() -> None:
     assert np.ptp(cv2.warpAffine(stripes, similarity(TEMPLATE * 9.7, TEMPLATE), (112, 112))) > 200
 
 
-def test_outside_of_the_picture_is_black(astronaut: Pixels) -> None:
+def test_outside_of_the_picture_is_grey() -> None:
     for scale in (1, 4):
         bright = np.full((112 * scale, 112 * scale, 3), 200, dtype=np.uint8)
         chip = align(bright, TEMPLATE * scale + np.float32(56 * scale))
         assert (chip[:50, :50] == 200).all()
-        assert (chip[62:] == 0).all()
-        assert (chip[:, 62:] == 0).all()
+        assert (chip[62:] == OUTSIDE_COLOUR).all()
+        assert (chip[:, 62:] == OUTSIDE_COLOUR).all()
+
+
+@given(st.floats(-np.pi, np.pi), st.floats(0.3, 1.9), st.floats(-30, 30), st.floats(-30, 30))
+def test_a_chip_is_the_picture_inside_and_exactly_grey_outside(angle: float, scale: float, x: float, y: float) -> None:
+    height, width = 90, 70
+    landmarks = apply(transform(angle, scale, width / 2 + x, height / 2 + y), TEMPLATE - 56.0)
+    chip = align(np.full((height, width, 3), 200, dtype=np.uint8), landmarks.astype(np.float32))
+    rows, columns = np.mgrid[0:112, 0:112]
+    back = similarity(TEMPLATE, landmarks)
+    points = apply(back, np.stack([columns, rows], axis=-1).reshape(-1, 2)).reshape(112, 112, 2)
+    # How far inside of the centres of the outermost pixels; between them and the next ones beyond, the two are mixed.
+    inside = np.minimum(points, [width - 1, height - 1] - points).min(axis=-1)
+    assert (chip[inside > 0.1] == 200).all()
+    assert (chip[inside < -1.1] == OUTSIDE_COLOUR).all()
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,13 @@ def test_size_guards(kind: str) -> None:
         decode(data, replace(LIMITS, min_side=65))
 
 
+def test_small_pictures_are_accepted_down_to_a_bound() -> None:
+    assert decode(encode(sample(16, 20), "PNG"), DecodeLimits()).width == 16
+    for size in ((15, 20), (1, 1)):
+        with pytest.raises(ImageTooSmallError, match="each side needs at least 16 pixels"):
+            decode(encode(sample(*size), "PNG"), DecodeLimits())
+
+
 def bombs() -> dict[str, bytes]:
     """Small files whose headers claim very many pixels."""
     png = bytearray(encode(sample(), "PNG"))

@@ -10,10 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from app.faces import DecodeLimits, DetectorSettings, DetectorUnavailableError, YunetDetector, decode, yunet
-from app.types import DetectedFace, Pixels
+from app.faces.detect import NO_BORDER, Border
+from app.faces.yunet import Floats
+from app.types import OUTSIDE_COLOUR, Box, DetectedFace, Pixels
 from tests.app.faces.conftest import encode, photograph
 from tests.app.faces.test_decode import exif, turned
 
@@ -80,6 +84,14 @@ def test_a_face_that_fills_the_frame(
     assert at(face, scale=scale, offset=(-left * scale, -top * scale), tolerance=8)
 
 
+@pytest.mark.parametrize("height", [16, 24, 31])
+def test_a_tiny_crop_of_a_face(detector: YunetDetector, astronaut: Pixels, height: int) -> None:
+    scale = height / 115
+    tiny = cv2.resize(astronaut[58:173, 175:270], (round(95 * scale), height), interpolation=cv2.INTER_AREA)
+    (face,) = detector.detect(photograph(tiny))
+    assert np.abs(face.landmarks - (EYES_NOSE_MOUTH - [175, 58]) * scale).max() < 1.5
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2048, 8), (8, 2048), (33, 700)])
 def test_odd_shapes_are_looked_at(detector: YunetDetector, size: tuple[int, int]) -> None:
     assert detector.detect(photograph(np.zeros((*size, 3), dtype=np.uint8))) == []
@@ -118,7 +130,7 @@ class Counting(YunetDetector):
         super().__init__(settings, threads=1)
         self.sides = list[int]()
 
-    def _look(self, pixels: Pixels, scale: float, border: float = 0.0) -> list[DetectedFace]:
+    def _look(self, pixels: Pixels, scale: float, border: Border = NO_BORDER) -> list[DetectedFace]:
         self.sides.append(round(max(pixels.shape[:2]) * scale))
         return super()._look(pixels, scale, border)
 
@@ -173,6 +185,66 @@ def test_the_largest_comes_first_at_a_glance(astronaut: Pixels) -> None:
     assert detector.sides == [320, 192]
     assert at(large, scale=900 / 512, offset=(300, 0))
     assert large.box.width > small.box.width
+
+
+# The face's box is about 178 to 268 by 61 to 171: it reaches the border of each of these, or crosses it.
+AT_A_BORDER = {
+    "left": (180, 0, 512, 512),
+    "top": (0, 66, 512, 512),
+    "right": (0, 0, 262, 512),
+    "bottom": (0, 0, 512, 166),
+    "corner": (185, 70, 512, 512),
+    "all": (178, 60, 268, 170),
+}
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("cut", AT_A_BORDER.values(), ids=AT_A_BORDER)
+def test_a_face_at_the_border_lies_where_it_does_in_the_whole_picture(
+    detector: YunetDetector, astronaut: Pixels, cut: tuple[int, int, int, int], scale: float, largest: bool
+) -> None:
+    left, top, right, bottom = cut
+    part = astronaut[top:bottom, left:right]
+    size = (round((right - left) * scale), round((bottom - top) * scale))
+    picture = photograph(cv2.resize(part, size, interpolation=cv2.INTER_AREA))
+    found = detector.detect(picture, largest=largest)
+    assert at(found[0], scale=scale, offset=(-left * scale, -top * scale), tolerance=8)
+
+
+def test_grey_lies_beyond_the_border(astronaut: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, seen = YunetDetector(threads=1), list[Pixels]()
+    detect = detector._network.detect
+
+    def noted(picture: Pixels, score: float, overlap: float) -> Floats:
+        seen.append(picture)
+        return detect(picture, score, overlap)
+
+    monkeypatch.setattr(detector._network, "detect", noted)
+    detector.detect(photograph(astronaut[:, :262]), largest=False)
+    *_, closer = seen
+    assert closer.shape == (192, 192, 3)
+    right = closer[:, -40:]
+    assert (right == OUTSIDE_COLOUR).all()
+    assert not (closer[:, :40] == OUTSIDE_COLOUR).all(axis=-1).any()
+
+
+def test_a_face_inside_is_not_looked_at_again(astronaut: Pixels) -> None:
+    detector = Counting()
+    (face,) = detector.detect(photograph(astronaut[30:300, 100:350]))
+    assert at(face, offset=(-100, -30))
+    assert detector.sides == [270]
+
+
+@given(
+    st.tuples(st.floats(-400, 400), st.floats(-400, 400), st.floats(0.01, 1e6), st.floats(0.01, 1e6)).map(
+        lambda box: Box(*box)
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_no_box_is_too_odd_to_be_looked_at_closer(detector: YunetDetector, box: Box) -> None:
+    face = DetectedFace(box, np.zeros((5, 2), dtype=np.float32), 0.9)
+    assert detector._closer(np.zeros((60, 40, 3), dtype=np.uint8), face) is None
 
 
 def test_threads_find_alike(detector: YunetDetector, astronaut: Pixels) -> None:
