@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from model.data import CHIPS_FILE, UNLABELLED, FaceSet, load_face_set, write_tab
 from model.lookalikes import (
     PAIRS_FILE,
     VERDICT_COLUMNS,
+    VERDICTS_FILE,
     Pair,
     Verdict,
     app,
@@ -96,6 +98,16 @@ def test_verdicts_that_contradict_or_say_nothing_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_verdicts(write_verdicts(tmp_path / "v.csv", *rows))
+
+
+def test_the_verdicts_of_the_repository_can_be_read_are_sorted_and_hold_no_pair_twice() -> None:
+    rows = read_rows(VERDICTS_FILE)
+    assert len(read_verdicts(VERDICTS_FILE)) == len(rows) > 0
+    assert tuple(rows[0]) == VERDICT_COLUMNS
+    keys = [(row["first"], row["second"]) for row in rows]
+    assert all(first < second for first, second in keys)
+    assert all(before < after for before, after in pairwise(keys))
+    assert {len(name) for key in keys for name in key} == {16}
 
 
 def test_without_verdicts_people_are_as_labelled_and_unlabelled_faces_apart(faces: FaceSet) -> None:
