@@ -21,15 +21,22 @@ _LOGGER = logging.getLogger(__name__)
 Keys = npt.NDArray[np.int64]
 """int64 [N], keys of subjects."""
 
-SCORE_TOLERANCE = 1e-3
-"""How far a score of the index may be from the exact inner product of two unit vectors."""
+SCORE_TOLERANCE = 2e-3
+"""How far a score of the index may be from the exact one."""
+
+_COMPONENTS = 136
+# Those of an embedding, one for the crowding, and zeros up to a multiple of eight, which FAISS is fast with.
 
 
 class Batch(NamedTuple):
-    """Keys of subjects, what their templates are fused to, float32 [N, 128], and of how many, int64 [N]."""
+    """Keys of subjects, what their templates are fused to, float32 [N, 128], and of how many, int64 [N].
+
+    crowding: float32 [N], of the fused vectors (``app.crowding``).
+    """
 
     keys: Keys
     vectors: npt.NDArray[np.float32]
+    crowding: npt.NDArray[np.float32]
     templates: npt.NDArray[np.int64]
 
 
@@ -41,17 +48,20 @@ class Found(NamedTuple):
 
 
 class VectorIndex:
-    """Finds the stored vectors with the greatest inner product: compares the probe with every one of them.
+    """Finds the stored vectors with the smallest adjusted distance: compares the probe with every one of them.
 
-    Vectors are kept at half precision: 264 bytes a subject with its key. Half precision keeps 11 bits of each
+    The adjusted squared distance of unit vectors is ``2 - 2 * score`` plus the crowding of the probe, and the score is
+    their inner product less half the crowding of the stored one: an inner product with one component more.
+
+    Vectors are kept at half precision: 280 bytes a subject with its key. Half precision keeps 11 bits of each
     component, so the inner product of two unit vectors is off by 2**-11 at most with rounding to nearest and by 2**-10
-    with truncation.
+    with truncation, and half the crowding, which is at most 1, likewise.
 
     Searches may run in parallel with each other, but not with ``add`` or ``remove``.
     """
 
     def __init__(self) -> None:
-        storage = faiss.IndexScalarQuantizer(EMBEDDING_SIZE, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        storage = faiss.IndexScalarQuantizer(_COMPONENTS, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         self._index = faiss.IndexIDMap(storage)
 
     @property
@@ -59,9 +69,12 @@ class VectorIndex:
         """How many vectors it holds."""
         return int(self._index.ntotal)
 
-    def add(self, keys: Keys, vectors: npt.NDArray[np.float32]) -> None:
-        """Stores vectors, float32 [N, 128], under keys, int64 [N], that it does not hold yet."""
-        self._index.add_with_ids(vectors, keys)
+    def add(self, keys: Keys, vectors: npt.NDArray[np.float32], crowding: npt.NDArray[np.float32]) -> None:
+        """Stores vectors, float32 [N, 128], and their crowding, [N], under keys, int64 [N], that it does not hold."""
+        stored = np.zeros((len(vectors), _COMPONENTS), dtype=np.float32)
+        stored[:, :EMBEDDING_SIZE] = vectors
+        stored[:, EMBEDDING_SIZE] = -crowding / 2
+        self._index.add_with_ids(stored, keys)
 
     def remove(self, keys: Keys) -> None:
         """Removes vectors by key; RuntimeError when it did not hold them all."""
@@ -69,12 +82,15 @@ class VectorIndex:
         if removed != len(keys):
             raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
 
-    def search(self, probe: Embedding, count: int) -> Found:
-        """The ``count`` (one or more) nearest vectors, or all where there are fewer."""
+    def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> Found:
+        """The ``count`` (one or more) best vectors, or all where there are fewer; by distance alone unless crowded."""
+        asked = np.zeros((1, _COMPONENTS), dtype=np.float32)
+        asked[0, :EMBEDDING_SIZE] = probe
+        asked[0, EMBEDDING_SIZE] = float(crowded)
         # Searches run in parallel with each other already; sharing one probe's out among threads costs more in waiting
         # for them than it saves, many times over on busy cores. The setting holds for the calling thread.
         faiss.omp_set_num_threads(1)
-        scores, keys = self._index.search(probe[np.newaxis], count)
+        scores, keys = self._index.search(asked, count)
         found = keys[0] >= 0
         return Found(keys[0][found], scores[0][found])
 
@@ -157,7 +173,7 @@ class CollectionIndex:
             self._vectors.remove(removed)
             self._tally.remove(removed)
         if added is not None:
-            self._vectors.add(added.keys, added.vectors)
+            self._vectors.add(added.keys, added.vectors, added.crowding)
             self._tally.add(added.keys, added.templates)
 
     def _rebuild(self) -> None:
@@ -166,7 +182,7 @@ class CollectionIndex:
             vectors, tally = VectorIndex(), TemplateTally()
             with closing(self._load()) as batches:
                 for batch in batches:
-                    vectors.add(batch.keys, batch.vectors)
+                    vectors.add(batch.keys, batch.vectors, batch.crowding)
                     tally.add(batch.keys, batch.templates)
         except GalleryError:
             raise

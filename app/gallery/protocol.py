@@ -206,8 +206,10 @@ class Gallery(Protocol):
         """How many subjects a collection has, and of how many templates."""
         ...
 
-    def search(self, collection: str, probe: Embedding, top_k: int) -> list[Candidate]:
-        """The ``top_k`` nearest subjects, one candidate each, nearest first; ties by subject id.
+    def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]:
+        """The ``top_k`` best subjects, one candidate each, the best first; ties by subject id.
+
+        Best is what has the smallest sum of distance and crowding, or, unless ``crowded``, the smallest distance.
 
         The distance of a subject is that of ``app.gallery.fusion.fused_template`` of its templates: exact squared L2 in
         float32, 0..4, the same that ``compare`` gives. An empty gallery gives [].

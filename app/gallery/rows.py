@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from app.crowding import Crowding
 from app.gallery.fusion import MOST_FUSED, fused_template
 from app.gallery.index import Batch, Keys
 from app.gallery.protocol import (
@@ -21,8 +22,8 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TemplateNotFound,
 )
-from app.gallery.vectors import StoredTemplate, Vectors, are_unit_length, vectors_of
-from app.types import Collection, NewTemplate, Subject, SubjectVectors, Targets, Template
+from app.gallery.vectors import StoredTemplate, are_unit_length, vectors_of
+from app.types import Collection, Embedding, NewTemplate, Subject, SubjectVectors, Targets, Template
 
 _LOAD_BATCH = 8192
 
@@ -67,7 +68,8 @@ def insert_collection(connection: sqlite3.Connection, collection: str, now: date
 def set_targets(connection: sqlite3.Connection, collection: int, targets: Targets) -> None:
     """Replaces what decisions in a collection aim at."""
     connection.execute(
-        "UPDATE collections SET target_fmr = ?, target_fpir = ? WHERE key = ?", (targets.fmr, targets.fpir, collection)
+        "UPDATE collections SET target_fmr = ?, target_fpir = ?, claim = ? WHERE key = ?",
+        (targets.fmr, targets.fpir, targets.claim, collection),
     )
 
 
@@ -75,7 +77,7 @@ def read_targets(connection: sqlite3.Connection, collection: str) -> Targets:
     """Raises CollectionNotFound."""
     key = collection_key(connection, collection)
     return Targets(
-        *connection.execute("SELECT target_fmr, target_fpir FROM collections WHERE key = ?", (key,)).fetchone()
+        *connection.execute("SELECT target_fmr, target_fpir, claim FROM collections WHERE key = ?", (key,)).fetchone()
     )
 
 
@@ -86,13 +88,13 @@ def read_collections(connection: sqlite3.Connection) -> list[Collection]:
         SELECT c.id, c.created_at,
                (SELECT COUNT(*) FROM subjects s WHERE s.collection = c.key),
                (SELECT COUNT(*) FROM templates t WHERE t.collection = c.key),
-               c.target_fmr, c.target_fpir
+               c.target_fmr, c.target_fpir, c.claim
         FROM collections c ORDER BY c.id
         """
     )
     return [
-        Collection(id_, datetime.fromisoformat(created_at), subjects, templates, Targets(fmr, fpir))
-        for id_, created_at, subjects, templates, fmr, fpir in rows
+        Collection(id_, datetime.fromisoformat(created_at), subjects, templates, Targets(*targets))
+        for id_, created_at, subjects, templates, *targets in rows
     ]
 
 
@@ -197,11 +199,51 @@ def subject_keys(connection: sqlite3.Connection, collection: int) -> Keys:
     return np.array([row[0] for row in rows], dtype=np.int64)
 
 
-def fused_vector(connection: sqlite3.Connection, subject: int) -> Batch:
-    """What stands for one subject in the index; it has templates."""
+def renew_crowding(connection: sqlite3.Connection, subject: int, crowding: Crowding) -> Batch:
+    """Stores how crowded the subject is with the templates that it has now; what stands for it in the index."""
     rows = connection.execute("SELECT embedding FROM templates WHERE subject = ? ORDER BY key", (subject,))
-    vectors = vectors_of([row[0] for row in rows])
-    return _batch([subject], [vectors])
+    fused = fused_template(templates := vectors_of([row[0] for row in rows]))
+    crowded = crowding(fused[np.newaxis])
+    connection.execute("UPDATE subjects SET crowding = ? WHERE key = ?", (float(crowded[0]), subject))
+    return Batch(
+        np.array([subject], dtype=np.int64),
+        fused[np.newaxis],
+        crowded,
+        np.array([min(len(templates), MOST_FUSED)], dtype=np.int64),
+    )
+
+
+def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
+    """Sees to it that the crowding of every subject is by this cohort; computes what is by another, or by none."""
+    row = connection.execute("SELECT digest FROM cohorts").fetchone()
+    if row is None or row[0] != crowding.digest:
+        connection.execute("DELETE FROM cohorts")
+        connection.execute("INSERT INTO cohorts (digest) VALUES (?)", (crowding.digest,))
+        connection.execute("UPDATE subjects SET crowding = NULL")
+    # Onwards by key: NaN, which the crowding of a damaged embedding is, is stored as NULL.
+    after, query = 0, "SELECT key FROM subjects WHERE crowding IS NULL AND key > ? ORDER BY key LIMIT ?"
+    while keys := [key for (key,) in connection.execute(query, (after, _LOAD_BATCH))]:
+        after = keys[-1]
+        by_subject = _fused(connection, keys)
+        crowded = crowding(np.stack(list(by_subject.values()))).tolist()
+        connection.executemany(
+            "UPDATE subjects SET crowding = ? WHERE key = ?", zip(crowded, by_subject.keys(), strict=True)
+        )
+
+
+def _fused(connection: sqlite3.Connection, subjects: Sequence[int]) -> dict[int, Embedding]:
+    """What the templates of each subject are fused to."""
+    stored = connection.execute(
+        """
+        SELECT t.subject, t.embedding FROM json_each(?) wanted JOIN templates t ON t.subject = wanted.value
+        ORDER BY t.subject, t.key
+        """,
+        (json.dumps(list(subjects)),),
+    )
+    return {
+        subject: fused_template(vectors_of([blob for _, blob in rows]))
+        for subject, rows in groupby(stored, key=itemgetter(0))
+    }
 
 
 def template_key(connection: sqlite3.Connection, subject: int, template_id: str) -> int:
@@ -232,32 +274,32 @@ def count_subjects(connection: sqlite3.Connection, collection: int) -> int:
 def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Batch]:
     """What stands for every subject of a collection. Raises GalleryUnavailable when an embedding is damaged."""
     cursor = connection.execute(
-        "SELECT subject, embedding FROM templates WHERE collection = ? ORDER BY subject, key", (collection,)
+        """
+        SELECT t.subject, s.crowding, t.embedding FROM templates t JOIN subjects s ON s.key = t.subject
+        WHERE t.collection = ? ORDER BY t.subject, t.key
+        """,
+        (collection,),
     )
-    subjects = groupby(cursor, key=itemgetter(0))
-    while batch := [(key, [blob for _, blob in rows]) for key, rows in islice(subjects, _LOAD_BATCH)]:
+    subjects = groupby(cursor, key=itemgetter(0, 1))
+    while batch := [(subject, [blob for _, _, blob in rows]) for subject, rows in islice(subjects, _LOAD_BATCH)]:
         if not are_unit_length(vectors_of([blob for _, blobs in batch for blob in blobs])):
             raise GalleryUnavailable(
                 "The gallery's database is damaged: a stored embedding is not of unit length. Put a backup in "
                 "its place."
             )
-        yield _batch([key for key, _ in batch], [vectors_of(blobs) for _, blobs in batch])
-
-
-def _batch(keys: Sequence[int], templates: Sequence[Vectors]) -> Batch:
-    """Subjects by key, and the templates of each, float32 [K, 128]."""
-    return Batch(
-        np.array(keys, dtype=np.int64),
-        np.stack([fused_template(vectors) for vectors in templates]),
-        np.array([min(len(vectors), MOST_FUSED) for vectors in templates], dtype=np.int64),
-    )
+        yield Batch(
+            np.array([key for (key, _), _ in batch], dtype=np.int64),
+            np.stack([fused_template(vectors_of(blobs)) for _, blobs in batch]),
+            np.array([crowding for (_, crowding), _ in batch], dtype=np.float32),
+            np.array([min(len(blobs), MOST_FUSED) for _, blobs in batch], dtype=np.int64),
+        )
 
 
 def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> list[StoredTemplate]:
     """Those templates of the subjects with these keys that are fused, in no order."""
     rows = connection.execute(
         """
-        SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.length
+        SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.length, s.crowding
         FROM json_each(?) wanted CROSS JOIN subjects s ON s.key = wanted.value CROSS JOIN templates t
         ON t.key IN (SELECT key FROM templates WHERE subject = s.key ORDER BY key DESC LIMIT ?)
         """,
@@ -281,6 +323,7 @@ def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
         template_ids=tuple(template.id for template in templates),
         embeddings=vectors_of([template.embedding for template in templates]),
         lengths=np.array([template.length for template in templates], dtype=np.float32),
+        crowding=templates[0].crowding,
     )
 
 

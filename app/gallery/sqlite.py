@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from app.crowding import Crowding, NoCrowding
 from app.gallery import encoders, rows
 from app.gallery.database import Database
 from app.gallery.index import Batch, CollectionIndex, Keys
@@ -69,6 +70,7 @@ class SqliteGallery:
     Args:
         directory: the data directory; created for its owner alone when it is missing.
         encoder_digest: names the encoder that makes the embeddings.
+        crowding: that of embeddings; what is stored of another cohort is computed anew.
         clock: gives the present moment in UTC.
 
     Raises:
@@ -82,11 +84,12 @@ class SqliteGallery:
         directory: Path,
         *,
         encoder_digest: str,
+        crowding: Crowding = NoCrowding(),  # noqa: B008
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
-        self._clock = clock
+        self._clock, self._crowding = clock, crowding
         self._indexes: dict[str, CollectionIndex] = {}
         with ExitStack() as opened:
             opened.callback(DirectoryLock(directory).release)
@@ -99,6 +102,7 @@ class SqliteGallery:
         with self._database.writing() as connection:
             now = self._clock()
             encoder = encoders.bind(connection, directory, encoder_digest)
+            rows.bind_cohort(connection, self._crowding)
             rows.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
             if DEFAULT_COLLECTION not in rows.collection_ids(connection):
                 rows.insert_collection(connection, DEFAULT_COLLECTION, now)
@@ -189,7 +193,7 @@ class SqliteGallery:
                 raise ReceiptExists("Another request has been answered under this idempotency key.")
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
             rows.insert_templates(connection, key, subject, templates, self._encoder, now)
-            added = rows.fused_vector(connection, subject)
+            added = rows.renew_crowding(connection, subject, self._crowding)
             enrolled = rows.read_subject(connection, collection, subject_id)
             if receipt is not None:
                 answer = Receipt(receipt.key, receipt.fingerprint, receipt.render(enrolled))
@@ -264,9 +268,8 @@ class SqliteGallery:
             connection.execute("DELETE FROM templates WHERE key = ?", (key,))
             rows.touch_subject(connection, subject, None, now)
             remaining = rows.read_subject(connection, collection, subject_id)
-            self._indexes[collection].follow(
-                connection.commit, removed=_key(subject), added=rows.fused_vector(connection, subject)
-            )
+            added = rows.renew_crowding(connection, subject, self._crowding)
+            self._indexes[collection].follow(connection.commit, removed=_key(subject), added=added)
         return remaining
 
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
@@ -284,12 +287,14 @@ class SqliteGallery:
             raise CollectionNotFound(f"There is no collection {collection!r}.")
         return index
 
-    def search(self, collection: str, probe: Embedding, top_k: int) -> list[Candidate]:
+    def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]:
         if top_k < 1:
             raise ValueError("top_k is 1 or more.")
         probe = checked(probe)
         with self._index(collection).reading() as vectors, self._database.reading() as connection:
-            found = nearest_subjects(vectors, lambda keys: rows.read_templates(connection, keys), probe, top_k)
+            found = nearest_subjects(
+                vectors, lambda keys: rows.read_templates(connection, keys), probe, top_k, crowded=crowded
+            )
         return [_candidate(ranked) for ranked in found]
 
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
@@ -327,4 +332,12 @@ def _key(subject: int) -> Keys:
 def _candidate(ranked: Ranked) -> Candidate:
     nearest = ranked.nearest
     metadata = rows.load_metadata(nearest.metadata)
-    return Candidate(nearest.subject_id, nearest.id, ranked.distance, metadata, ranked.templates, ranked.length)
+    return Candidate(
+        nearest.subject_id,
+        nearest.id,
+        ranked.distance,
+        metadata,
+        ranked.templates,
+        ranked.length,
+        nearest.crowding,
+    )

@@ -18,6 +18,8 @@ MAX_DISTANCE = 4.0
 # The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
 SPARE = 12
 _GROWTH = 4
+# Distances are cut off at 4, and vectors a little longer than 1 are a little farther.
+_CLIPPED = (2 + UNIT_LENGTH_TOLERANCE) ** 2 - MAX_DISTANCE
 
 Vectors = npt.NDArray[np.float32]
 """float32 [N, 128]."""
@@ -25,7 +27,10 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class StoredTemplate:
-    """A template with its embedding as float32 bytes, and its subject with metadata as JSON text."""
+    """A template with its embedding as float32 bytes, and its subject with metadata as JSON text.
+
+    crowding: of what the subject's templates are fused to.
+    """
 
     key: int
     id: str
@@ -34,6 +39,7 @@ class StoredTemplate:
     metadata: str
     embedding: bytes
     length: float
+    crowding: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,10 @@ class Ranked:
     templates: int
     length: float
     nearest: StoredTemplate
+
+    def nearness(self, *, crowded: bool) -> float:
+        """What subjects are ranked by: distance and crowding (the probe's is the same for all), or distance alone."""
+        return self.distance + self.nearest.crowding if crowded else self.distance
 
 
 def are_unit_length(vectors: Vectors) -> bool:
@@ -72,8 +82,8 @@ def squared_distances(probe: Embedding, vectors: Vectors) -> npt.NDArray[np.floa
     return np.clip(distances, 0.0, MAX_DISTANCE)
 
 
-def rank(probe: Embedding, templates: Sequence[StoredTemplate]) -> list[Ranked]:
-    """One entry a subject by distance, then by subject id; ``nearest`` is the older of two templates alike."""
+def rank(probe: Embedding, templates: Sequence[StoredTemplate], *, crowded: bool = True) -> list[Ranked]:
+    """One entry a subject by ``nearness``, then by id; ``nearest`` is the older of two templates alike."""
     ordered = sorted(templates, key=lambda t: t.key)
     vectors = vectors_of([template.embedding for template in ordered])
     distances = squared_distances(probe, vectors)
@@ -87,7 +97,7 @@ def rank(probe: Embedding, templates: Sequence[StoredTemplate]) -> list[Ranked]:
         distance = distances[nearest] if len(places) == 1 else _fused_distance(probe, vectors[places])
         longest = max(ordered[place].length for place in places)
         ranked.append(Ranked(float(distance), len(places), longest, ordered[nearest]))
-    return sorted(ranked, key=lambda r: (r.distance, r.nearest.subject_id))
+    return sorted(ranked, key=lambda r: (r.nearness(crowded=crowded), r.nearest.subject_id))
 
 
 def _fused_distance(probe: Embedding, vectors: Vectors) -> float:
@@ -95,13 +105,18 @@ def _fused_distance(probe: Embedding, vectors: Vectors) -> float:
 
 
 def nearest_subjects(
-    index: VectorIndex, fetch: Callable[[list[int]], list[StoredTemplate]], probe: Embedding, top_k: int
+    index: VectorIndex,
+    fetch: Callable[[list[int]], list[StoredTemplate]],
+    probe: Embedding,
+    top_k: int,
+    *,
+    crowded: bool = True,
 ) -> list[Ranked]:
-    """The ``top_k`` nearest subjects by exact distance, although the index rounds.
+    """The ``top_k`` best subjects by exact distance and crowding, or by distance alone, although the index rounds.
 
     The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until nothing that the
     index has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
-    embeddings may be off; so near ties at the cut are decided by the exact distances.
+    embeddings may be off; so near ties at the cut are decided by the exact numbers.
     """
     wanted = top_k + SPARE
     probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
@@ -109,12 +124,12 @@ def nearest_subjects(
         count = min(wanted, index.size)
         if count == 0:
             return []
-        found = index.search(probe, count)
-        ranked = rank(probe, fetch(found.keys.tolist()))
+        found = index.search(probe, count, crowded=crowded)
+        ranked = rank(probe, fetch(found.keys.tolist()), crowded=crowded)
         if count == index.size:
             return ranked[:top_k]
         best_score_left = float(found.scores[-1]) + SCORE_TOLERANCE
         nearest_left = probe_square + (1.0 - UNIT_LENGTH_TOLERANCE) ** 2 - 2.0 * best_score_left
-        if len(ranked) >= top_k and ranked[top_k - 1].distance < min(nearest_left, MAX_DISTANCE):
+        if len(ranked) >= top_k and ranked[top_k - 1].nearness(crowded=crowded) < nearest_left - _CLIPPED:
             return ranked[:top_k]
         wanted *= _GROWTH

@@ -84,8 +84,43 @@ def pending(key: str, body: str = "{}", fingerprint: str = "f") -> PendingReceip
     return PendingReceipt(key, fingerprint, lambda subject: body)
 
 
+class MadeUpCrowding:
+    """A crowding that only the embedding itself decides, far enough apart to change who comes first."""
+
+    digest = "made up"
+
+    def __init__(self, scale: float = 0.4) -> None:
+        self.scale, self.calls = scale, 0
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        crowding: np.ndarray = (self.scale * np.sin(40 * embeddings[:, :8].sum(axis=1))).astype(np.float32)
+        return crowding
+
+    def of(self, embedding: Embedding) -> float:
+        return float(self(embedding[np.newaxis])[0])
+
+
+def crowding_of(gallery: Gallery, subject_id: str, collection: str = DEFAULT_COLLECTION) -> float:
+    """What the gallery has stored; searches, comparisons and listings must agree on it."""
+    probe = axis(9)
+    compared = gallery.compare(collection, subject_id, probe).crowding
+    (searched,) = [c.crowding for c in gallery.search(collection, probe, 1000) if c.subject_id == subject_id]
+    every = gallery.subject_vectors(collection, after=None, limit=1000)
+    (listed,) = [vectors.crowding for vectors in every if vectors.subject_id == subject_id]
+    assert compared == searched == listed
+    return compared
+
+
 class GalleryContract:
-    """Subclasses provide the fixture ``gallery``: empty, and telling the time by the fixture ``clock``."""
+    """Subclasses provide the fixtures ``gallery``, empty, and ``crowded``, likewise with the fixture ``crowding``.
+
+    Both tell the time by the fixture ``clock``.
+    """
+
+    @pytest.fixture
+    def crowding(self) -> MadeUpCrowding:
+        return MadeUpCrowding()
 
     @pytest.fixture
     def clock(self) -> Clock:
@@ -197,9 +232,9 @@ class GalleryContract:
         assert gallery.targets("default") == Targets()
         created = gallery.create_collection("staff", Targets(fmr=1e-3))
         assert created.targets == gallery.targets("staff") == Targets(fmr=1e-3)
-        updated = gallery.update_collection("staff", Targets(fpir=0.05))
-        assert updated.targets == gallery.targets("staff") == Targets(fpir=0.05)
-        assert [c.targets for c in gallery.collections()] == [Targets(), Targets(fpir=0.05)]
+        updated = gallery.update_collection("staff", Targets(fpir=0.05, claim="pooled"))
+        assert updated.targets == gallery.targets("staff") == Targets(fpir=0.05, claim="pooled")
+        assert [c.targets for c in gallery.collections()] == [Targets(), Targets(fpir=0.05, claim="pooled")]
         for call in (lambda: gallery.targets("none"), lambda: gallery.update_collection("none", Targets())):
             with pytest.raises(CollectionNotFound):
                 call()
@@ -622,23 +657,126 @@ class GalleryContract:
 
     @staticmethod
     def assert_search_is_exact(
-        gallery: Gallery, model: dict[str, dict[str, Embedding]], probe: Embedding, top_k: int
+        gallery: Gallery,
+        model: dict[str, dict[str, Embedding]],
+        probe: Embedding,
+        top_k: int,
+        crowding: MadeUpCrowding | None = None,
     ) -> None:
         found = gallery.search("default", probe, top_k)
         used = {name: dict(list(stored.items())[-MOST_FUSED:]) for name, stored in model.items()}
-        best = {name: exact(probe, unit(sum_of(stored.values()))) for name, stored in used.items()}
+        fused = {name: unit(sum_of(stored.values())) for name, stored in used.items()}
+        best = {name: exact(probe, embedding) for name, embedding in fused.items()}
+        crowded = {name: 0.0 if crowding is None else crowding.of(embedding) for name, embedding in fused.items()}
         assert len({each.subject_id for each in found}) == len(found) == min(top_k, len(model))
-        assert [(each.distance, each.subject_id) for each in found] == sorted(
-            (each.distance, each.subject_id) for each in found
+        adjusted = [each.distance + each.crowding for each in found]
+        assert list(zip(adjusted, (each.subject_id for each in found), strict=True)) == sorted(
+            (each.distance + each.crowding, each.subject_id) for each in found
         )
-        np.testing.assert_allclose([each.distance for each in found], sorted(best.values())[: len(found)], atol=1e-6)
+        nearest_first = sorted(best[name] + crowded[name] for name in model)
+        np.testing.assert_allclose(adjusted, nearest_first[: len(found)], atol=2e-5 if crowding else 1e-6)
         for each in found:
             stored = used[each.subject_id]
             assert each.distance == pytest.approx(best[each.subject_id], abs=1e-6)
+            assert each.crowding == pytest.approx(crowded[each.subject_id], abs=2e-5)
             assert each.templates == len(stored)
             nearest = min(exact(probe, embedding) for embedding in stored.values())
             assert exact(probe, stored[each.template_id]) == pytest.approx(nearest, abs=1e-6)
             assert gallery.compare("default", each.subject_id, probe) == each
+
+    # Crowding
+
+    def test_without_a_cohort_nobody_is_crowded(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
+        assert crowding_of(gallery, "ada") == 0
+
+    def test_the_crowding_of_a_subject_is_that_of_what_its_templates_are_fused_to(
+        self, crowded: Gallery, crowding: MadeUpCrowding, random: np.random.Generator
+    ) -> None:
+        one, two, three = (random_embedding(random) for _ in range(3))
+        gallery = crowded
+
+        def expected(*embeddings: Embedding) -> object:
+            return pytest.approx(crowding.of(unit(sum_of(embeddings))), abs=1e-5)
+
+        gallery.enroll("default", "ada", [template(one)])
+        assert crowding_of(gallery, "ada") == expected(one) != 0
+        gallery.enroll("default", "ada", [template(two, "two"), template(three)])
+        assert crowding_of(gallery, "ada") == expected(one, two, three)
+        gallery.delete_template("default", "ada", "two")
+        assert crowding_of(gallery, "ada") == expected(one, three)
+        gallery.enroll("default", "ada", [template(two)], on_conflict=OnConflict.REPLACE)
+        assert crowding_of(gallery, "ada") == expected(two)
+        gallery.update_subject("default", "ada", {"a": 1})
+        assert crowding_of(gallery, "ada") == expected(two)
+        many = [random_embedding(random) for _ in range(MOST_FUSED + 3)]
+        gallery.enroll("default", "ada", [template(each) for each in many])
+        assert crowding_of(gallery, "ada") == expected(*many[-MOST_FUSED:])
+        gallery.create_collection("a")
+        gallery.enroll("a", "ada", [template(one)])
+        assert crowding_of(gallery, "ada", "a") == expected(one)
+
+    def test_an_enrolment_that_fails_leaves_the_crowding_as_it_was(
+        self, crowded: Gallery, random: np.random.Generator
+    ) -> None:
+        def fail(_: Subject) -> str:
+            raise RuntimeError("no answer")
+
+        crowded.enroll("default", "ada", [template(random_embedding(random))])
+        before = crowding_of(crowded, "ada")
+        for on_conflict in (OnConflict.APPEND, OnConflict.REPLACE):
+            new = [template(random_embedding(random))]
+            with pytest.raises(RuntimeError, match="no answer"):
+                crowded.enroll("default", "ada", new, on_conflict=on_conflict, receipt=PendingReceipt("k", "f", fail))
+            assert crowding_of(crowded, "ada") == before
+
+    def test_a_crowded_subject_comes_after_one_that_is_as_far_and_stands_alone(
+        self, crowded: Gallery, crowding: MadeUpCrowding
+    ) -> None:
+        probe, spread = axis(20), [axis(20, index, 0.9) for index in range(8, 20)]
+        lonely, nearer = axis(20, 3, -0.9), axis(20, 3, 0.875)
+        assert crowding.of(nearer) > crowding.of(lonely) + 0.2
+        for name, embedding in [("lonely", lonely), ("nearer", nearer), *((f"s{i}", e) for i, e in enumerate(spread))]:
+            crowded.enroll("default", name, [template(embedding)])
+        found = {each.subject_id: each for each in crowded.search("default", probe, 100)}
+        order = list(found)
+        assert found["nearer"].distance < found["lonely"].distance
+        assert order.index("lonely") < order.index("nearer")
+
+    def test_searches_equal_brute_force_by_distance_and_crowding(
+        self, crowded: Gallery, crowding: MadeUpCrowding, random: np.random.Generator
+    ) -> None:
+        centres = [unit(axis(0) + 0.12 * random.standard_normal(128)) for _ in range(150)]
+        model: dict[str, dict[str, Embedding]] = {}
+        for index, centre in enumerate(centres):
+            new = [template(near(random, centre, 0.05)) for _ in range(1 + index % 4)]
+            crowded.enroll("default", f"s{index:03}", new)
+            model[f"s{index:03}"] = {each.id: each.embedding for each in new}
+        for step in range(40):
+            name = f"s{random.integers(150):03}"
+            if step % 3 and len(model[name]) > 1:
+                crowded.delete_template("default", name, gone := next(iter(model[name])))
+                del model[name][gone]
+            else:
+                new_one = template(near(random, centres[int(name[1:])], 0.05))
+                crowded.enroll("default", name, [new_one])
+                model[name][new_one.id] = new_one.embedding
+            probe = near(random, centres[int(random.integers(150))], 0.06)
+            self.assert_search_is_exact(crowded, model, probe, int(random.choice([1, 2, 5, 30, 200])), crowding)
+
+    def test_ties_of_distance_and_crowding_together_are_decided_by_the_exact_numbers(
+        self, crowded: Gallery, crowding: MadeUpCrowding, random: np.random.Generator
+    ) -> None:
+        """The subjects differ by less than half precision can tell, so an index that rounds cannot order them."""
+        crowding.scale = 0.002
+        model = {}
+        for index in range(300):
+            new = template(unit(axis(0) + 0.3 * axis(1) + 1e-4 * random.standard_normal(128)))
+            model[f"s{index}"] = {new.id: new.embedding}
+            crowded.enroll("default", f"s{index}", [new])
+        probe = unit(axis(0) + 0.5 * axis(2) + 0.01 * random.standard_normal(128))
+        for top_k in (1, 5, 40):
+            self.assert_search_is_exact(crowded, model, probe, top_k, crowding)
 
     # Concurrency
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.crowding import Crowding, NoCrowding
 from app.gallery import (
     EncoderMismatch,
     Gallery,
@@ -29,12 +30,15 @@ from app.gallery import (
     SubjectNotFound,
 )
 from app.gallery.index import Found, Keys, VectorIndex
+from app.gallery.migration import migrate, shipped_scripts
 from app.gallery.sqlite import DATABASE_NAME
-from app.types import CollectionSize, Embedding
+from app.types import CollectionSize, Embedding, Targets
 from tests.app.gallery.contract import (
     Clock,
     GalleryContract,
+    MadeUpCrowding,
     axis,
+    crowding_of,
     ids,
     near,
     pending,
@@ -46,8 +50,12 @@ DIGEST = "sha256:" + "a" * 64
 ROOT = Path(__file__).parents[3]
 
 
-def opened(directory: Path, digest: str = DIGEST) -> closing[SqliteGallery]:
-    return closing(SqliteGallery(directory, encoder_digest=digest))
+def opened(
+    directory: Path,
+    digest: str = DIGEST,
+    crowding: Crowding = NoCrowding(),  # noqa: B008
+) -> closing[SqliteGallery]:
+    return closing(SqliteGallery(directory, encoder_digest=digest, crowding=crowding))
 
 
 class TestSqliteGallery(GalleryContract):
@@ -55,6 +63,14 @@ class TestSqliteGallery(GalleryContract):
     def gallery(self, tmp_path: Path, clock: Clock) -> Iterator[Gallery]:
         with closing(SqliteGallery(tmp_path / "data", encoder_digest=DIGEST, clock=clock)) as gallery:
             yield gallery
+
+    @pytest.fixture
+    def crowded(self, tmp_path: Path, clock: Clock, crowding: MadeUpCrowding) -> Iterator[Gallery]:
+        with closing(
+            SqliteGallery(tmp_path / "crowded", encoder_digest=DIGEST, clock=clock, crowding=crowding)
+        ) as gallery:
+            yield gallery
+            gallery.check()
 
 
 # Opening
@@ -166,10 +182,10 @@ def test_closing_waits_for_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     searching, answered = threading.Event(), threading.Event()
 
     class SlowIndex(VectorIndex):
-        def search(self, probe: Embedding, count: int) -> Found:
+        def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> Found:
             searching.set()
             assert answered.wait(5)
-            return super().search(probe, count)
+            return super().search(probe, count, crowded=crowded)
 
     monkeypatch.setattr("app.gallery.index.VectorIndex", SlowIndex)
     gallery = SqliteGallery(tmp_path, encoder_digest=DIGEST)
@@ -183,6 +199,156 @@ def test_closing_waits_for_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         answered.set()
         assert search.result(5)[0].subject_id == "ada"
         closing_.result(5)
+
+
+# Crowding
+
+
+class OtherCrowding(MadeUpCrowding):
+    """Of another cohort."""
+
+    digest = "another one"
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        crowding: np.ndarray = 0.1 - 0.5 * super().__call__(embeddings)
+        return crowding
+
+
+def enrol_some(gallery: SqliteGallery, count: int = 12) -> None:
+    random = np.random.default_rng(7)
+    gallery.create_collection("a")
+    for index in range(count):
+        new = [template(random_embedding(random), f"t{index}-{k}") for k in range(1 + index % 3)]
+        gallery.enroll("a" if index % 2 else "default", f"s{index:02}", new)
+
+
+def all_crowding(gallery: SqliteGallery) -> dict[str, float]:
+    return {
+        vectors.subject_id: crowding_of(gallery, vectors.subject_id, collection)
+        for collection in ("a", "default")
+        for vectors in gallery.subject_vectors(collection, after=None, limit=100)
+    }
+
+
+@pytest.fixture(params=[2, 8192])
+def batch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many subjects are read at once."""
+    monkeypatch.setattr("app.gallery.rows._LOAD_BATCH", request.param)
+    size: int = request.param
+    return size
+
+
+@pytest.mark.usefixtures("batch")
+def test_another_cohort_computes_all_crowding_anew(tmp_path: Path) -> None:
+    with opened(tmp_path / "fresh", crowding=OtherCrowding()) as gallery:
+        enrol_some(gallery)
+        expected = all_crowding(gallery)
+    with opened(tmp_path / "kept", crowding=MadeUpCrowding()) as gallery:
+        enrol_some(gallery)
+        before, search = all_crowding(gallery), gallery.search("a", axis(3), 20)
+    for crowding in (OtherCrowding(), NoCrowding(), OtherCrowding()):
+        with opened(tmp_path / "kept", crowding=crowding) as gallery:
+            found = all_crowding(gallery)
+            assert found == (
+                dict.fromkeys(before, 0.0) if isinstance(crowding, NoCrowding) else pytest.approx(expected)
+            )
+            ranked = [each.distance + each.crowding for each in gallery.search("a", axis(3), 20)]
+            assert ranked == sorted(ranked)
+            gallery.check()
+    with opened(tmp_path / "kept", crowding=MadeUpCrowding()) as gallery:
+        assert all_crowding(gallery) == pytest.approx(before)
+        assert [c.subject_id for c in gallery.search("a", axis(3), 20)] == [c.subject_id for c in search]
+
+
+def test_the_same_cohort_is_not_asked_again_at_opening(tmp_path: Path) -> None:
+    with opened(tmp_path, crowding=MadeUpCrowding()) as gallery:
+        enrol_some(gallery)
+        before, found = all_crowding(gallery), gallery.search("default", axis(0), 20)
+    crowding = MadeUpCrowding()
+    with opened(tmp_path, crowding=crowding) as gallery:
+        assert crowding.calls == 0
+        assert all_crowding(gallery) == before
+        assert gallery.search("default", axis(0), 20) == found
+        assert crowding.calls == 0
+
+
+def test_what_was_written_past_the_gallery_gets_its_crowding_at_the_next_opening(tmp_path: Path) -> None:
+    with opened(tmp_path, crowding=MadeUpCrowding()) as gallery:
+        enrol_some(gallery)
+        before = all_crowding(gallery)
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection, connection:
+        connection.execute("UPDATE subjects SET crowding = NULL WHERE id = 's03'")
+    with opened(tmp_path, crowding=MadeUpCrowding()) as gallery:
+        assert all_crowding(gallery) == pytest.approx(before)
+
+
+class Interrupted(MadeUpCrowding):
+    """Fails in the middle, as a process that is killed while it recomputes does."""
+
+    digest = OtherCrowding.digest
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        if self.calls == 2:
+            raise KeyboardInterrupt
+        return super().__call__(embeddings)
+
+
+def test_an_opening_that_is_interrupted_leaves_the_crowding_of_the_old_cohort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.gallery.rows._LOAD_BATCH", 3)
+    with opened(tmp_path, crowding=MadeUpCrowding()) as gallery:
+        enrol_some(gallery)
+        before = all_crowding(gallery)
+    with pytest.raises(KeyboardInterrupt):
+        SqliteGallery(tmp_path, encoder_digest=DIGEST, crowding=Interrupted())
+    crowding = MadeUpCrowding()
+    with opened(tmp_path, crowding=crowding) as gallery:
+        assert all_crowding(gallery) == before
+        assert crowding.calls == 0
+
+
+def database_of_version(number: int, directory: Path) -> dict[str, list[Embedding]]:
+    """A database as an earlier release left it: a collection with targets, two subjects of one and of ten templates."""
+    random = np.random.default_rng(8)
+    subjects = {"ada": [random_embedding(random)], "bob": [random_embedding(random) for _ in range(10)]}
+    directory.mkdir(mode=0o700)
+    path, moment = directory / DATABASE_NAME, "2026-01-01T00:00:00.000000+00:00"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate(connection, shipped_scripts()[:number])
+        connection.execute("INSERT INTO encoders (digest) VALUES (?)", (DIGEST,))
+        for name in ("default", "staff"):
+            connection.execute("INSERT INTO collections (id, created_at) VALUES (?, ?)", (name, moment))
+        connection.execute("UPDATE collections SET target_fmr = 0.001 WHERE id = 'staff'")
+        for key, (name, embeddings) in enumerate(subjects.items(), start=1):
+            connection.execute(
+                "INSERT INTO subjects (collection, id, metadata, created_at, updated_at) VALUES (2, ?, '{}', ?, ?)",
+                (name, moment, moment),
+            )
+            for place, embedding in enumerate(embeddings):
+                connection.execute(
+                    "INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, length) "
+                    "VALUES (?, 2, ?, 1, ?, ?, 10)",
+                    (f"{name}-{place}", key, embedding.tobytes(), moment),
+                )
+    path.chmod(0o600)
+    return subjects
+
+
+def test_a_database_of_before_crowding_is_opened_and_gets_it(tmp_path: Path) -> None:
+    subjects, crowding = database_of_version(2, tmp_path / "old"), MadeUpCrowding()
+    with opened(tmp_path / "old", crowding=crowding) as gallery:
+        assert gallery.targets("staff") == Targets(fmr=0.001)
+        gallery.check()
+        for name, embeddings in subjects.items():
+            mean = np.sum(embeddings[-8:], axis=0)
+            fused = (mean / np.linalg.norm(mean)).astype(np.float32)
+            assert crowding_of(gallery, name, "staff") == pytest.approx(crowding.of(fused), abs=1e-5)
+            assert gallery.search("staff", fused, 1)[0].subject_id == name
+        gallery.update_collection("staff", Targets(claim="pooled"))
+    with opened(tmp_path / "old", crowding=(again := MadeUpCrowding())) as gallery:
+        assert again.calls == 0
+        assert gallery.targets("staff") == Targets(claim="pooled")
 
 
 # One process at a time
@@ -323,12 +489,12 @@ class FailingIndex(VectorIndex):
 
     failures = 0
 
-    def add(self, keys: Keys, vectors: np.ndarray) -> None:
+    def add(self, keys: Keys, vectors: np.ndarray, crowding: np.ndarray) -> None:
         if FailingIndex.failures > 0:
             FailingIndex.failures -= 1
             self._index.reset()
             raise MemoryError("no room")
-        super().add(keys, vectors)
+        super().add(keys, vectors, crowding)
 
 
 @pytest.fixture
@@ -448,6 +614,14 @@ def test_a_damaged_embedding_is_refused(filled: Path) -> None:
     filled.write_bytes(content)
     with pytest.raises(GalleryUnavailable, match="not of unit length"):
         SqliteGallery(filled.parent, encoder_digest=DIGEST)
+
+
+def test_a_damaged_embedding_is_refused_by_another_cohort_too(filled: Path) -> None:
+    with closing(sqlite3.connect(filled)) as connection, connection:
+        nowhere = np.full(128, np.nan, dtype=np.float32).tobytes()
+        connection.execute("UPDATE templates SET embedding = ? WHERE subject = 3", (nowhere,))
+    with pytest.raises(GalleryUnavailable, match="not of unit length"):
+        SqliteGallery(filled.parent, encoder_digest=DIGEST, crowding=MadeUpCrowding())
 
 
 # Erasure

@@ -1,0 +1,128 @@
+"""How crowded the region of a face is: how alike it is to faces that are not this person's.
+
+Where many people look alike to an encoder, two strangers come near each other more often than elsewhere. A threshold
+that asks more there, and less where faces stand alone, has one false match rate for people of every kind at a smaller
+price than one threshold strict enough for the most alike, and nobody's group is named or guessed. Normalising a score
+by a cohort is old in speaker recognition (Auckenthaler et al. 2000, score normalization); clusters of faces with a
+calibration each are its relative in fairness (FairCal, Salvador et al., ICLR 2022).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from app.errors import TesseraError
+
+COHORT_FILE = "cohort.npz"
+BLOCK = 1024
+
+Floats = npt.NDArray[np.float32]
+
+
+class CohortError(TesseraError):
+    """The cohort of an encoder is missing, damaged, or another encoder's."""
+
+    code = "cohort_invalid"
+
+
+class Crowding(Protocol):
+    """Gives the crowding of embeddings; ``digest`` names how, so that what was stored can be told from what was not."""
+
+    @property
+    def digest(self) -> str:
+        """Text that is the same only where every crowding is."""
+        ...
+
+    def __call__(self, embeddings: Floats) -> Floats:
+        """Unit-length [N, 128] -> [N], in squared distance."""
+        ...
+
+
+class NoCrowding:
+    """All faces are as crowded as is usual."""
+
+    digest = "none"
+
+    def __call__(self, embeddings: Floats) -> Floats:
+        return np.zeros(len(embeddings), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Centroids of the faces of many people, which are nobody's.
+
+    centroids: unit-length float32 [C, 128]. The crowding of a face is ``strength`` times what the mean similarity to
+    its ``neighbours`` nearest centroids is above ``usual``. Two faces are compared as if their squared distance were
+    larger by the crowding of both.
+    """
+
+    centroids: Floats
+    neighbours: int
+    strength: float
+    usual: float
+    digest: str
+
+    def __call__(self, embeddings: Floats) -> Floats:
+        """See ``Crowding``."""
+        crowding = np.empty(len(embeddings), dtype=np.float32)
+        for start in range(0, len(embeddings), BLOCK):
+            similarities = embeddings[start : start + BLOCK] @ self.centroids.T
+            nearest = np.partition(similarities, -self.neighbours, axis=1)[:, -self.neighbours :]
+            crowding[start : start + BLOCK] = self.strength * (nearest.mean(axis=1) - self.usual)
+        return crowding
+
+
+def write_cohort(path: Path, centroids: Floats, *, neighbours: int, strength: float, usual: float) -> Cohort:
+    """Writes a cohort, its centroids as float16, and gives back what ``read_cohort`` would."""
+    file = io.BytesIO()
+    np.savez(
+        file,
+        centroids=centroids.astype(np.float16),
+        neighbours=np.int64(neighbours),
+        strength=np.float64(strength),
+        usual=np.float64(usual),
+    )
+    path.write_bytes(file.getvalue())
+    return read_cohort(path)
+
+
+def read_cohort(path: Path) -> Cohort:
+    """Reads what ``write_cohort`` wrote. Raises CohortError."""
+    try:
+        data = path.read_bytes()
+        with np.load(io.BytesIO(data), allow_pickle=False) as content:
+            centroids = content["centroids"].astype(np.float32)
+            neighbours, strength, usual = (content[name].item() for name in ("neighbours", "strength", "usual"))
+        lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
+        if centroids.ndim != 2 or not 1 <= neighbours <= len(centroids) or not np.all(np.abs(lengths - 1) < 0.01):
+            raise ValueError("its centroids are not unit vectors, or fewer than its neighbours")
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise CohortError(
+            f"no usable cohort in {path}: {error}; restore it or make it with `python -m model.cohort`"
+        ) from error
+    return Cohort(centroids / lengths, neighbours, strength, usual, hashlib.sha256(data).hexdigest())
+
+
+def load_crowding(directory: Path, digest: str | None) -> Crowding:
+    """What the thresholds of a calibration go with: the cohort beside the encoder, or nothing where ``digest`` is None.
+
+    Raises CohortError where the cohort is missing, or another one than that of the calibration.
+    """
+    if digest is None:
+        return NoCrowding()
+    cohort = read_cohort(directory / COHORT_FILE)
+    if cohort.digest != digest:
+        raise CohortError(
+            f"{directory / COHORT_FILE} is cohort {cohort.digest[:12]}, but the calibration was measured with "
+            f"{digest[:12]}; restore it, or measure the calibration anew with `python -m model.calibrate` or "
+            "`tessera calibrate`"
+        )
+    return cohort
