@@ -15,11 +15,13 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from app.crowding import Crowding
 from app.decisions import Calibration, Estimate
 from app.gallery import Gallery, every_subject
 from app.gallery.fusion import fused_template
 from app.measuring.draws import draws
-from app.types import SubjectVectors
+from app.measuring.pairs import adjusted_distances
+from app.types import EMBEDDING_SIZE, SubjectVectors
 
 LISTED = 100
 CONFUSABLE = 20
@@ -44,7 +46,10 @@ class Population(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubjectPair:
-    """Two subjects, their squared distance, and how often different people are as near (None: beyond 50 %)."""
+    """Two subjects, their squared distance, and how often different people are as near (None: beyond 50 %).
+
+    Pairs are ranked by distance and crowding together.
+    """
 
     first: str
     second: str
@@ -101,20 +106,23 @@ class AuditReport:
     population: Population
 
 
-def audit(gallery: Gallery, collection: str, calibration: Calibration, progress: Progress) -> AuditReport:
+def audit(
+    gallery: Gallery, collection: str, calibration: Calibration, crowding: Crowding, progress: Progress
+) -> AuditReport:
     """Looks over a collection; calls ``progress`` with shares of the work, 0..1.
 
-    Subjects that come or go meanwhile may or may not be in it. Raises CollectionNotFound.
+    ``crowding`` is what the calibration's distances were adjusted by. Subjects that come or go meanwhile may or may not
+    be in it. Raises CollectionNotFound.
     """
     total = max(gallery.size(collection).subjects, 1)
-    pairs: dict[tuple[str, str], float] = {}
+    pairs: dict[tuple[str, str], tuple[float, float]] = {}
     outliers, weak = list[OutlierTemplate](), list[WeakTemplate]()
     singles, templates = list[npt.NDArray[np.float32]](), 0
-    limit = calibration.quality.limit
+    limit, threshold = calibration.quality.limit, calibration.default.threshold
     for number, subject in enumerate(every_subject(gallery, collection)):
         templates += len(subject.template_ids)
         singles.append(subject.embeddings[-1])
-        outliers += _outliers(subject, calibration)
+        outliers += _outliers(subject, calibration, crowding)
         weak += [
             WeakTemplate(subject.subject_id, id_, length)
             for id_, length in zip(subject.template_ids, subject.lengths.tolist(), strict=True)
@@ -123,14 +131,16 @@ def audit(gallery: Gallery, collection: str, calibration: Calibration, progress:
         for candidate in gallery.search(collection, fused_template(subject.embeddings), NEIGHBOURS):
             if candidate.subject_id != subject.subject_id:
                 low, high = sorted((subject.subject_id, candidate.subject_id))
-                pairs[low, high] = candidate.distance
+                crowded = candidate.distance + subject.crowding + candidate.crowding
+                pairs[low, high] = candidate.distance, crowded
         progress(0.9 * min((number + 1) / total, 1))
-    ranked = [_pair(names, distance, calibration) for names, distance in sorted(pairs.items(), key=lambda p: p[1])]
-    duplicates = [p for p in ranked if p.distance <= calibration.default.threshold]
+    by_likeness = sorted(pairs.items(), key=lambda p: p[1][1])
+    ranked = [_pair(names, *distances, calibration) for names, distances in by_likeness]
+    duplicates = ranked[: sum(crowded <= threshold for _, (_, crowded) in by_likeness)]
     outliers.sort(key=lambda o: o.threshold - o.distance)
     weak.sort(key=lambda w: w.length)
     compared = _sample(singles)
-    ceiling = measure_ceiling(compared, calibration)
+    ceiling = measure_ceiling(compared, crowding(compared), calibration)
     progress(1.0)
     return AuditReport(
         collection=collection,
@@ -150,39 +160,45 @@ def audit(gallery: Gallery, collection: str, calibration: Calibration, progress:
     )
 
 
-def _outliers(subject: SubjectVectors, calibration: Calibration) -> Iterator[OutlierTemplate]:
+def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowding) -> Iterator[OutlierTemplate]:
     """Each template against what the others are fused to, at the default rate for so many templates."""
     count = len(subject.template_ids)
     if count == 1:
         return
     point = calibration.curve(min(count - 1, calibration.most_templates)).at_rate(calibration.default_fmr)
     assert point is not None
+    own = crowding(subject.embeddings).tolist()
     for place, id_ in enumerate(subject.template_ids):
         rest = fused_template(np.delete(subject.embeddings, place, axis=0))
         distance = float(np.square(subject.embeddings[place] - rest).sum())
-        if distance > point.threshold:
-            yield OutlierTemplate(subject.subject_id, id_, distance, point.threshold)
+        limit = point.threshold - own[place] - float(crowding(rest[np.newaxis])[0])
+        if distance > limit:
+            yield OutlierTemplate(subject.subject_id, id_, distance, limit)
 
 
-def _pair(names: tuple[str, str], distance: float, calibration: Calibration) -> SubjectPair:
-    point = calibration.curve(1).at_distance(distance)
+def _pair(names: tuple[str, str], distance: float, crowded: float, calibration: Calibration) -> SubjectPair:
+    point = calibration.curve(1).at_distance(crowded)
     return SubjectPair(*names, distance, None if point is None else point.false_match_rate.value)
 
 
 def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     chosen = np.random.default_rng(0).permutation(len(vectors))[:MOST_COMPARED]
-    return np.stack([vectors[i] for i in sorted(chosen)]) if vectors else np.empty((0, 1), dtype=np.float32)
+    return (
+        np.stack([vectors[i] for i in sorted(chosen)]) if vectors else np.empty((0, EMBEDDING_SIZE), dtype=np.float32)
+    )
 
 
-def measure_ceiling(vectors: npt.NDArray[np.float32], calibration: Calibration) -> tuple[Ceiling, ...]:
+def measure_ceiling(
+    vectors: npt.NDArray[np.float32], crowding: npt.NDArray[np.float32], calibration: Calibration
+) -> tuple[Ceiling, ...]:
     """Shares of the pairs of subjects within each calibrated threshold, with intervals over draws of subjects.
 
-    vectors: one embedding a subject, unit-length float32 [S, D]. Thresholds at which fewer than ``FEW_PAIRS`` pairs are
-    to be expected are left out.
+    vectors: one embedding a subject, unit-length float32 [S, D], and the crowding of each, [S]. Thresholds at which
+    fewer than ``FEW_PAIRS`` pairs are to be expected are left out.
     """
     count = len(vectors)
     pairs = count * (count - 1) // 2
-    distances = 2 - 2 * vectors @ vectors.T
+    distances = adjusted_distances(vectors, vectors, crowding, crowding)
     np.fill_diagonal(distances, np.inf)
     weights = np.array(draws(count, replicates=REPLICATES) if count else np.empty((REPLICATES, 0)), dtype=np.float32)
     rows = []

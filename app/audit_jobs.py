@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from app.audit import AuditReport, audit
+from app.crowding import Crowding
 from app.decisions import Calibration
 from app.errors import TesseraError
 from app.gallery import Gallery
@@ -51,8 +52,8 @@ class _Stopped(Exception):
 class AuditJobs:
     """Starts audits and tells how far they are. Safe to use from several threads."""
 
-    def __init__(self, gallery: Gallery, calibration: Calibration) -> None:
-        self._gallery, self._calibration = gallery, calibration
+    def __init__(self, gallery: Gallery, calibration: Calibration, crowding: Crowding) -> None:
+        self._gallery, self._calibration, self._crowding = gallery, calibration, crowding
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._jobs: dict[str, AuditJob] = {}
         self._lock, self._stopping = threading.Lock(), threading.Event()
@@ -96,7 +97,7 @@ class AuditJobs:
 
         self._set(collection, status=AuditStatus.RUNNING)
         try:
-            report = audit(self._gallery, collection, self._calibration, progress)
+            report = audit(self._gallery, collection, self._calibration, self._crowding, progress)
         except _Stopped:
             self._set(collection, status=AuditStatus.FAILED, error="The service was stopped.")
         except TesseraError as error:

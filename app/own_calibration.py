@@ -7,18 +7,20 @@ people, rates measured on them are the better ones, as far down as so many peopl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from app.crowding import Crowding
 from app.decisions import Calibration
 from app.encoding import EncoderRuntime
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy
 from app.gallery import Gallery, every_subject
 from app.gallery.fusion import fuse
+from app.measuring.groups import GroupFaces, Part
 from app.measuring.table import UNKNOWN, Labelled, Measured, make_table
 
 
@@ -35,40 +37,75 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class _Photograph:
+    group: str
+    person: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class _Face:
     person: str
     embedding: np.ndarray[tuple[int], np.dtype[np.float32]]
     length: float
     side: float = math.nan
+    group: str = ""
 
 
-def calibrate_folder(folder: Path, finder: FaceFinder, encoder: EncoderRuntime) -> tuple[Calibration, list[Skipped]]:
-    """Measures the encoder on photographs, one sub-folder a person; the largest face of each counts.
+def calibrate_folder(
+    folder: Path, finder: FaceFinder, encoder: EncoderRuntime, crowding: Crowding
+) -> tuple[Calibration, list[Skipped]]:
+    """Measures the encoder on photographs; the largest face of each counts.
 
-    Raises CannotCalibrate.
+    One sub-folder a person, or one a group of people with one a person in it: then each group is measured within
+    itself, too. Raises CannotCalibrate.
     """
     faces, skipped = list[_Face](), list[Skipped]()
-    for person, path in _photographs(folder):
+    for photograph in _photographs(folder):
         try:
-            face = finder.find(path.read_bytes(), FacePolicy.LARGEST).faces[0]
+            face = finder.find(photograph.path.read_bytes(), FacePolicy.LARGEST).faces[0]
         except TesseraError as error:
-            skipped.append(Skipped(path, error.message))
+            skipped.append(Skipped(photograph.path, error.message))
             continue
         encodings = encoder.encode(face.chip[None])
-        faces.append(_Face(person, encodings.embeddings[0], float(encodings.lengths[0]), face.detected.box.side))
-    return _table(faces, encoder, f"{len(faces)} photographs of {folder.name}"), skipped
+        faces.append(
+            _Face(
+                f"{photograph.group}/{photograph.person}",
+                encodings.embeddings[0],
+                float(encodings.lengths[0]),
+                face.detected.box.side,
+                photograph.group,
+            )
+        )
+    return _table(faces, encoder, crowding, f"{len(faces)} photographs of {folder.name}"), skipped
 
 
-def _photographs(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file in a sub-folder, with that folder's name; hidden ones are passed over."""
+def _photographs(folder: Path) -> Iterator[_Photograph]:
+    """Every file of a person's folder, with the names of that folder and of its group; hidden ones are passed over."""
     if not folder.is_dir():
         raise CannotCalibrate(f"{folder} is not a folder; give one with a sub-folder of photographs for each person.")
-    for person in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        for path in sorted(p for p in person.iterdir() if p.is_file() and not p.name.startswith(".")):
-            yield person.name, path
+    grouped = {first: _shown(first, Path.is_dir) for first in _shown(folder, Path.is_dir)}
+    if any(grouped.values()):
+        for first, people in grouped.items():
+            if _shown(first, Path.is_file):
+                raise CannotCalibrate(
+                    f"{first} holds photographs, and other folders beside it hold folders of people: give every person "
+                    "a folder within a group, or nobody."
+                )
+            for person in people:
+                for path in _shown(person, Path.is_file):
+                    yield _Photograph(first.name, person.name, path)
+        return
+    for person in grouped:
+        for path in _shown(person, Path.is_file):
+            yield _Photograph("", person.name, path)
 
 
-def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRuntime) -> Calibration:
+def _shown(folder: Path, kind: Callable[[Path], bool]) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if kind(p) and not p.name.startswith("."))
+
+
+def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRuntime, crowding: Crowding) -> Calibration:
     """Measures the encoder on the templates of a collection; subjects with several say how often one is missed.
 
     Raises CollectionNotFound, CannotCalibrate.
@@ -78,10 +115,10 @@ def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRuntime
         for subject in every_subject(gallery, collection)
         for embedding, length in zip(subject.embeddings, subject.lengths.tolist(), strict=True)
     ]
-    return _table(faces, encoder, f"{len(faces)} templates of the collection {collection}")
+    return _table(faces, encoder, crowding, f"{len(faces)} templates of the collection {collection}")
 
 
-def _table(faces: Sequence[_Face], encoder: EncoderRuntime, description: str) -> Calibration:
+def _table(faces: Sequence[_Face], encoder: EncoderRuntime, crowding: Crowding, description: str) -> Calibration:
     if not faces:
         raise CannotCalibrate("There is no face to calibrate on.")
     info = encoder.info
@@ -93,8 +130,17 @@ def _table(faces: Sequence[_Face], encoder: EncoderRuntime, description: str) ->
         source=np.full(len(faces), "own"),
         face_side=np.array([face.side for face in faces], dtype=np.float32),
     )
+    names = sorted({face.group for face in faces} - {""})
     measured = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)
     try:
-        return make_table(labelled, measured, description, fuse)
+        groups = [_group(name, [face for face in faces if face.group == name], crowding) for name in names]
+        return make_table(labelled, measured, description, fuse, crowding, groups=groups)
     except ValueError as error:
         raise CannotCalibrate(f"These faces cannot calibrate an encoder: {error}.") from error
+
+
+def _group(name: str, faces: Sequence[_Face], crowding: Crowding) -> GroupFaces:
+    embeddings = np.stack([face.embedding for face in faces])
+    subject = np.unique([face.person for face in faces], return_inverse=True)[1]
+    part = Part(embeddings, crowding(embeddings), subject)
+    return GroupFaces(name, f"photographs in the folder {name}", [part])

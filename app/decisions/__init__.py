@@ -1,9 +1,13 @@
 """Distance -> decision: the calibration table, and the rules that thresholds are taken from it by."""
 
 from app.decisions.calibration import (
+    Bound,
     Calibration,
     CalibrationError,
+    Claim,
     Estimate,
+    Group,
+    GroupPoint,
     OperatingPoint,
     load_calibration,
     read_calibration,
@@ -17,19 +21,26 @@ from app.decisions.rules import (
     RateAtDistance,
     Rule,
     TargetUnsupported,
+    Wish,
+    adjusted,
     rate_at,
     rule_for_comparison,
     rule_for_search,
+    worst_rate_at,
 )
 
 __all__ = [
+    "Bound",
     "Calibration",
     "CalibrationError",
+    "Claim",
     "Compared",
     "Criterion",
     "CriterionKind",
     "Decision",
     "Estimate",
+    "Group",
+    "GroupPoint",
     "OperatingPoint",
     "Origin",
     "Outcome",
@@ -37,6 +48,8 @@ __all__ = [
     "Reason",
     "Rule",
     "TargetUnsupported",
+    "Wish",
+    "adjusted",
     "decide",
     "load_calibration",
     "rate_at",
@@ -44,4 +57,5 @@ __all__ = [
     "rule_for_comparison",
     "rule_for_search",
     "similarity",
+    "worst_rate_at",
 ]

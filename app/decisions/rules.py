@@ -3,6 +3,9 @@
 A criterion says what is wanted and by whom. A rule is the criterion made ready for comparisons: it knows the
 calibration, and for a search how many subjects there are. Nothing here is guessed: a target that the calibration cannot
 support is refused with the smallest one that it can.
+
+Thresholds of a calibration are those of adjusted distances (``app.crowding``): two faces match where their squared
+distance is at most the threshold less the crowding of both. A distance that is given outright is compared as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.decisions.calibration import Calibration, Estimate, OperatingPoint
+from app.decisions.calibration import Bound, Calibration, Claim, Estimate, OperatingPoint
 from app.decisions.decide import Decision, Outcome, Reason, decide
 from app.errors import TesseraError
 
@@ -42,34 +45,59 @@ class TargetUnsupported(TesseraError):
     code = "target_unsupported"
 
 
+WHOM = {Claim.EVERY_GROUP: "in every measured group", Claim.POOLED: "over all pairs"}
+
+
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """What a decision goes by, its value (a rate 0..1, or a squared distance 0..4), and who asked for it."""
+    """What a decision goes by, its value (a rate 0..1, or a squared distance 0..4), and who asked for it.
+
+    claim: for whom a rate is promised.
+    """
 
     kind: CriterionKind
     value: float
     origin: Origin
+    claim: Claim = Claim.EVERY_GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request says of a decision: a target rate or a largest distance, and for whom a rate is promised.
+
+    What is None is left to the collection and to the service.
+    """
+
+    target: float | None = None
+    max_distance: float | None = None
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RateAtDistance:
-    """The false match rate at a distance; where ``at_most``, the distance is nearer than what could be measured."""
+    """The false match rate at a distance; where ``at_most``, the distance is nearer than what could be measured.
+
+    group: among whose people it is; None: all pairs.
+    """
 
     estimate: Estimate
     at_most: bool
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A probe and a reference: squared distance, templates of the reference, and the lengths of both embeddings.
 
-    The lengths are those of ``app.types.Encodings``; a subject's is that of its longest template.
+    The lengths are those of ``app.types.Encodings``; a subject's is that of its longest template. crowding: of both
+    faces together.
     """
 
     distance: float
     templates: int
     probe_length: float
     reference_length: float
+    crowding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +115,27 @@ class Rule:
     subjects: int | None
     met: bool = True
 
-    def threshold(self, templates: int) -> float:
-        """The largest squared distance that matches a subject of so many templates."""
+    def bound(self, templates: int) -> Bound:
+        """The largest adjusted distance that matches a subject of so many templates, and whom it is that strict for.
+
+        Of a distance that was given outright, that distance.
+        """
         if self.fmr is None:
-            return self.criterion.value
-        curve = self.calibration.curve(templates)
+            return Bound(self.criterion.value, None)
         # A subject may have gained a template since the rule was made, and its curve support less: be strict then.
-        return (curve.at_rate(self.fmr) or curve.strictest).threshold
+        smallest = self.calibration.smallest_supported(self.criterion.claim, templates)
+        bound = self.calibration.bound(self.criterion.claim, max(self.fmr, smallest), templates)
+        assert bound is not None
+        return bound
+
+    def threshold(self, compared: Compared) -> float:
+        """The largest squared distance that matches of these two faces."""
+        bound = self.bound(compared.templates).threshold
+        return bound if self.fmr is None else bound - compared.crowding
+
+    def nearness(self, compared: Compared) -> float:
+        """What comparisons are ranked by, smallest first: distance and crowding, or a distance compared as it is."""
+        return compared.distance if self.fmr is None else adjusted(compared)
 
     def weakness(self, compared: Compared) -> Reason | None:
         """Which of the two faces says too little, if one does."""
@@ -101,6 +143,10 @@ class Rule:
         if compared.probe_length < limit:
             return Reason.WEAK_PROBE
         return Reason.WEAK_REFERENCE if compared.reference_length < limit else None
+
+    def plain_decision(self, compared: Compared) -> Decision:
+        """Whether the distance is within the threshold, however weak the faces are."""
+        return decide(compared.distance, self.threshold(compared))
 
     def outcome(self, compared: Compared) -> Outcome:
         """The decision on one comparison.
@@ -110,20 +156,21 @@ class Rule:
         """
         reason = self.weakness(compared)
         if reason is None:
-            return Outcome(decide(compared.distance, self.threshold(compared.templates)))
-        limit = self._weak_threshold(compared.templates)
+            return Outcome(self.plain_decision(compared))
+        limit = self._weak_threshold(compared)
         if limit is not None and compared.distance <= limit:
             return Outcome(Decision.MATCH)
         return Outcome(Decision.INCONCLUSIVE, reason)
 
-    def _weak_threshold(self, templates: int) -> float | None:
+    def _weak_threshold(self, compared: Compared) -> float | None:
         if self.fmr is None:
             return self.criterion.value
-        point = self.calibration.curve(templates).at_rate(self.fmr / self.calibration.quality.inflation)
-        return None if point is None else point.threshold
+        rate = self.fmr / self.calibration.quality.inflation
+        bound = self.calibration.bound(self.criterion.claim, rate, compared.templates)
+        return None if bound is None else bound.threshold - compared.crowding
 
     def search_outcome(self, ranked: Sequence[Compared]) -> Outcome:
-        """The decision on a search, given its candidates, nearest first.
+        """The decision on a search, given its candidates, by ``nearness``.
 
         Of two that match, so close to each other that the nearer one is often the wrong one, neither is named.
         """
@@ -131,24 +178,40 @@ class Rule:
             return Outcome(Decision.NO_MATCH)
         first = self.outcome(ranked[0])
         if first.decision is Decision.MATCH and len(ranked) > 1:
-            near = ranked[1].distance - ranked[0].distance < self.calibration.margin.limit
+            near = self.nearness(ranked[1]) - self.nearness(ranked[0]) < self.calibration.margin.limit
             if near and self.outcome(ranked[1]).decision is Decision.MATCH:
                 return Outcome(Decision.INCONCLUSIVE, Reason.AMBIGUOUS_SUBJECTS)
         return first
 
     def operating_point(self, templates: int) -> OperatingPoint | None:
-        """The rates at the threshold, or at the next more permissive one that was measured; None beyond all of them."""
-        return self.calibration.curve(templates).at_distance(self.threshold(templates))
+        """The rates over all pairs at the threshold, or at the next more permissive one that was measured.
+
+        None beyond all of them.
+        """
+        return self.calibration.curve(templates).at_distance(self.bound(templates).threshold)
+
+    def worst_rate(self, templates: int) -> RateAtDistance | None:
+        """The rate at the threshold in the group where it is highest; None without groups, or beyond all measured."""
+        return worst_rate_at(self.calibration, self.bound(templates).threshold, templates)
 
     def false_positive_identification_rate(self) -> float | None:
         """What a search by a stranger finds somebody with, from the rate of one comparison and the number of subjects.
 
-        None for one comparison, where no rate was measured at the threshold, and beyond ``largest_gallery``.
+        In galleries of the group where it is highest, if the claim is for every group. None for one comparison, where
+        no rate was measured at the threshold, and beyond ``largest_gallery``.
         """
         point = self.operating_point(1)
         if self.subjects is None or point is None or self.subjects > self.calibration.largest_gallery:
             return None
-        return fpir_of(point.false_match_rate.value, self.subjects)
+        if self.criterion.claim is Claim.POOLED or not self.calibration.claimed_groups:
+            return fpir_of(point.false_match_rate.value, self.subjects)
+        worst = self.worst_rate(1)
+        return None if worst is None else fpir_of(worst.estimate.value, self.subjects)
+
+
+def adjusted(compared: Compared) -> float:
+    """The squared distance plus the crowding of both faces."""
+    return compared.distance + compared.crowding
 
 
 def fpir_of(fmr: float, subjects: int) -> float:
@@ -162,7 +225,7 @@ def fmr_of(fpir: float, subjects: int) -> float:
 
 
 def rate_at(calibration: Calibration, distance: float, templates: int) -> RateAtDistance | None:
-    """The false match rate at a distance, from the nearest measured threshold that is no stricter.
+    """The false match rate over all pairs at an adjusted distance, from the nearest measured threshold, no stricter.
 
     None where the distance is beyond the most permissive threshold.
     """
@@ -170,7 +233,18 @@ def rate_at(calibration: Calibration, distance: float, templates: int) -> RateAt
     point = curve.at_distance(distance)
     if point is None:
         return None
-    return RateAtDistance(point.false_match_rate, distance < curve.operating_points[-1].threshold)
+    return RateAtDistance(point.false_match_rate, distance < curve.strictest.threshold)
+
+
+def worst_rate_at(calibration: Calibration, distance: float, templates: int) -> RateAtDistance | None:
+    """Likewise in the group where it is highest; None without groups."""
+    found = calibration.worst_group(distance, templates)
+    if found is None:
+        return None
+    group, point = found
+    single = distance - calibration.shift(templates)
+    at_most = single < calibration.answering(group, single).strictest.threshold
+    return RateAtDistance(point.false_match_rate, at_most, group.name)
 
 
 def rule_for_comparison(calibration: Calibration, criterion: Criterion, templates: int) -> Rule:
@@ -179,13 +253,13 @@ def rule_for_comparison(calibration: Calibration, criterion: Criterion, template
         return Rule(criterion, calibration, None, None)
     if criterion.kind is CriterionKind.TARGET_FPIR:
         raise ValueError("a rate of identification needs a search")
-    curve = calibration.curve(templates)
-    if curve.at_rate(criterion.value) is None:
-        smallest = curve.smallest_claim
+    if calibration.bound(criterion.claim, criterion.value, templates) is None:
+        smallest = calibration.smallest_supported(criterion.claim, templates)
         raise TargetUnsupported(
-            f"The calibration cannot show a false match rate of {criterion.value:g}; the smallest it supports is "
-            f"{smallest:.3g}. Ask for that or more, or give max_distance.",
+            f"The calibration cannot show a false match rate of {criterion.value:g} {WHOM[criterion.claim]}; the "
+            f"smallest it supports is {smallest:.3g}. Ask for that or more, or give max_distance.",
             target_fmr=criterion.value,
+            claim=criterion.claim.value,
             smallest_supported=smallest,
         )
     return Rule(criterion, calibration, criterion.value, None)
@@ -203,7 +277,7 @@ def rule_for_search(
     if criterion.kind is CriterionKind.MAX_DISTANCE:
         return Rule(criterion, calibration, None, subjects)
     most = calibration.most_templates if most_templates is None else most_templates
-    smallest = calibration.smallest_supported(most)
+    smallest = calibration.smallest_supported(criterion.claim, most)
     wanted = criterion.value if criterion.kind is CriterionKind.TARGET_FMR else fmr_of(criterion.value, count)
     known = count <= calibration.largest_gallery or criterion.kind is CriterionKind.TARGET_FMR
     if wanted >= smallest and known:
@@ -220,8 +294,8 @@ def rule_for_search(
     lowest = fpir_of(smallest, count)
     raise TargetUnsupported(
         f"Among {subjects} subjects the calibration cannot show a false positive identification rate of "
-        f"{criterion.value:g}; the smallest it supports is {lowest:.3g}. Ask for that or more, search a smaller "
-        "collection, or give max_distance.",
+        f"{criterion.value:g} {WHOM[criterion.claim]}; the smallest it supports is {lowest:.3g}. Ask for that or more, "
+        "search a smaller collection, or give max_distance.",
         target_fpir=criterion.value,
         smallest_supported=lowest,
         subjects=subjects,

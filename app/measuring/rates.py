@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from app.crowding import Crowding
 from app.measuring.draws import REPLICATES, Interval, draws, interval
-from app.measuring.pairs import pair_blocks
+from app.measuring.pairs import adjusted_distances, pair_blocks
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -25,8 +26,9 @@ Masks = npt.NDArray[np.bool_]
 class Block:
     """Comparisons of templates (rows) with probes (columns).
 
-    distances: squared, float32 [R, C]. rows, columns: int64 [R] and [C], the subject of each, 0..subjects-1.
-    mated, non_mated: bool [R, C], which of the comparisons count as what; a face is not compared with itself.
+    distances: squared, with the crowding of both faces, float32 [R, C]. rows, columns: int64 [R] and [C], the subject
+    of each, 0..subjects-1. mated, non_mated: bool [R, C], which of the comparisons count as what; a face is not
+    compared with itself.
     """
 
     distances: Floats
@@ -40,11 +42,11 @@ Blocks = Callable[[], Iterator[Block]]
 """The same comparisons each time that it is called."""
 
 
-def single_templates(embeddings: Floats, subject: Ints, *, block: int = 1024) -> Blocks:
-    """Every face with every other once: unit-length [N, D] and int64 [N]."""
+def single_templates(embeddings: Floats, subject: Ints, crowding: Floats, *, block: int = 1024) -> Blocks:
+    """Every face with every other once: unit-length [N, D], int64 [N] and float32 [N]."""
 
     def blocks() -> Iterator[Block]:
-        for start, distances, same, other in pair_blocks(embeddings, subject, block):
+        for start, distances, same, other in pair_blocks(embeddings, subject, block, crowding):
             yield Block(distances, subject[start : start + len(distances)], subject[start:], same, other)
 
     return blocks
@@ -53,6 +55,7 @@ def single_templates(embeddings: Floats, subject: Ints, *, block: int = 1024) ->
 def several_templates(
     embeddings: Floats,
     subject: Ints,
+    crowding: Crowding,
     templates: int,
     fuse: Callable[[Floats], Floats],
     *,
@@ -62,8 +65,9 @@ def several_templates(
     """Subjects of ``templates`` faces, drawn at random ``repeats`` times, with all faces that were not drawn.
 
     Only subjects of more faces than that are enrolled; all are probes. ``fuse`` makes of [S, templates, D] what is
-    compared, [S, M, D]; the nearest of the M counts.
+    compared, [S, M, D]; the nearest of the M counts, crowding included.
     """
+    own = crowding(embeddings)
     members = [np.flatnonzero(subject == s) for s in range(int(subject.max()) + 1)]
     enrolled = np.array([s for s, faces in enumerate(members) if len(faces) > templates], dtype=np.int64)
 
@@ -72,11 +76,17 @@ def several_templates(
             rng = np.random.default_rng([seed, templates, repeat])
             chosen = np.stack([rng.choice(members[s], templates, replace=False) for s in enrolled])
             fused = fuse(embeddings[chosen])
-            nearest = np.max([fused[:, m] @ embeddings.T for m in range(fused.shape[1])], axis=0)
+            nearest = np.min(
+                [
+                    adjusted_distances(fused[:, m], embeddings, crowding(fused[:, m]), own)
+                    for m in range(fused.shape[1])
+                ],
+                axis=0,
+            )
             same = enrolled[:, None] == subject[None, :]
             other = ~same
             same[np.arange(len(enrolled))[:, None], chosen] = False
-            yield Block(np.maximum(2 - 2 * nearest, 0), enrolled, subject, same, other)
+            yield Block(nearest, enrolled, subject, same, other)
 
     return blocks
 
@@ -164,17 +174,19 @@ def non_mated_distances(blocks: Blocks) -> Floats:
     return np.sort(np.concatenate([part.distances[part.non_mated] for part in blocks()]))
 
 
-def count_by_weaker(embeddings: Floats, subject: Ints, band: Ints, bands: int, threshold: float) -> list[Counts]:
+def count_by_weaker(
+    embeddings: Floats, subject: Ints, crowding: Floats, band: Ints, bands: int, threshold: float
+) -> list[Counts]:
     """Counts of every face with every other at one threshold, apart for each band of the weaker of the two.
 
-    embeddings: unit-length [N, D]; subject: [N]; band: [N], 0..bands-1, 0 being the weakest.
+    embeddings: unit-length [N, D]; subject, crowding: [N]; band: [N], 0..bands-1, 0 being the weakest.
     """
     if not bands:
         return []
     subjects = int(subject.max()) + 1
     mated = np.zeros((2, bands * subjects), dtype=np.int64)
     non_mated = np.zeros((2, bands * subjects * subjects), dtype=np.int64)
-    for start, distances, same, other in pair_blocks(embeddings, subject, 1024):
+    for start, distances, same, other in pair_blocks(embeddings, subject, 1024, crowding):
         for kind, chosen in enumerate((distances <= np.float32(threshold), np.ones_like(same))):
             a, b = (places + start for places in np.nonzero(same & chosen))
             place = np.minimum(band[a], band[b]) * subjects + subject[a]

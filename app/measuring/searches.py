@@ -19,9 +19,10 @@ from app.decisions.calibration import (
     GallerySize,
     MarginBand,
     MarginLimit,
-    OperatingPoint,
+    MeasuredPoint,
 )
 from app.decisions.rules import fpir_of
+from app.measuring.pairs import adjusted_distances
 
 SIZES = (10, 30, 100, 300, 600)
 GALLERIES = 60
@@ -35,10 +36,13 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-def gallery_sizes(embeddings: Floats, subject: Ints, points: Sequence[OperatingPoint]) -> Iterator[GallerySize]:
+def gallery_sizes(
+    embeddings: Floats, subject: Ints, crowding: Floats, points: Sequence[MeasuredPoint], group: str | None = None
+) -> Iterator[GallerySize]:
     """The rates in galleries of each of ``SIZES`` that leaves a fifth of the subjects to search as strangers.
 
-    embeddings: unit-length [N, D]; subject: [N], 0..S-1. The bounds are those of the middle 95 % of galleries.
+    embeddings: unit-length [N, D]; subject: [N], 0..S-1; crowding: [N]. All faces are of ``group``. The bounds are
+    those of the middle 95 % of galleries.
     """
     chosen = [p for p in points if p.false_match_rate.value <= MOST_FMR]
     members = [np.flatnonzero(subject == s) for s in range(int(subject.max()) + 1)]
@@ -46,9 +50,10 @@ def gallery_sizes(embeddings: Floats, subject: Ints, points: Sequence[OperatingP
         if size > 0.85 * len(members) or not chosen:
             return
         limits = np.array([p.threshold for p in chosen])
-        rates = np.stack([_rates(embeddings, members, size, limits, draw) for draw in range(GALLERIES)])
+        rates = np.stack([_rates(embeddings, crowding, members, size, limits, draw) for draw in range(GALLERIES)])
         low, high = np.quantile(rates, [0.025, 0.975], axis=0)
         yield GallerySize(
+            group=group,
             subjects=size,
             galleries=GALLERIES,
             points=tuple(
@@ -63,19 +68,25 @@ def gallery_sizes(embeddings: Floats, subject: Ints, points: Sequence[OperatingP
 
 
 def _rates(
-    embeddings: Floats, members: Sequence[Ints], size: int, limits: npt.NDArray[np.float64], draw: int
+    embeddings: Floats,
+    crowding: Floats,
+    members: Sequence[Ints],
+    size: int,
+    limits: npt.NDArray[np.float64],
+    draw: int,
 ) -> npt.NDArray[np.float64]:
     """Share of the strangers' faces that find somebody within each limit, in one random gallery."""
     rng = np.random.default_rng([size, draw])
     order = rng.permutation(len(members))
     gallery = np.array([rng.choice(members[s]) for s in order[:size]])
     strangers = np.concatenate([members[s] for s in order[size:]])
-    nearest = (2 - 2 * embeddings[strangers] @ embeddings[gallery].T).min(axis=1)
+    distances = adjusted_distances(embeddings[strangers], embeddings[gallery], crowding[strangers], crowding[gallery])
+    nearest = distances.min(axis=1)
     shares: npt.NDArray[np.float64] = (nearest[:, None] <= limits[None, :]).mean(axis=0)
     return shares
 
 
-def margin_limit(embeddings: Floats, subject: Ints, threshold: float) -> MarginLimit:
+def margin_limit(embeddings: Floats, subject: Ints, crowding: Floats, threshold: float) -> MarginLimit:
     """How often the nearer of two matching subjects is the wrong one, by how much farther the second is.
 
     Searches by the faces of enrolled subjects, in random galleries of the largest of ``SIZES`` that leaves anybody out.
@@ -88,7 +99,7 @@ def margin_limit(embeddings: Floats, subject: Ints, threshold: float) -> MarginL
         enrolled = rng.permutation(len(members))[:size]
         gallery = np.array([rng.choice(members[s]) for s in enrolled])
         probes = np.setdiff1d(np.concatenate([members[s] for s in enrolled]), gallery)
-        distances = 2 - 2 * embeddings[probes] @ embeddings[gallery].T
+        distances = adjusted_distances(embeddings[probes], embeddings[gallery], crowding[probes], crowding[gallery])
         nearest = np.argpartition(distances, 1, axis=1)[:, :2]
         two = np.take_along_axis(distances, nearest, axis=1)
         nearest = np.take_along_axis(nearest, np.argsort(two, axis=1), axis=1)

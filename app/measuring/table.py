@@ -6,17 +6,21 @@ size. Relatives count as non-mated pairs; the rates of them and of everybody els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
 import numpy as np
 import numpy.typing as npt
 
+from app.crowding import Crowding, NoCrowding
 from app.decisions.calibration import (
     Calibration,
     CalibrationData,
+    Claim,
     Estimate,
+    GallerySize,
+    Group,
     OperatingPoint,
     PrecisionCheck,
     QualityBand,
@@ -25,6 +29,7 @@ from app.decisions.calibration import (
     TemplateCurve,
 )
 from app.measuring.draws import REPLICATES, Interval
+from app.measuring.groups import GroupFaces, beyond, measure_group
 from app.measuring.pairs import threshold_at_fmr
 from app.measuring.rates import (
     Blocks,
@@ -46,6 +51,8 @@ BANDS = (0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.
 """Shares of the faces with shorter embeddings, between which error rates are told apart."""
 ODDS = 4
 """A face is weak where the odds of missing its person are so many times those of all faces."""
+EVERY = 5
+"""One in so many points of a group is searched at in galleries of its own."""
 REPEATS = 4
 """How often the templates of every subject are drawn anew."""
 SIDES = (64, 128)
@@ -116,18 +123,20 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
     subjects support too few, or if more non-mated comparisons than that are at distance 0.
     """
     distances = non_mated_distances(blocks)
-    thresholds = [threshold_at_fmr(distances, target) for target in TARGETS if target * len(distances) >= 1]
-    counts = count(blocks, subjects, sorted({t for t in thresholds if t >= 0}))
+    if not len(distances):
+        raise ValueError(f"{subjects} subjects cannot show a false match rate, for there are no two to compare")
+    found = [threshold_at_fmr(distances, target) for target in TARGETS if target * len(distances) >= 1]
+    thresholds = [t for t in found if t >= distances[0]]
+    thresholds += beyond(min(thresholds, default=0.0))
+    counts = count(blocks, subjects, sorted(set(thresholds)))
     floor = smallest_supported_fmr(compared_subjects(counts))
-    false_matches, false_non_matches = counts.intervals()
-    points = [
-        OperatingPoint(
-            threshold=float(threshold), false_match_rate=_estimate(fmr), false_non_match_rate=_estimate(fnmr)
-        )
-        for threshold, fmr, fnmr in zip(counts.thresholds, false_matches, false_non_matches, strict=True)
-        if fmr.value >= floor
-    ]
-    if len(points) < 2 or points[0].false_match_rate.high > TARGETS[2]:
+    measured = reversed(list(zip(counts.thresholds.tolist(), *counts.intervals(), strict=True)))
+    points = list[OperatingPoint]()
+    for threshold, fmr, fnmr in measured:
+        # Where the subjects cannot show the rate of a stricter threshold, it is at most that of the one before.
+        shown = _estimate(fmr) if fmr.value >= floor or not points else points[-1].false_match_rate
+        points.append(OperatingPoint(threshold=threshold, false_match_rate=shown, false_non_match_rate=_estimate(fnmr)))
+    if len({p.false_match_rate for p in points}) < 2 or points[-1].claimed_fmr > TARGETS[2]:
         raise ValueError(
             f"{subjects} subjects cannot show a false match rate of {TARGETS[2]:g}; calibrate on more, rightly labelled"
         )
@@ -137,7 +146,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
         mated=int(counts.mated_total.sum()),
         non_mated=int(counts.non_mated_total.sum()),
         smallest_supported_fmr=floor,
-        operating_points=tuple(reversed(points)),
+        operating_points=tuple(points),
     )
 
 
@@ -153,14 +162,14 @@ def strata(counts: Counts, faces: Labelled) -> list[Stratum]:
     return [_stratum(name, counts.among(chosen)) for name, chosen in kinds.items()]
 
 
-def strata_of_size(faces: Labelled, threshold: float) -> list[Stratum]:
+def strata_of_size(faces: Labelled, crowding: Floats, threshold: float) -> list[Stratum]:
     """The rates at one threshold by the smaller of the two faces, where the sizes are known."""
     known = ~np.isnan(faces.face_side)
     if not known.any():
         return []
     subject = np.unique(faces.subject[known], return_inverse=True)[1]
     band = np.searchsorted(SIDES, faces.face_side[known], side="right")
-    parts = count_by_weaker(faces.embeddings[known], subject, band, len(SIDES) + 1, threshold)
+    parts = count_by_weaker(faces.embeddings[known], subject, crowding[known], band, len(SIDES) + 1, threshold)
     limits = (f"below {SIDES[0]}", *(f"{a} to {b}" for a, b in pairwise(SIDES)), f"{SIDES[-1]} or more")
     return [
         _stratum(f"smaller face {limit} pixels", part)
@@ -183,13 +192,16 @@ def _stratum(name: str, counts: Counts) -> Stratum:
     )
 
 
-def quality_limit(embeddings: Floats, lengths: Floats, subject: Ints, default: OperatingPoint) -> QualityLimit:
+def quality_limit(
+    embeddings: Floats, lengths: Floats, subject: Ints, crowding: Floats, default: OperatingPoint
+) -> QualityLimit:
     """The rates at the default threshold by the length of the weaker face's embedding, and where they are too bad."""
     edges = np.unique(np.quantile(lengths, BANDS))
     edges[-1] = np.nextafter(edges[-1], np.inf)
     band = np.searchsorted(edges[1:-1], lengths, side="right")
     bands = []
-    for number, part in enumerate(count_by_weaker(embeddings, subject, band, len(edges) - 1, default.threshold)):
+    parts = count_by_weaker(embeddings, subject, crowding, band, len(edges) - 1, default.threshold)
+    for number, part in enumerate(parts):
         if not part.mated_total.any() or not part.non_mated_total.any():
             continue
         (fmr,), (fnmr,) = part.intervals()
@@ -217,31 +229,51 @@ def quality_limit(embeddings: Floats, lengths: Floats, subject: Ints, default: O
 
 
 def make_table(
-    faces: Labelled, encoder: Measured, description: str, fuse: Fuse, others: Sequence[Otherwise] = ()
+    faces: Labelled,
+    encoder: Measured,
+    description: str,
+    fuse: Fuse,
+    crowding: Crowding,
+    *,
+    groups: Sequence[GroupFaces] = (),
+    others: Sequence[Otherwise] = (),
 ) -> Calibration:
     """Everything that is measured of an encoder on faces of people whom it never saw.
 
-    ``fuse`` makes what is compared of several templates (see ``app.measuring.rates.several_templates``). The default
-    rate is ``DEFAULT_FMR``, or the lowest that the subjects support. Raises ValueError where they support too little.
+    ``fuse`` makes what is compared of several templates (see ``app.measuring.rates.several_templates``). Each of
+    ``groups`` is compared within itself, and searched in galleries of its own where each of its people counts once. The
+    default rate is ``DEFAULT_FMR``, or the lowest that all of them support. Raises ValueError where they support too
+    little.
     """
     embeddings, subject = faces.embeddings, faces.subject
     if not len(subject) or np.bincount(subject).max() < 2:
         raise ValueError("no person has two faces, so that none can be compared with itself")
-    subjects = int(subject.max()) + 1
-    curves = [measure_curve(single_templates(embeddings, subject), subjects, 1)]
+    subjects, own = int(subject.max()) + 1, crowding(embeddings)
+    curves = [measure_curve(single_templates(embeddings, subject, own), subjects, 1)]
     for templates in range(2, MOST_TEMPLATES + 1):
         if np.count_nonzero(np.bincount(subject) > templates) < 2:
             break
-        blocks = several_templates(embeddings, subject, templates, fuse, repeats=REPEATS)
+        blocks = several_templates(embeddings, subject, crowding, templates, fuse, repeats=REPEATS)
         curves.append(measure_curve(blocks, subjects, templates))
-    default_fmr = max(DEFAULT_FMR, *(c.smallest_claim for c in curves))
+    measured = tuple(measure_group(group) for group in groups)
+    default_fmr = max(DEFAULT_FMR, *(c.smallest_claim for c in curves), _smallest_claim(measured))
     point = curves[0].at_rate(default_fmr)
     assert point is not None
-    at_default = count(single_templates(embeddings, subject), subjects, [point.threshold])
+    at_default = count(single_templates(embeddings, subject, own), subjects, [point.threshold])
+    identification = [
+        *gallery_sizes(embeddings, subject, own, curves[0].operating_points),
+        *(
+            size
+            for group, found in zip(groups, measured, strict=True)
+            if group.name not in {g.part_of for g in groups}
+            for size in _group_galleries(group, found)
+        ),
+    ]
     return Calibration(
-        schema_version=2,
+        schema_version=3,
         version=f"{encoder.name}-{encoder.version}-{encoder.sha256[:8]}",
         encoder_sha256=encoder.sha256,
+        cohort_sha256=None if isinstance(crowding, NoCrowding) else crowding.digest,
         data=CalibrationData(
             description=description,
             subjects=subjects,
@@ -253,16 +285,31 @@ def make_table(
         default_fmr=default_fmr,
         default_fpir=DEFAULT_FPIR,
         curves=tuple(curves),
-        identification=tuple(gallery_sizes(embeddings, subject, curves[0].operating_points)),
-        strata=(*strata(at_default, faces), *strata_of_size(faces, point.threshold)),
-        quality=quality_limit(embeddings, faces.lengths, subject, point),
-        margin=margin_limit(embeddings, subject, point.threshold),
-        precisions=tuple(_check(other, subject, point.threshold) for other in others),
+        groups=measured,
+        identification=tuple(identification),
+        strata=(*strata(at_default, faces), *strata_of_size(faces, own, point.threshold)),
+        quality=quality_limit(embeddings, faces.lengths, subject, own, point),
+        margin=margin_limit(embeddings, subject, own, point.threshold),
+        precisions=tuple(_check(other, subject, crowding, point.threshold) for other in others),
     )
 
 
-def _check(other: Otherwise, subject: Ints, threshold: float) -> PrecisionCheck:
-    counts = count(single_templates(other.embeddings, subject), int(subject.max()) + 1, [threshold])
+def _smallest_claim(groups: Sequence[Group]) -> float:
+    """The lowest false match rate that all claimed groups support, themselves or through the one they are part of."""
+    own = {group.name: group.smallest_claim for group in groups}
+    return max((min(own[g.name], own.get(g.part_of or "", 1.0)) for g in groups if g.claimed), default=0.0)
+
+
+def _group_galleries(group: GroupFaces, measured: Group) -> Iterator[GallerySize]:
+    if group.claimed and len(group.parts) == 1:
+        (part,) = group.parts
+        points = measured.operating_points[::EVERY]
+        yield from gallery_sizes(part.embeddings, part.subject, part.crowding, points, group.name)
+
+
+def _check(other: Otherwise, subject: Ints, crowding: Crowding, threshold: float) -> PrecisionCheck:
+    blocks = single_templates(other.embeddings, subject, crowding(other.embeddings))
+    counts = count(blocks, int(subject.max()) + 1, [threshold])
     return PrecisionCheck(
         runtime=other.runtime,
         precision=other.precision,
@@ -283,10 +330,20 @@ def describe(table: Calibration) -> list[str]:
             f"[{fmr.low:.2e}, {fmr.high:.2e}]  FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  "
             f"supported down to {curve.smallest_claim:.2e}"
         )
-    lines += [
-        f"{size.subjects} subjects: FPIR {'agrees' if size.agrees else 'does not agree'} with 1-(1-FMR)^N"
-        for size in table.identification
-    ]
+    lines += [_line_of(group) for group in table.groups]
+    for claim in Claim:
+        smallest = table.smallest_supported(claim, table.most_templates)
+        bound = table.bound(claim, table.default_fmr, 1)
+        assert bound is not None
+        lines.append(
+            f"{claim}: threshold {bound.threshold:.4f} at {table.default_fmr:g}, for {bound.group or 'all pairs'}; "
+            f"supported down to {smallest:.2e}"
+        )
+    lines.append(f"FPIR agrees with 1-(1-FMR)^N in {sum(s.agrees for s in table.identification)} of these galleries:")
+    for name in dict.fromkeys(size.group for size in table.identification):
+        sizes = [size for size in table.identification if size.group == name]
+        marks = ", ".join(f"{size.subjects}{'' if size.agrees else ' (no)'}" for size in sizes)
+        lines.append(f"  {name or 'all'}: {marks}")
     lines += [
         f"{s.name}: FMR {_share(s.false_match_rate)}  FNMR {_share(s.false_non_match_rate)}" for s in table.strata
     ]
@@ -297,6 +354,16 @@ def describe(table: Calibration) -> list[str]:
         for other in table.precisions
     ]
     return lines
+
+
+def _line_of(group: Group) -> str:
+    point = group.at_rate(1e-3) or group.strictest
+    promise = "" if group.claimed else " (not promised)"
+    return (
+        f"{group.name}{promise}: {group.subjects} people, at threshold {point.threshold:.4f} FMR "
+        f"{_share(point.false_match_rate)}  FNMR {_share(point.false_non_match_rate)}  "
+        f"supported down to {group.smallest_claim:.2e}"
+    )
 
 
 def _share(rate: Estimate | None) -> str:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from app.audit import AuditReport, Ceiling, Population, audit, judge, measure_ceiling
+from app.crowding import NoCrowding
 from app.decisions import Calibration, Estimate
 from app.gallery import CollectionNotFound, SqliteGallery
 from app.types import NewTemplate
@@ -44,7 +45,7 @@ def enrol(gallery: SqliteGallery, name: str, *vectors: npt.NDArray[np.float32], 
 
 
 def looked_over(gallery: SqliteGallery) -> AuditReport:
-    return audit(gallery, "default", CALIBRATION, lambda share: None)
+    return audit(gallery, "default", CALIBRATION, NoCrowding(), lambda share: None)
 
 
 def test_an_empty_collection_has_nothing_to_report(gallery: SqliteGallery) -> None:
@@ -56,7 +57,7 @@ def test_an_empty_collection_has_nothing_to_report(gallery: SqliteGallery) -> No
 
 def test_an_unknown_collection_is_refused(gallery: SqliteGallery) -> None:
     with pytest.raises(CollectionNotFound):
-        audit(gallery, "none", CALIBRATION, lambda share: None)
+        audit(gallery, "none", CALIBRATION, NoCrowding(), lambda share: None)
 
 
 def test_one_person_under_two_names_is_found_once(gallery: SqliteGallery) -> None:
@@ -93,14 +94,59 @@ def test_weak_templates_are_named(gallery: SqliteGallery) -> None:
 def test_the_ceiling_is_what_counting_gives() -> None:
     rng = np.random.default_rng(0)
     vectors = np.stack([unit(rng.normal(size=8)) for _ in range(120)])
-    rows = measure_ceiling(vectors, CALIBRATION)
+    crowding = rng.uniform(-0.3, 0.3, 120).astype(np.float32)
+    rows = measure_ceiling(vectors, crowding, CALIBRATION)
     # At 0.001 fewer than ten of 7,140 pairs are to be expected.
     assert [row.threshold for row in rows] == [1.3, 1.0]
     for row in rows:
-        near = [np.square(vectors[i] - vectors[j]).sum() <= row.threshold for i in range(120) for j in range(i)]
+        near = [
+            np.square(vectors[i] - vectors[j]).sum() + crowding[i] + crowding[j] <= row.threshold
+            for i in range(120)
+            for j in range(i)
+        ]
         assert row.observed.value == pytest.approx(np.mean(near), abs=1e-4)
         assert row.observed.low < row.observed.value < row.observed.high
         assert row.pairs == 7140
+
+
+class AxisCrowding:
+    """What lies along the first axis is crowded, what lies along the third stands alone."""
+
+    digest = "made up"
+
+    def __call__(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        crowding: npt.NDArray[np.float32] = 0.4 * embeddings[:, 0] - 0.2 * embeddings[:, 2]
+        return crowding
+
+
+def test_duplicates_and_look_alikes_are_judged_with_their_crowding(tmp_path: Path) -> None:
+    crowding = AxisCrowding()
+    gallery = SqliteGallery(tmp_path, encoder_digest="d", crowding=crowding)
+    for name, first, share in (("ada", 0, 0.0), ("eve", 0, 0.3), ("bob", 2, 0.0), ("rob", 2, 1.0)):
+        enrol(gallery, name, axis(first, first + 1, share))
+    report = audit(gallery, "default", CALIBRATION, crowding, lambda share: None)
+    gallery.close()
+    # 0.08 and a crowding of 0.4 + 0.38; 0.59 and one of -0.2 - 0.14: the latter are less far apart than the usual 0.8.
+    near, far = 2 - 2 / np.sqrt(1.09), 2 - 2 / np.sqrt(2)
+    assert near + 0.4 + 0.4 / np.sqrt(1.09) > 0.8 > far - 0.2 - 0.2 / np.sqrt(2)
+    [pair] = report.duplicates
+    assert (pair.first, pair.second, pair.distance) == ("bob", "rob", pytest.approx(far, abs=1e-6))
+    assert pair.false_match_rate == 0.001
+    assert [(p.first, p.second) for p in report.confusable[:2]] == [("bob", "rob"), ("ada", "eve")]
+    assert report.confusable[1].false_match_rate == 0.01
+
+
+def test_the_threshold_of_an_outlier_is_less_by_the_crowding_of_both_sides(tmp_path: Path) -> None:
+    crowding = AxisCrowding()
+    gallery = SqliteGallery(tmp_path, encoder_digest="d", crowding=crowding)
+    enrol(gallery, "ada", axis(0), axis(0, 1, 0.5))
+    enrol(gallery, "bob", axis(2), axis(2, 3, 0.5))
+    report = audit(gallery, "default", CALIBRATION, crowding, lambda share: None)
+    gallery.close()
+    # Templates of both are 0.21 apart.
+    assert {outlier.subject_id for outlier in report.outliers} == {"ada"}
+    limit = 0.8 - 0.4 - 0.4 / np.sqrt(1.25)
+    assert [outlier.threshold for outlier in report.outliers] == pytest.approx([limit, limit], abs=1e-6)
 
 
 def estimate(low: float, high: float) -> Estimate:
@@ -125,7 +171,7 @@ def test_progress_rises_to_one_and_may_stop_the_work(gallery: SqliteGallery) -> 
     for number in range(5):
         enrol(gallery, f"s{number}", axis(number))
     shares: list[float] = []
-    audit(gallery, "default", CALIBRATION, shares.append)
+    audit(gallery, "default", CALIBRATION, NoCrowding(), shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert len(shares) == 6
@@ -134,7 +180,7 @@ def test_progress_rises_to_one_and_may_stop_the_work(gallery: SqliteGallery) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audit(gallery, "default", CALIBRATION, stop)
+        audit(gallery, "default", CALIBRATION, NoCrowding(), stop)
 
 
 def test_the_page_shows_what_was_found_and_escapes_what_clients_chose(gallery: SqliteGallery) -> None:

@@ -30,6 +30,29 @@ def curve(templates: int = 1, points: list[dict[str, Any]] | None = None) -> dic
     }
 
 
+def group(
+    name: str, points: list[dict[str, Any]], *, claimed: bool = True, part_of: str | None = None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "definition": f"people of {name}",
+        "claimed": claimed,
+        "part_of": part_of,
+        "subjects": 50,
+        "faces": 250,
+        "mated": 500,
+        "non_mated": 30_000,
+        "smallest_supported_fmr": 0.0001,
+        "operating_points": points,
+    }
+
+
+def sized(subjects: int, *, low: float = 0.01, predicted: float = 0.04, group: str | None = None) -> dict[str, Any]:
+    rate = {"value": 0.05, "low": low, "high": 0.09}
+    points = [{"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": predicted}]
+    return {"group": group, "subjects": subjects, "galleries": 10, "points": points}
+
+
 def table(**members: Any) -> dict[str, Any]:
     data = {
         "description": "faces",
@@ -40,13 +63,15 @@ def table(**members: Any) -> dict[str, Any]:
         "replicates": 1000,
     }
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "version": "v1",
         "encoder_sha256": DIGEST,
+        "cohort_sha256": None,
         "data": data,
         "default_fmr": 0.001,
         "default_fpir": 0.01,
         "curves": [curve()],
+        "groups": [],
         "identification": [],
         "strata": [],
         "quality": {"bands": [], "missed": 0.5, "limit": 9.0, "inflation": 2.0},

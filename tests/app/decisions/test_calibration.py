@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.decisions import Calibration, CalibrationError, load_calibration
+from app.decisions import Calibration, CalibrationError, Claim, load_calibration
 from app.decisions.calibration import SCHEMA_FILE, GalleryPoint, GallerySize
 from app.encoding import EncoderWeights
 from app.settings import EncodingSettings
-from tests.app.decisions.support import DIGEST, curve, estimate, point, table
+from tests.app.decisions.support import DIGEST, curve, estimate, group, point, sized, table
+
+LOOSE = [point(1.2, 0.01), point(0.9, 0.0005)]
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -41,7 +43,7 @@ def test_a_point_promises_the_upper_bound_of_what_was_measured() -> None:
     [single] = measured.curves
     thresholds = [single.at_rate(rate) for rate in (0.002, 0.0019, 0.0008)]
     assert [p and p.threshold for p in thresholds] == [1.1, 1.0, 1.0]
-    assert single.smallest_claim == measured.smallest_supported_fmr == 0.0008
+    assert single.smallest_claim == measured.smallest_supported(Claim.POOLED, 1) == 0.0008
 
 
 def test_no_point_has_a_rate_below_the_strictest() -> None:
@@ -64,17 +66,31 @@ def test_the_rate_told_of_a_distance_is_never_better_than_the_measured_one(dista
     assert found == (min(within, key=lambda p: p.threshold) if within else None)
 
 
+def test_points_beyond_what_could_be_measured_repeat_its_rate_and_ask_for_no_stricter_threshold() -> None:
+    points = [point(1.3, 0.01), point(1.1, 0.001), point(1.0, 0.001, 0.3), point(0.9, 0.001, 0.4)]
+    [found] = Calibration.model_validate(table(curves=[curve(1, points)])).curves
+    assert found.strictest == found.at_rate(0.001) == found.showing(0.001) == found.operating_points[1]
+    assert found.smallest_claim == 0.001
+    assert found.showing(0.0001) == found.strictest
+    # What is missed is told as far as it was measured.
+    for distance, threshold in ((1.05, 1.1), (0.95, 1.0), (0.2, 0.9)):
+        near = found.at_distance(distance)
+        assert near is not None
+        assert (near.threshold, near.false_match_rate) == (threshold, found.strictest.false_match_rate)
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
         ({"curves": []}, "curves"),
         ({"curves": [curve(1, [point(1.0, 0.001), point(1.1, 0.01)])]}, "strictest"),
-        ({"curves": [curve(1, [point(1.1, 0.001), point(1.0, 0.001)])]}, "strictest"),
+        ({"curves": [curve(1, [point(1.1, 0.001), point(1.0, 0.0011)])]}, "strictest"),
+        ({"curves": [curve(1, [point(1.1, 0.01), point(1.1, 0.001)])]}, "strictest"),
         ({"curves": [curve(1, [point(1.0, 0.01), point(1.1, 0.001)])]}, "strictest"),
-        ({"curves": [curve(1, [point(1.0, 0.01)])]}, "operating_points"),
+        ({"curves": [curve(1, [])]}, "operating_points"),
         ({"curves": [curve(1, [point(1.2, 0.1), point(1.0, 0.01)])]}, "default_fmr"),
-        ({"curves": [curve(1, [point(4.1, 0.1), point(1.0, 0.001)])]}, "threshold"),
-        ({"curves": [curve(1, [point(1.0, 0.1), point(-0.1, 0.001)])]}, "threshold"),
+        ({"curves": [curve(1, [point(8.1, 0.1), point(1.0, 0.001)])]}, "threshold"),
+        ({"curves": [curve(1, [point(1.0, 0.1), point(-4.1, 0.001)])]}, "threshold"),
         ({"curves": [curve(1, [point(1.0, 1.1), point(0.9, 0.001)])]}, "false_match_rate"),
         ({"curves": [curve(1, [point(float("nan"), 0.1), point(0.9, 0.001)])]}, "threshold"),
         ({"curves": [curve(2)]}, "one template"),
@@ -83,10 +99,18 @@ def test_the_rate_told_of_a_distance_is_never_better_than_the_measured_one(dista
         ({"default_fmr": 0.0005}, "default_fmr"),
         ({"default_fmr": -1}, "default_fmr"),
         ({"default_fpir": 2}, "default_fpir"),
-        ({"schema_version": 1}, "schema_version"),
+        ({"schema_version": 2}, "schema_version"),
         ({"unknown": 1}, "unknown"),
         ({"data": {}}, "data"),
         ({"encoder_sha256": None}, "encoder_sha256"),
+        ({"cohort_sha256": 1}, "cohort_sha256"),
+        ({"groups": [group("a", LOOSE), group("a", LOOSE)]}, "names of their own"),
+        ({"groups": [group("a", LOOSE, part_of="b")]}, "part of groups that are there"),
+        ({"groups": [group("", LOOSE)]}, "name"),
+        ({"groups": [group("a", [])]}, "operating_points"),
+        ({"groups": [group("a", list(reversed(LOOSE)))]}, "strictest"),
+        # All pairs support 0.001, and this group does not.
+        ({"groups": [group("a", LOOSE[:1])]}, "default_fmr"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path, members: dict[str, Any], reason: str) -> None:
@@ -117,14 +141,8 @@ def test_each_number_of_templates_has_its_own_curve_up_to_the_most_measured() ->
 def test_what_is_supported_of_every_number_of_templates_is_the_highest_floor() -> None:
     worse = curve(2, [point(1.3, 0.01), point(1.2, 0.0009)])
     calibration = Calibration.model_validate(table(curves=[curve(1), worse]))
-    assert calibration.smallest_supported_fmr == 0.0009
-    assert [calibration.smallest_supported(k) for k in (0, 1, 2)] == [0.0006, 0.0006, 0.0009]
-
-
-def sized(subjects: int, *, low: float) -> dict[str, Any]:
-    rate = {"value": 0.05, "low": low, "high": 0.09}
-    points = [{"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": 0.04}]
-    return {"subjects": subjects, "galleries": 10, "points": points}
+    for claim in Claim:
+        assert [calibration.smallest_supported(claim, k) for k in (0, 1, 2)] == [0.0006, 0.0006, 0.0009]
 
 
 def test_galleries_may_be_as_large_as_the_prediction_held() -> None:
@@ -135,6 +153,9 @@ def test_galleries_may_be_as_large_as_the_prediction_held() -> None:
     assert largest(sized(10, low=0.01), sized(100, low=0.04)) == float("inf")
     assert largest(sized(100, low=0.041), sized(10, low=0.01)) == 10
     assert largest(sized(10, low=0.041), sized(100, low=0.01)) == 1
+    # In the galleries of one group the prediction failed.
+    assert largest(sized(10), sized(100), sized(100, low=0.041, group="a"), sized(10, group="a")) == 10
+    assert largest(sized(10), sized(10, group="a")) == float("inf")
 
 
 def test_a_prediction_agrees_unless_it_is_more_favourable_than_the_measurement() -> None:
@@ -143,7 +164,7 @@ def test_a_prediction_agrees_unless_it_is_more_favourable_than_the_measurement()
         found = GalleryPoint.model_validate(
             {"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": predicted}
         )
-        assert GallerySize(subjects=10, galleries=5, points=(found,)).agrees is agrees
+        assert GallerySize(group=None, subjects=10, galleries=5, points=(found,)).agrees is agrees
 
 
 def test_a_table_of_another_encoder_is_refused(tmp_path: Path) -> None:
@@ -167,7 +188,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_the_shipped_table_is_the_shipped_encoders(calibration: Calibration, weights: EncoderWeights) -> None:
     assert load_calibration(EncodingSettings().directory, weights.sha256) == calibration
-    assert calibration.smallest_supported_fmr <= calibration.default_fmr
+    for claim in Claim:
+        assert calibration.smallest_supported(claim, calibration.most_templates) <= calibration.default_fmr
     assert calibration.default.claimed_fmr <= calibration.default_fmr
     assert [c.templates for c in calibration.curves] == list(range(1, calibration.most_templates + 1))
     assert calibration.largest_gallery > max(size.subjects for size in calibration.identification)

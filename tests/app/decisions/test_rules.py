@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,25 +15,25 @@ from app.decisions import (
     Origin,
     Outcome,
     Reason,
+    Rule,
     TargetUnsupported,
     rate_at,
     rule_for_comparison,
     rule_for_search,
 )
 from app.decisions.rules import fmr_of, fpir_of
-from tests.app.decisions.support import curve, point, table
+from tests.app.decisions.support import curve, point, sized, table
 
 TWO = curve(2, [point(1.2, 0.01), point(1.05, 0.001), point(0.9, 0.0007)])
 RATES = st.floats(1e-9, 0.999)
 
 
-def agreed(subjects: int, *, low: float = 0.01) -> dict[str, Any]:
-    rate = {"value": 0.05, "low": low, "high": 0.09}
-    points = [{"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": 0.04}]
-    return {"subjects": subjects, "galleries": 10, "points": points}
+CALIBRATION = Calibration.model_validate(table(curves=[curve(), TWO], identification=[sized(100)]))
 
 
-CALIBRATION = Calibration.model_validate(table(curves=[curve(), TWO], identification=[agreed(100)]))
+def limit(rule: Rule, templates: int) -> float:
+    """The threshold for two faces that are as crowded as is usual."""
+    return rule.threshold(Compared(0.0, templates, 12.0, 12.0))
 
 
 def wanted(kind: CriterionKind, value: float, origin: Origin = Origin.REQUEST) -> Criterion:
@@ -46,7 +45,7 @@ def wanted(kind: CriterionKind, value: float, origin: Origin = Origin.REQUEST) -
 
 def test_a_target_gives_each_number_of_templates_its_own_threshold() -> None:
     rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.005), 1)
-    assert (rule.threshold(1), rule.threshold(2)) == (1.1, 1.05)
+    assert (limit(rule, 1), limit(rule, 2)) == (1.1, 1.05)
     found = rule.operating_point(2)
     assert found is not None
     assert found.false_match_rate.value == 0.001
@@ -57,16 +56,16 @@ def test_a_target_below_what_the_subjects_show_is_refused_with_the_smallest_supp
     with pytest.raises(TargetUnsupported) as refused:
         rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 2)
     assert refused.value.code == "target_unsupported"
-    assert refused.value.details == {"target_fmr": 0.00065, "smallest_supported": 0.0007}
+    assert refused.value.details == {"target_fmr": 0.00065, "claim": "every_group", "smallest_supported": 0.0007}
     assert "0.0007" in refused.value.message
     # One template supports what two do not.
-    assert rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 1).threshold(1) == 1.0
+    assert limit(rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 1), 1) == 1.0
 
 
 @pytest.mark.parametrize(("distance", "rate"), [(1.3, 0.01), (1.05, 0.001), (0.2, 0.0006), (1.4, None)])
 def test_a_distance_given_outright_is_the_threshold_and_its_rate_is_told(distance: float, rate: float | None) -> None:
     rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, distance), 1)
-    assert rule.threshold(1) == rule.threshold(2) == distance
+    assert limit(rule, 1) == limit(rule, 2) == distance
     found = rule.operating_point(1)
     assert (found and found.false_match_rate.value) == rate
 
@@ -87,6 +86,15 @@ def test_the_rate_at_a_distance_says_where_it_is_only_a_bound(distance: float, r
     assert rate_at(CALIBRATION, 1.31, 1) is None
 
 
+def test_beyond_the_strictest_point_that_was_measured_the_rate_is_a_bound() -> None:
+    points = [point(1.3, 0.01), point(1.1, 0.001), point(1.0, 0.001, 0.3)]
+    found = Calibration.model_validate(table(curves=[curve(1, points)]))
+    for distance, at_most in ((1.1, False), (1.09, True), (1.0, True), (0.5, True)):
+        rate = rate_at(found, distance, 1)
+        assert rate is not None
+        assert (rate.estimate.value, rate.at_most) == (0.001, at_most)
+
+
 # --- searches
 
 
@@ -101,12 +109,12 @@ def test_a_search_among_more_subjects_is_stricter() -> None:
     many = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 100)
     assert few.fmr == pytest.approx(1 - 0.9**0.1)
     assert many.fmr == pytest.approx(1 - 0.9**0.01)
-    assert (few.threshold(1), many.threshold(1)) == (1.3, 1.1)
+    assert (limit(few, 1), limit(many, 1)) == (1.3, 1.1)
     assert many.false_positive_identification_rate() == pytest.approx(1 - 0.999**100)
 
 
 def test_an_empty_collection_is_searched_as_one_subject_would_be() -> None:
-    assert rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01), 0).threshold(1) == 1.3
+    assert limit(rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01), 0), 1) == 1.3
 
 
 def test_a_rate_of_identification_beyond_the_data_is_refused_or_met_as_far_as_it_goes() -> None:
@@ -119,7 +127,7 @@ def test_a_rate_of_identification_beyond_the_data_is_refused_or_met_as_far_as_it
     for origin in (Origin.SERVER, Origin.COLLECTION):
         rule = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01, origin), 1000)
         assert not rule.met
-        assert (rule.threshold(1), rule.threshold(2)) == (1.0, 0.9)
+        assert (limit(rule, 1), limit(rule, 2)) == (1.0, 0.9)
     assert rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.6), 1000).met
 
 
@@ -133,11 +141,11 @@ def test_a_search_is_held_to_what_the_most_templates_of_a_subject_support() -> N
 
 def test_a_subject_that_gained_a_template_since_has_the_strictest_threshold_of_its_curve() -> None:
     target = wanted(CriterionKind.TARGET_FPIR, 1 - (1 - 0.00065) ** 1000)
-    assert rule_for_search(CALIBRATION, target, 1000, 1).threshold(2) == 0.9
+    assert limit(rule_for_search(CALIBRATION, target, 1000, 1), 2) == 0.9
 
 
 def test_where_the_prediction_failed_no_rate_of_identification_is_claimed() -> None:
-    doubtful = Calibration.model_validate(table(identification=[agreed(10), agreed(100, low=0.045)]))
+    doubtful = Calibration.model_validate(table(identification=[sized(10), sized(100, low=0.045)]))
     assert doubtful.largest_gallery == 10
     target = wanted(CriterionKind.TARGET_FPIR, 0.5)
     assert rule_for_search(doubtful, target, 10).met
@@ -150,7 +158,7 @@ def test_where_the_prediction_failed_no_rate_of_identification_is_claimed() -> N
 
 def test_a_target_of_one_comparison_holds_for_a_search_of_any_size() -> None:
     rule = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 10**6)
-    assert (rule.threshold(1), rule.met) == (1.1, True)
+    assert (limit(rule, 1), rule.met) == (1.1, True)
     rate = rule.false_positive_identification_rate()
     assert rate is not None
     assert math.isclose(rate, 1.0, abs_tol=1e-9)

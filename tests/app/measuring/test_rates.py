@@ -18,6 +18,7 @@ from app.measuring.rates import (
 from tests.model.support import unit_vectors
 
 SUBJECT = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3], dtype=np.int64)
+CROWDING = np.random.default_rng(3).uniform(-0.3, 0.3, len(SUBJECT)).astype(np.float32)
 THRESHOLDS = [0.4, 0.9, 1.4, 1.9, 2.4]
 
 
@@ -28,15 +29,26 @@ def embeddings() -> npt.NDArray[np.float32]:
     return scaled.astype(np.float32)
 
 
+class MadeUpCrowding:
+    digest = "made up"
+
+    def __call__(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        crowding: npt.NDArray[np.float32] = 0.3 * np.sin(9 * embeddings[:, 0])
+        return crowding
+
+
+crowding_of = MadeUpCrowding()
+
+
+def apart(embeddings: npt.NDArray[np.float32], i: int, j: int) -> float:
+    """The distance of two faces with the crowding of both."""
+    return float(np.square(embeddings[i] - embeddings[j]).sum() + CROWDING[i] + CROWDING[j])
+
+
 def pairs_of(embeddings: npt.NDArray[np.float32]) -> list[tuple[int, int, float]]:
     """The subjects and the distance of every unordered pair."""
     size = range(len(SUBJECT))
-    return [
-        (int(SUBJECT[i]), int(SUBJECT[j]), float(np.square(embeddings[i] - embeddings[j]).sum()))
-        for i in size
-        for j in size
-        if i < j
-    ]
+    return [(int(SUBJECT[i]), int(SUBJECT[j]), apart(embeddings, i, j)) for i in size for j in size if i < j]
 
 
 def naive(pairs: list[tuple[int, int, float]], weights: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
@@ -54,7 +66,7 @@ def naive(pairs: list[tuple[int, int, float]], weights: npt.NDArray[np.float64])
 
 
 def test_single_templates_are_counted_as_pairs(embeddings: npt.NDArray[np.float32]) -> None:
-    counts = count(single_templates(embeddings, SUBJECT, block=3), 4, THRESHOLDS)
+    counts = count(single_templates(embeddings, SUBJECT, CROWDING, block=3), 4, THRESHOLDS)
     expected = naive(pairs_of(embeddings), np.ones(4))
     np.testing.assert_allclose(counts.false_match_rates(), [fmr for fmr, _ in expected])
     np.testing.assert_allclose(counts.false_non_match_rates(), [fnmr for _, fnmr in expected])
@@ -63,7 +75,7 @@ def test_single_templates_are_counted_as_pairs(embeddings: npt.NDArray[np.float3
 
 
 def test_the_intervals_are_those_of_drawing_subjects(embeddings: npt.NDArray[np.float32]) -> None:
-    counts = count(single_templates(embeddings, SUBJECT), 4, THRESHOLDS)
+    counts = count(single_templates(embeddings, SUBJECT, CROWDING), 4, THRESHOLDS)
     false_matches, false_non_matches = counts.intervals(replicates=40)
     with np.errstate(invalid="ignore"):
         replicates = np.array([naive(pairs_of(embeddings), w) for w in draws(4, replicates=40)])
@@ -75,15 +87,17 @@ def test_the_intervals_are_those_of_drawing_subjects(embeddings: npt.NDArray[np.
 
 def test_the_distances_are_those_of_different_people(embeddings: npt.NDArray[np.float32]) -> None:
     expected = sorted(d for a, b, d in pairs_of(embeddings) if a != b)
-    np.testing.assert_allclose(non_mated_distances(single_templates(embeddings, SUBJECT)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        non_mated_distances(single_templates(embeddings, SUBJECT, CROWDING)), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("templates", [2, 3])
 def test_several_templates_are_drawn_and_never_their_own_probes(
     embeddings: npt.NDArray[np.float32], templates: int
 ) -> None:
-    blocks = several_templates(embeddings, SUBJECT, templates, fuse, repeats=5)
-    seen = set()
+    blocks = several_templates(embeddings, SUBJECT, crowding_of, templates, fuse, repeats=5)
+    seen, own_crowding = set(), crowding_of(embeddings)
     for part in blocks():
         enrolled = [s for s in range(4) if (s == SUBJECT).sum() > templates]
         assert part.rows.tolist() == enrolled
@@ -98,7 +112,8 @@ def test_several_templates_are_drawn_and_never_their_own_probes(
             assert part.non_mated[row].tolist() == (subject != SUBJECT).tolist()
             mean = embeddings[used].sum(axis=0)
             mean /= np.linalg.norm(mean)
-            np.testing.assert_allclose(part.distances[row], np.square(embeddings - mean).sum(axis=1), atol=1e-5)
+            expected = np.square(embeddings - mean).sum(axis=1) + own_crowding + crowding_of(mean[None])
+            np.testing.assert_allclose(part.distances[row], expected, atol=1e-5)
     assert len(seen) > len(enrolled)
     again = [part.distances for part in blocks()]
     for first, second in zip(again, (part.distances for part in blocks()), strict=True):
@@ -106,10 +121,11 @@ def test_several_templates_are_drawn_and_never_their_own_probes(
 
 
 def test_the_nearest_counts_where_templates_are_not_fused(embeddings: npt.NDArray[np.float32]) -> None:
-    (part,) = several_templates(embeddings, SUBJECT, 2, lambda chosen: chosen, repeats=1)()
+    (part,) = several_templates(embeddings, SUBJECT, crowding_of, 2, lambda chosen: chosen, repeats=1)()
     for row, subject in enumerate(part.rows):
         used = np.flatnonzero((subject == SUBJECT) & ~part.mated[row])
         distances = np.square(embeddings[None] - embeddings[used][:, None]).sum(axis=2)
+        distances += crowding_of(embeddings[used])[:, None] + crowding_of(embeddings)[None]
         np.testing.assert_allclose(part.distances[row], distances.min(axis=0), atol=1e-5)
 
 
@@ -120,30 +136,30 @@ def counted(blocks: Blocks) -> Counts:
 def test_comparisons_among_some_subjects_only(embeddings: npt.NDArray[np.float32]) -> None:
     chosen = np.zeros((4, 4), dtype=np.bool_)
     chosen[np.ix_([0, 3], [0, 3])] = True
-    some = counted(single_templates(embeddings, SUBJECT)).among(chosen)
+    some = counted(single_templates(embeddings, SUBJECT, CROWDING)).among(chosen)
     kept = np.isin(SUBJECT, [0, 3])
     renumbered = np.where(SUBJECT[kept] == 0, 0, 1)
-    alone = count(single_templates(embeddings[kept], renumbered), 2, THRESHOLDS)
+    alone = count(single_templates(embeddings[kept], renumbered, CROWDING[kept]), 2, THRESHOLDS)
     np.testing.assert_allclose(some.false_match_rates(), alone.false_match_rates())
     np.testing.assert_allclose(some.false_non_match_rates(), alone.false_non_match_rates())
 
 
 def test_rates_of_nothing_are_not_numbers(embeddings: npt.NDArray[np.float32]) -> None:
-    nobody = counted(single_templates(embeddings, SUBJECT)).among(np.zeros((4, 4), dtype=np.bool_))
+    nobody = counted(single_templates(embeddings, SUBJECT, CROWDING)).among(np.zeros((4, 4), dtype=np.bool_))
     assert np.isnan(nobody.false_match_rates()).all()
     assert np.isnan(nobody.false_non_match_rates()).all()
 
 
 def test_bands_are_those_of_the_weaker_of_two_faces(embeddings: npt.NDArray[np.float32]) -> None:
     band = np.array([0, 1, 2, 2, 1, 0, 2, 2, 1, 0], dtype=np.int64)
-    parts = count_by_weaker(embeddings, SUBJECT, band, 3, 0.9)
+    parts = count_by_weaker(embeddings, SUBJECT, CROWDING, band, 3, 0.9)
     for number, part in enumerate(parts):
         sums = np.zeros(4)
         for i in range(len(SUBJECT)):
             for j in range(i):
                 if min(band[i], band[j]) == number:
                     kind = 0 if SUBJECT[i] == SUBJECT[j] else 2
-                    sums[kind] += np.square(embeddings[i] - embeddings[j]).sum() <= 0.9
+                    sums[kind] += apart(embeddings, i, j) <= 0.9
                     sums[kind + 1] += 1
         assert part.mated_total.sum() == sums[1]
         assert part.non_mated_total.sum() == sums[3]
