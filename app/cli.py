@@ -17,6 +17,7 @@ from pydantic_settings import SettingsError
 
 from app.api.audits import AuditReportOut
 from app.audit import audit
+from app.crowding import COHORT_FILE, NoCrowding, read_cohort
 from app.encoding import load_weights
 from app.errors import TesseraError
 from app.gallery import DEFAULT_COLLECTION, SqliteGallery
@@ -114,7 +115,10 @@ def health(
 @cli.command()
 def calibrate(
     out: Annotated[Path, typer.Argument(help="file to write, for TESSERA_DECISIONS__CALIBRATION")],
-    photographs: Annotated[Path | None, typer.Option(help="folder with a sub-folder of photographs a person")] = None,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(help="folder with a sub-folder of photographs a person, or of people a group of people"),
+    ] = None,
     collection: Annotated[str | None, typer.Option(help="or a collection, from what is enrolled")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder of the database  [default: data]")] = None,
 ) -> None:
@@ -124,15 +128,17 @@ def calibrate(
     try:
         settings = _settings(None, None, data_dir)
         weights = load_weights(settings.encoding.directory)
-        encoder = build_encoder(settings, weights)
+        encoder, cohort = build_encoder(settings, weights), settings.encoding.directory / COHORT_FILE
+        crowding = read_cohort(cohort) if cohort.is_file() else NoCrowding()
         if photographs is not None:
-            table, skipped = calibrate_folder(photographs, build_finder(settings), encoder)
+            table, skipped = calibrate_folder(photographs, build_finder(settings), encoder, crowding)
             for photograph in skipped:
                 typer.echo(f"skipped {photograph.path}: {photograph.reason}", err=True)
         else:
             assert collection is not None
-            with closing(SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)) as gallery:
-                table = calibrate_gallery(gallery, collection, encoder)
+            data, digest = settings.gallery.data_dir, weights.sha256
+            with closing(SqliteGallery(data, encoder_digest=digest, crowding=crowding)) as gallery:
+                table = calibrate_gallery(gallery, collection, encoder, crowding)
     except CannotCalibrate as error:
         raise _refuse(str(error)) from error
     except (TesseraError, ValidationError, SettingsError) as error:
@@ -153,7 +159,11 @@ def audit_gallery(
         service = build_service(_settings(None, None, data_dir))
         with closing(service), typer.progressbar(length=1000, label="audit", file=sys.stderr) as bar:
             report = audit(
-                service.gallery, collection, service.calibration, lambda s: bar.update(int(1000 * s) - bar.pos)
+                service.gallery,
+                collection,
+                service.calibration,
+                service.crowding,
+                lambda s: bar.update(int(1000 * s) - bar.pos),
             )
     except (TesseraError, ValidationError, SettingsError) as error:
         raise _refuse(_reason(error)) from error

@@ -17,6 +17,7 @@ from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.problems import Problem, install_problem_handlers
 from app.api.state import Parts
+from app.crowding import load_crowding
 from app.decisions import load_calibration, read_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
@@ -57,18 +58,21 @@ def build_service(settings: Settings) -> TesseraService:
         calibration = load_calibration(settings.encoding.directory, weights.sha256)
     else:
         calibration = read_calibration(own, weights.sha256)
+    crowding = load_crowding(settings.encoding.directory, calibration.cohort_sha256)
     encoder = build_encoder(settings, weights)
     finder = build_finder(settings)
-    gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256)
+    gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256, crowding=crowding)
     try:
         service = TesseraService(
             finder,
             encoder,
             gallery,
             calibration,
+            crowding=crowding,
             enforce_quality=settings.faces.enforce_quality,
             target_fmr=settings.decisions.target_fmr,
             target_fpir=settings.decisions.target_fpir,
+            claim=settings.decisions.claim,
             inconclusive=settings.decisions.inconclusive,
         )
         service.warm_up()

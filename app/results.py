@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.decisions import Outcome, Rule
+from app.decisions import Compared, Outcome, Rule
 from app.errors import TesseraError
 from app.faces import FacePolicy
 from app.gallery import OnConflict
@@ -15,12 +15,16 @@ from app.types import AlignedFace, Candidate, Embedding, Subject
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The face that was used, its embedding and length (see ``Encodings``), and how many faces the photograph shows."""
+    """The face that was used, and how many faces the photograph shows.
+
+    embedding, length: see ``Encodings``. crowding: see ``app.crowding``.
+    """
 
     faces_detected: int
     face: AlignedFace
     embedding: Embedding
     length: float
+    crowding: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,15 @@ class RejectedImage:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What an enrolment did; ``possible_duplicates`` are other subjects that match by ``rule``, nearest first."""
+    """What an enrolment did.
+
+    possible_duplicates: other subjects that match by ``rule``, each with the face that is nearest to it; nearest first.
+    """
 
     subject: Subject
     enrolled: tuple[EnrolledImage, ...]
     rejected: tuple[RejectedImage, ...]
-    possible_duplicates: tuple[Candidate, ...]
+    possible_duplicates: tuple[tuple[Candidate, Probe], ...]
     rule: Rule
 
 
@@ -85,21 +92,16 @@ class Verification:
     """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject."""
 
     outcome: Outcome
-    distance: float
+    compared: Compared
     rule: Rule
     probe: Probe
     reference: Probe | None = None
     candidate: Candidate | None = None
 
-    @property
-    def templates(self) -> int:
-        """How many templates stand for the reference."""
-        return self.candidate.templates if self.candidate else 1
-
 
 @dataclass(frozen=True, slots=True)
 class FaceIdentification:
-    """Candidates for one face of the probe, nearest subject first; ``margin`` is from the first to the next."""
+    """Candidates for one face of the probe, the best first; ``margin`` is from the first to the next."""
 
     outcome: Outcome
     probe: Probe

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from app.crowding import Crowding
 from app.decisions import (
     Calibration,
+    Claim,
     Compared,
     Criterion,
     CriterionKind,
@@ -16,7 +19,7 @@ from app.decisions import (
     Origin,
     Outcome,
     Rule,
-    decide,
+    Wish,
     rule_for_comparison,
     rule_for_search,
 )
@@ -69,16 +72,18 @@ class IdempotencyMismatch(TesseraError):
 class TesseraService:
     """Enroll, verify and identify. Every method may be called from several threads at once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         finder: FaceFinder,
         encoder: EncoderRuntime,
         gallery: Gallery,
         calibration: Calibration,
         *,
+        crowding: Crowding,
         enforce_quality: bool = True,
         target_fmr: float | None = None,
         target_fpir: float | None = None,
+        claim: Claim = Claim.EVERY_GROUP,
         inconclusive: bool = True,
     ) -> None:
         """Ready at once.
@@ -88,21 +93,23 @@ class TesseraService:
             encoder: makes embeddings of them; faces of several requests go through it together.
             gallery: closed with the service.
             calibration: that of the encoder.
+            crowding: what the calibration's distances were adjusted by.
             enforce_quality: whether a face that is too poor is refused at enrolment.
             target_fmr: of verifications where nobody says otherwise; the calibration's default if None.
             target_fpir: of searches, likewise.
+            claim: for whom these rates are promised where nobody says otherwise.
             inconclusive: whether that may be an outcome; else it is no_match.
 
         Raises:
             TargetUnsupported: the calibration cannot show ``target_fmr``.
         """
-        self._finder, self.gallery, self.calibration = finder, gallery, calibration
+        self._finder, self.gallery, self.calibration, self.crowding = finder, gallery, calibration, crowding
         self._encoder = Batcher(encoder)
         self._enforce_quality, self._inconclusive = enforce_quality, inconclusive
         fmr = calibration.default_fmr if target_fmr is None else target_fmr
         fpir = calibration.default_fpir if target_fpir is None else target_fpir
-        self._verification = Criterion(CriterionKind.TARGET_FMR, fmr, Origin.SERVER)
-        self._identification = Criterion(CriterionKind.TARGET_FPIR, fpir, Origin.SERVER)
+        self._verification = Criterion(CriterionKind.TARGET_FMR, fmr, Origin.SERVER, claim)
+        self._identification = Criterion(CriterionKind.TARGET_FPIR, fpir, Origin.SERVER, claim)
         # A default that cannot be supported is refused here, and not at the first request.
         self._require(self._verification)
 
@@ -119,6 +126,11 @@ class TesseraService:
     def target_fmr(self) -> float:
         """The false match rate that a verification has where nobody says otherwise."""
         return self._verification.value
+
+    @property
+    def claim(self) -> Claim:
+        """For whom those rates are promised where nobody says otherwise."""
+        return self._verification.claim
 
     @property
     def target_fpir(self) -> float:
@@ -150,7 +162,7 @@ class TesseraService:
         )
         subject_id = request.subject_id or uuid.uuid4().hex
         # Whether somebody is enrolled already is a search, and has the threshold of one.
-        rule = self._search_rule(request.collection, None)
+        rule = self._search_rule(request.collection, Wish())
         duplicates = self._duplicates(request, subject_id, enrolled, rule)
 
         def outcome(subject: Subject) -> Enrolment:
@@ -178,19 +190,22 @@ class TesseraService:
         return outcome(subject)
 
     def verify(
-        self, image: bytes, reference: bytes, *, face_policy: FacePolicy, criterion: Criterion | None = None
+        self,
+        image: bytes,
+        reference: bytes,
+        *,
+        face_policy: FacePolicy,
+        wish: Wish = Wish(),  # noqa: B008
     ) -> Verification:
         """Compares two photographs. With ``all``, the closest pair of faces decides. Raises TargetUnsupported."""
-        rule = rule_for_comparison(self.calibration, criterion or self._verification, 1)
+        criterion = self._criterion(CriterionKind.TARGET_FMR, wish, None)
+        rule = rule_for_comparison(self.calibration, criterion, 1)
         found, other_found = (self._finder.find(photograph, face_policy) for photograph in (image, reference))
         encoded = self._encoded([(f.faces_detected, face) for f in (found, other_found) for face in f.faces])
         probes, references = encoded[: len(found.faces)], encoded[len(found.faces) :]
-        distances = np.array([[squared_distance(p.embedding, r.embedding) for r in references] for p in probes])
-        row, column = np.unravel_index(int(distances.argmin()), distances.shape)
-        distance = float(distances[row, column])
-        probe, other = probes[row], references[column]
-        outcome = self._final(rule.outcome(Compared(distance, 1, probe.length, other.length)))
-        return Verification(outcome, distance, rule, probe, reference=other)
+        pairs = [(p, r, _compared_faces(p, r)) for p in probes for r in references]
+        probe, other, best = min(pairs, key=lambda pair: rule.nearness(pair[2]))
+        return Verification(self._final(rule.outcome(best)), best, rule, probe, reference=other)
 
     def verify_subject(
         self,
@@ -199,23 +214,22 @@ class TesseraService:
         subject_id: str,
         *,
         face_policy: FacePolicy,
-        criterion: Criterion | None = None,
+        wish: Wish = Wish(),  # noqa: B008
     ) -> Verification:
         """Compares a photograph with an enrolled subject. With ``all``, the closest face decides.
 
         Raises TargetUnsupported, SubjectNotFound and what photographs raise.
         """
         templates = len(self.gallery.subject(collection, subject_id).templates)
-        chosen = criterion or self._verification_in(collection)
+        chosen = self._criterion(CriterionKind.TARGET_FMR, wish, collection)
         rule_for_comparison(self.calibration, chosen, min(templates, self.calibration.most_templates))
         probes = self._probes(image, face_policy)
         with stage("search"):
-            candidates = [self.gallery.compare(collection, subject_id, p.embedding) for p in probes]
-        best = min(range(len(probes)), key=lambda i: candidates[i].distance)
-        found = candidates[best]
-        rule = rule_for_comparison(self.calibration, chosen, found.templates)
-        outcome = self._final(rule.outcome(compared(probes[best], found)))
-        return Verification(outcome, found.distance, rule, probes[best], candidate=found)
+            pairs = [(p, self.gallery.compare(collection, subject_id, p.embedding)) for p in probes]
+        rule = rule_for_comparison(self.calibration, chosen, pairs[0][1].templates)
+        probe, found = min(pairs, key=lambda pair: rule.nearness(compared(*pair)))
+        best = compared(probe, found)
+        return Verification(self._final(rule.outcome(best)), best, rule, probe, candidate=found)
 
     def identify(
         self,
@@ -224,37 +238,44 @@ class TesseraService:
         top_k: int,
         *,
         face_policy: FacePolicy,
-        criterion: Criterion | None = None,
+        wish: Wish = Wish(),  # noqa: B008
     ) -> Identification:
         """Searches a collection for the faces of a photograph. Raises TargetUnsupported."""
-        rule = self._search_rule(collection, criterion)
+        rule = self._search_rule(collection, wish)
         found = []
         for probe in self._probes(image, face_policy):
             # Whether the nearest is alone so near takes a second one, whatever was asked for.
-            nearest = self._search(collection, probe, max(top_k, 2))
+            nearest = self._search(collection, probe, max(top_k, 2), rule)
             outcome = self._final(rule.search_outcome([compared(probe, c) for c in nearest]))
-            found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(nearest)))
-        found.sort(key=lambda f: f.candidates[0].distance if f.candidates else np.inf)
+            found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(rule, probe, nearest)))
+        found.sort(key=lambda f: rule.nearness(compared(f.probe, f.candidates[0])) if f.candidates else np.inf)
         reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
         return Identification(rule, tuple(found), reason)
 
-    def _search(self, collection: str, probe: Probe, top_k: int) -> list[Candidate]:
+    def _search(self, collection: str, probe: Probe, top_k: int, rule: Rule) -> list[Candidate]:
         with stage("search"):
-            return self.gallery.search(collection, probe.embedding, top_k)
+            return self.gallery.search(collection, probe.embedding, top_k, crowded=rule.fmr is not None)
 
-    def _search_rule(self, collection: str, criterion: Criterion | None) -> Rule:
+    def _search_rule(self, collection: str, wish: Wish) -> Rule:
         """Raises TargetUnsupported, CollectionNotFound."""
-        chosen = criterion or self._identification_in(collection)
+        chosen = self._criterion(CriterionKind.TARGET_FPIR, wish, collection)
         size = self.gallery.size(collection)
         return rule_for_search(self.calibration, chosen, size.subjects, size.most_templates)
 
-    def _verification_in(self, collection: str) -> Criterion:
-        fmr = self.gallery.targets(collection).fmr
-        return self._verification if fmr is None else Criterion(CriterionKind.TARGET_FMR, fmr, Origin.COLLECTION)
+    def _criterion(self, kind: CriterionKind, wish: Wish, collection: str | None) -> Criterion:
+        """What a request asks for, completed by the collection (None: two photographs) and the service.
 
-    def _identification_in(self, collection: str) -> Criterion:
-        fpir = self.gallery.targets(collection).fpir
-        return self._identification if fpir is None else Criterion(CriterionKind.TARGET_FPIR, fpir, Origin.COLLECTION)
+        Raises CollectionNotFound.
+        """
+        targets = Targets() if collection is None else self.gallery.targets(collection)
+        default = self._identification if kind is CriterionKind.TARGET_FPIR else self._verification
+        claim = wish.claim or (default.claim if targets.claim is None else Claim(targets.claim))
+        if wish.max_distance is not None:
+            return Criterion(CriterionKind.MAX_DISTANCE, wish.max_distance, Origin.REQUEST, claim)
+        if wish.target is not None:
+            return Criterion(kind, wish.target, Origin.REQUEST, claim)
+        own = targets.fpir if kind is CriterionKind.TARGET_FPIR else targets.fmr
+        return replace(default, claim=claim) if own is None else Criterion(kind, own, Origin.COLLECTION, claim)
 
     def create_collection(self, collection: str, targets: Targets) -> Collection:
         """Raises CollectionExists, TargetUnsupported."""
@@ -268,8 +289,9 @@ class TesseraService:
 
     def _check(self, targets: Targets) -> None:
         """Raises TargetUnsupported for a FMR that cannot be kept; which FPIR can be depends on how many there are."""
+        claim = self._verification.claim if targets.claim is None else Claim(targets.claim)
         if targets.fmr is not None:
-            self._require(Criterion(CriterionKind.TARGET_FMR, targets.fmr, Origin.COLLECTION))
+            self._require(Criterion(CriterionKind.TARGET_FMR, targets.fmr, Origin.COLLECTION, claim))
 
     def _require(self, criterion: Criterion) -> None:
         """Raises TargetUnsupported unless the rate can be kept for subjects of any number of templates."""
@@ -333,20 +355,22 @@ class TesseraService:
 
     def _duplicates(
         self, request: EnrolmentRequest, subject_id: str, enrolled: Sequence[EnrolledImage], rule: Rule
-    ) -> tuple[Candidate, ...]:
+    ) -> tuple[tuple[Candidate, Probe], ...]:
         if not request.report_duplicates:
             return ()
-        nearest: dict[str, Candidate] = {}
+        nearest: dict[str, tuple[float, Candidate, Probe]] = {}
         for image in enrolled:
-            for candidate in self._search(request.collection, image.probe, 5):
-                known = nearest.get(candidate.subject_id)
+            for candidate in self._search(request.collection, image.probe, 5, rule):
+                known, pair = nearest.get(candidate.subject_id), compared(image.probe, candidate)
+                near = rule.nearness(pair)
                 if (
                     candidate.subject_id != subject_id
-                    and decide(candidate.distance, rule.threshold(candidate.templates)) is Decision.MATCH
-                    and (known is None or candidate.distance < known.distance)
+                    and rule.plain_decision(pair) is Decision.MATCH
+                    and (known is None or near < known[0])
                 ):
-                    nearest[candidate.subject_id] = candidate
-        return tuple(sorted(nearest.values(), key=lambda c: (c.distance, c.subject_id)))
+                    nearest[candidate.subject_id] = near, candidate, image.probe
+        ranked = sorted(nearest.values(), key=lambda found: (found[0], found[1].subject_id))
+        return tuple((candidate, probe) for _, candidate, probe in ranked)
 
     def _probes(self, image: bytes, face_policy: FacePolicy) -> list[Probe]:
         found = self._finder.find(image, face_policy)
@@ -355,22 +379,32 @@ class TesseraService:
     def _encoded(self, faces: Sequence[tuple[int, AlignedFace]]) -> list[Probe]:
         """Faces, each with the number of faces in its photograph, and what the encoder makes of them."""
         encodings = self._encoder.encode(np.stack([face.chip for _, face in faces]))
+        crowding = self.crowding(encodings.embeddings)
         return [
-            Probe(count, face, embedding, length)
-            for (count, face), embedding, length in zip(
-                faces, encodings.embeddings, encodings.lengths.tolist(), strict=True
+            Probe(count, face, embedding, length, crowded)
+            for (count, face), embedding, length, crowded in zip(
+                faces, encodings.embeddings, encodings.lengths.tolist(), crowding.tolist(), strict=True
             )
         ]
 
 
 def compared(probe: Probe, candidate: Candidate) -> Compared:
     """What a rule decides by."""
-    return Compared(candidate.distance, candidate.templates, probe.length, candidate.length)
+    crowding = probe.crowding + candidate.crowding
+    return Compared(candidate.distance, candidate.templates, probe.length, candidate.length, crowding)
 
 
-def margin_of(ranked: Sequence[Candidate]) -> float | None:
-    """How much farther the second subject is than the nearest; None without a second."""
-    return ranked[1].distance - ranked[0].distance if len(ranked) > 1 else None
+def _compared_faces(probe: Probe, reference: Probe) -> Compared:
+    distance = squared_distance(probe.embedding, reference.embedding)
+    return Compared(distance, 1, probe.length, reference.length, probe.crowding + reference.crowding)
+
+
+def margin_of(rule: Rule, probe: Probe, ranked: Sequence[Candidate]) -> float | None:
+    """How much farther the second subject is than the best, as they are ranked; None without a second."""
+    if len(ranked) < 2:
+        return None
+    best, second = (rule.nearness(compared(probe, candidate)) for candidate in ranked[:2])
+    return second - best
 
 
 def squared_distance(a: Embedding, b: Embedding) -> float:

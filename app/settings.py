@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
 
 MEBIBYTE = 1024 * 1024
@@ -52,7 +53,9 @@ class EncodingSettings(_Room):
     """Which encoder runs, and how."""
 
     encoder: str = Field(
-        default="tessera-l", pattern=r"^\w[\w.-]*$", description="tessera-l (accurate), tessera-m (fast), tessera-s"
+        default="tessera-l",
+        pattern=r"^\w[\w.-]*$",
+        description="tessera-l (accurate), tessera-m (fast, small), tessera-s (fastest)",
     )
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with a folder for each encoder")
     runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or torch")
@@ -76,6 +79,11 @@ class DecisionsSettings(_Room):
     )
     target_fpir: float | None = Field(
         default=None, gt=0, lt=1, description="false positive identification rate of /identify; likewise"
+    )
+    claim: Claim = Field(
+        default=Claim.EVERY_GROUP,
+        description="for whom these rates hold: every_group (each group of people that was measured) or pooled (the "
+        "average over all pairs)",
     )
     inconclusive: bool = Field(default=True, description="answer inconclusive where it applies; else no_match")
 

@@ -111,10 +111,14 @@ class Encodings:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Error rates, 0..1, that decisions aim at: FMR of a comparison, FPIR of a search; None: the service's own."""
+    """Error rates, 0..1, that decisions aim at: FMR of a comparison, FPIR of a search; None: the service's own.
+
+    claim: for whom they are promised (a value of ``app.decisions.Claim``); likewise.
+    """
 
     fmr: float | None = None
     fpir: float | None = None
+    claim: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +162,16 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class SubjectVectors:
-    """What is compared of a subject, oldest first: template ids, embeddings float32 [K, 128], lengths float32 [K]."""
+    """What is compared of a subject, oldest first: template ids, embeddings float32 [K, 128], lengths float32 [K].
+
+    crowding: of what the templates are fused to (see ``app.crowding``).
+    """
 
     subject_id: str
     template_ids: tuple[str, ...]
     embeddings: npt.NDArray[np.float32]
     lengths: npt.NDArray[np.float32]
+    crowding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +191,8 @@ class Candidate:
     """A subject compared with a probe.
 
     distance: squared L2, 0..4, from what its templates are fused to. templates: how many were fused. template_id: the
-    nearest of them. length: the greatest of them (see ``Encodings``).
+    nearest of them. length: the greatest of them (see ``Encodings``). crowding: of what they are fused to (see
+    ``app.crowding``).
     """
 
     subject_id: str
@@ -192,3 +201,4 @@ class Candidate:
     metadata: Mapping[str, Any]
     templates: int
     length: float
+    crowding: float = 0.0

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.api import schemas
-from app.api.decision_schemas import CriterionOut, OperatingPointOut, RateOut
-from app.decisions import Calibration, Rule, decide, rate_at, similarity
+from app.api.decision_schemas import CriterionOut, OperatingPointOut, RateOut, WorstGroupOut
+from app.decisions import (
+    Calibration,
+    Claim,
+    Compared,
+    CriterionKind,
+    RateAtDistance,
+    Rule,
+    adjusted,
+    rate_at,
+    similarity,
+    worst_rate_at,
+)
 from app.encoding import EncoderInfo
 from app.results import Enrolment, FaceIdentification, Identification, Probe, Verification
+from app.service import compared
 from app.types import AlignedFace, Candidate, Collection
 
 LANDMARK_NAMES = tuple(schemas.LandmarksOut.model_fields)
@@ -30,38 +44,63 @@ def probe(used: Probe) -> schemas.ProbeOut:
     )
 
 
-def candidate(found: Candidate, rule: Rule) -> schemas.CandidateOut:
+def candidate(found: Candidate, probe: Probe, rule: Rule) -> schemas.CandidateOut:
     """A candidate with the decision on it alone."""
-    threshold = rule.threshold(found.templates)
+    pair = compared(probe, found)
     return schemas.CandidateOut(
         subject_id=found.subject_id,
         template_id=found.template_id,
         templates=found.templates,
         distance=found.distance,
         similarity=similarity(found.distance),
-        threshold=threshold,
-        false_match_rate=_rate(rule.calibration, found.distance, found.templates),
-        decision=decide(found.distance, threshold),
+        threshold=rule.threshold(pair),
+        crowding=pair.crowding,
+        false_match_rate=_rate(rule, pair),
+        worst_group=_worst(rule, pair),
+        decision=rule.plain_decision(pair),
         metadata=dict(found.metadata),
     )
 
 
-def _rate(calibration: Calibration, distance: float, templates: int) -> RateOut | None:
-    rate = rate_at(calibration, distance, templates)
-    if rate is None:
-        return None
-    estimate = rate.estimate
-    return RateOut(value=estimate.value, low=estimate.low, high=estimate.high, at_most=rate.at_most)
+def _rate(rule: Rule, pair: Compared) -> RateOut | None:
+    rate = rate_at(rule.calibration, adjusted(pair), pair.templates)
+    return None if rate is None else RateOut(**_numbers(rate))
 
 
-def _criterion(rule: Rule) -> CriterionOut:
+def _worst(rule: Rule, pair: Compared) -> WorstGroupOut | None:
+    return worst_group(worst_rate_at(rule.calibration, adjusted(pair), pair.templates))
+
+
+def worst_group(rate: RateAtDistance | None) -> WorstGroupOut | None:
+    """The rate in the group where it is highest, if there are groups."""
+    return None if rate is None or rate.group is None else WorstGroupOut(group=rate.group, **_numbers(rate))
+
+
+def _numbers(rate: RateAtDistance) -> dict[str, Any]:
+    found = rate.estimate
+    return {"value": found.value, "low": found.low, "high": found.high, "at_most": rate.at_most}
+
+
+def _criterion(rule: Rule, templates: int) -> CriterionOut:
     wanted = rule.criterion
-    return CriterionOut(kind=wanted.kind, value=wanted.value, set_by=wanted.origin, met=rule.met)
+    rated = wanted.kind is not CriterionKind.MAX_DISTANCE
+    return CriterionOut(
+        kind=wanted.kind,
+        value=wanted.value,
+        set_by=wanted.origin,
+        claim=wanted.claim if rated else None,
+        bound_by=rule.bound(templates).group,
+        met=rule.met,
+    )
 
 
-def _point(rule: Rule, templates: int) -> OperatingPointOut | None:
+def operating_point(rule: Rule, templates: int) -> schemas.OperatingPointWithGroup | None:
+    """The rates at the threshold for so many templates; None beyond all that was measured."""
     point = rule.operating_point(templates)
-    return None if point is None else OperatingPointOut.model_validate(point)
+    if point is None:
+        return None
+    worst = worst_group(rule.worst_rate(templates))
+    return schemas.OperatingPointWithGroup(**OperatingPointOut.model_validate(point).model_dump(), worst_group=worst)
 
 
 def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
@@ -85,26 +124,28 @@ def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration)
             schemas.FailureOut(image=r.index, code=r.error.code, detail=r.error.message) for r in result.rejected
         ],
         possible_duplicate=bool(result.possible_duplicates),
-        possible_duplicates=[candidate(c, result.rule) for c in result.possible_duplicates],
+        possible_duplicates=[candidate(c, p, result.rule) for c, p in result.possible_duplicates],
         **versions(encoder, calibration),
     )
 
 
 def verification(result: Verification, encoder: EncoderInfo, calibration: Calibration) -> schemas.VerifyResponse:
     """Answer of ``/verify``."""
-    found = result.candidate
+    found, pair = result.candidate, result.compared
     return schemas.VerifyResponse(
         decision=result.outcome.decision,
         reason=result.outcome.reason,
-        distance=result.distance,
-        similarity=similarity(result.distance),
-        threshold=result.rule.threshold(result.templates),
-        criterion=_criterion(result.rule),
-        false_match_rate=_rate(calibration, result.distance, result.templates),
-        operating_point=_point(result.rule, result.templates),
+        distance=pair.distance,
+        similarity=similarity(pair.distance),
+        threshold=result.rule.threshold(pair),
+        crowding=pair.crowding,
+        criterion=_criterion(result.rule, pair.templates),
+        false_match_rate=_rate(result.rule, pair),
+        worst_group=_worst(result.rule, pair),
+        operating_point=operating_point(result.rule, pair.templates),
         subject_id=found.subject_id if found else None,
         template_id=found.template_id if found else None,
-        templates=result.templates,
+        templates=pair.templates,
         probe=probe(result.probe),
         reference=probe(result.reference) if result.reference else None,
         **versions(encoder, calibration),
@@ -116,7 +157,7 @@ def _identified(result: FaceIdentification, rule: Rule) -> schemas.IdentifiedFac
         decision=result.outcome.decision,
         reason=result.outcome.reason,
         probe=probe(result.probe),
-        candidates=[candidate(c, rule) for c in result.candidates],
+        candidates=[candidate(c, result.probe, rule) for c in result.candidates],
     )
 
 
@@ -132,9 +173,9 @@ def identification(result: Identification, encoder: EncoderInfo, calibration: Ca
         subject_id=nearest.subject_id if nearest and first.decision == "match" else None,
         distance=nearest.distance if nearest else None,
         similarity=nearest.similarity if nearest else None,
-        threshold=rule.threshold(templates),
-        criterion=_criterion(rule),
-        operating_point=_point(rule, templates),
+        threshold=nearest.threshold if nearest else rule.bound(templates).threshold,
+        criterion=_criterion(rule, templates),
+        operating_point=operating_point(rule, templates),
         gallery_subjects=rule.subjects or 0,
         false_positive_identification_rate=rule.false_positive_identification_rate(),
         margin=result.faces[0].margin,
@@ -155,4 +196,5 @@ def collection(found: Collection) -> schemas.CollectionOut:
         templates=found.templates,
         target_fmr=found.targets.fmr,
         target_fpir=found.targets.fpir,
+        claim=None if found.targets.claim is None else Claim(found.targets.claim),
     )

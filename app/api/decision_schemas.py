@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.decisions import Criterion, CriterionKind, Origin
+from app.decisions import Claim, CriterionKind, Origin, Wish
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -21,22 +21,26 @@ class ThresholdChoice(BaseModel):
         default=None, ge=-1, le=1, description="smallest cosine similarity that matches, in place of a target"
     )
 
+    claim: Claim | None = Field(
+        default=None,
+        description="for whom the target holds: every_group (each group of people that was measured) or pooled (the "
+        "average over all pairs); the collection's or the service's if left out",
+    )
+
     @model_validator(mode="after")
     def _one_criterion(self) -> Self:
         given = [name for name in CRITERIA if getattr(self, name, None) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of these, not several: {', '.join(given)}")
+        if self.claim is not None and (self.max_distance is not None or self.min_similarity is not None):
+            raise ValueError("a claim is about a rate: give it with a target, not with a distance or a similarity")
         return self
 
-    def criterion(self) -> Criterion | None:
-        """What the request asks for; None where it leaves that to the service."""
-        if self.min_similarity is not None:
-            return Criterion(CriterionKind.MAX_DISTANCE, 2 - 2 * self.min_similarity, Origin.REQUEST)
-        for kind in CriterionKind:
-            value = getattr(self, kind.value, None)
-            if value is not None:
-                return Criterion(kind, value, Origin.REQUEST)
-        return None
+    def wish(self) -> Wish:
+        """What the request asks for."""
+        distance = self.max_distance if self.min_similarity is None else 2 - 2 * self.min_similarity
+        target = getattr(self, "target_fmr", None) or getattr(self, "target_fpir", None)
+        return Wish(target, distance, self.claim)
 
 
 CRITERIA = (*(kind.value for kind in CriterionKind), "min_similarity")
@@ -63,12 +67,39 @@ class RateOut(BaseModel):
     at_most: bool = Field(description="the distance is nearer than what could be measured: the rate is this or lower")
 
 
-class OperatingPointOut(_FromAttributes):
+class WorstGroupOut(RateOut):
+    """The false match rate within the measured group of people where it is highest."""
+
+    group: str
+
+
+class GroupPointOut(_FromAttributes):
+    """A threshold and the rates of one comparison within a group; null where nobody of it has two faces."""
+
+    threshold: float
+    false_match_rate: EstimateOut
+    false_non_match_rate: EstimateOut | None
+
+
+class OperatingPointOut(GroupPointOut):
     """A threshold and the error rates of one comparison measured at it, or at the next more permissive one measured."""
 
-    threshold: float = Field(description="the measured one")
-    false_match_rate: EstimateOut
+    threshold: float = Field(description="the measured one, of two faces that are as crowded as is usual")
+    false_match_rate: EstimateOut = Field(description="over all pairs")
     false_non_match_rate: EstimateOut
+
+
+class GroupOut(_FromAttributes):
+    """Rates among people of one kind, compared with each other only."""
+
+    name: str
+    definition: str
+    claimed: bool = Field(description="whether a target with the claim every_group holds for it")
+    part_of: str | None = Field(description="the larger group that answers for rates which this one cannot show")
+    subjects: int
+    faces: int
+    smallest_supported_fmr: float
+    operating_points: list[GroupPointOut]
 
 
 class CriterionOut(BaseModel):
@@ -77,6 +108,10 @@ class CriterionOut(BaseModel):
     kind: CriterionKind
     value: float = Field(description="a rate, 0..1, or a squared distance, 0..4")
     set_by: Origin
+    claim: Claim | None = Field(description="for whom the rate is promised; null for a distance")
+    bound_by: str | None = Field(
+        description="the group of people that asked for the strictest threshold; null if all pairs did"
+    )
     met: bool = Field(
         description="false where a default, the service's or the collection's, asks for more than the calibration "
         "supports for so many subjects; the strictest supported threshold then stands in"

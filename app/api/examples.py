@@ -11,7 +11,7 @@ Example = dict[str, Any]
 IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkS"
 TEMPLATE_ID = "0c9e8f4b6a5d4f0e9b7a3c2d1e0f5a6b"
 
-_VERSIONS: Example = {"encoder_version": "tessera-l-1-5f0c21ab", "calibration_version": "tessera-l-1-5f0c21ab"}
+_VERSIONS: Example = {"encoder_version": "tessera-l-2-5da058d6", "calibration_version": "tessera-l-2-5da058d6"}
 _FACE: Example = {
     "box": {"x": 177.92, "y": 62.31, "width": 90.95, "height": 114.18},
     "landmarks": {
@@ -33,21 +33,41 @@ _FACE: Example = {
     },
 }
 _PROBE: Example = {"faces_detected": 1, "face": _FACE, "embedding_length": 12.41}
-_POINT: Example = {
-    "threshold": 1.2225,
-    "false_match_rate": {"value": 0.0001, "low": 0.0000611, "high": 0.000157},
-    "false_non_match_rate": {"value": 0.1994, "low": 0.154, "high": 0.2488},
+_MEASURED: Example = {
+    "threshold": 0.9319,
+    "false_match_rate": {"value": 0.0000199, "low": 0.0000119, "high": 0.0000347},
+    "false_non_match_rate": {"value": 0.2791, "low": 0.2235, "high": 0.3376},
 }
-_RATE: Example = {"value": 0.0000126, "low": 0.0000048, "high": 0.0000247, "at_most": True}
-_CRITERION: Example = {"kind": "target_fmr", "value": 0.0001, "set_by": "server", "met": True}
+_POINT: Example = _MEASURED | {
+    "worst_group": {"group": "White women", "value": 0.0000496, "low": 0.0000248, "high": 0.0000938, "at_most": False}
+}
+_RATE: Example = {"value": 0.0000126, "low": 0.0000068, "high": 0.0000246, "at_most": True}
+_WORST: Example = {
+    "group": "Black women",
+    "value": 0.00000312,
+    "low": 0.00000067,
+    "high": 0.0000069,
+    "at_most": True,
+}
+_CRITERION: Example = {
+    "kind": "target_fmr",
+    "value": 0.0001,
+    "set_by": "server",
+    "claim": "every_group",
+    "bound_by": "East Asian men",
+    "met": True,
+}
 _MATCH: Example = {"decision": "match", "distance": 0.412, "similarity": 0.794}
+_CROWDED: Example = {"threshold": 0.8845, "crowding": 0.0413}
+"""A threshold of 0.9258, less the crowding."""
 _CANDIDATE: Example = {
     "subject_id": "ada",
     "template_id": TEMPLATE_ID,
     "templates": 1,
     **_MATCH,
-    "threshold": 1.2225,
+    **_CROWDED,
     "false_match_rate": _RATE,
+    "worst_group": _WORST,
     "metadata": {"name": "Ada Lovelace"},
 }
 
@@ -57,7 +77,7 @@ IDENTIFY_REQUEST: Example = {"image": IMAGE, "top_k": 3, "target_fpir": 0.01}
 DETECT_REQUEST: Example = {"image": IMAGE}
 SUBJECT_UPDATE: Example = {"metadata": {"name": "Ada King"}}
 NEW_COLLECTION: Example = {"id": "staff", "target_fmr": 0.001}
-COLLECTION_UPDATE: Example = {"target_fmr": 0.001, "target_fpir": 0.05}
+COLLECTION_UPDATE: Example = {"target_fmr": 0.001, "target_fpir": 0.05, "claim": "every_group"}
 
 ENROLL: Example = {
     "subject_id": "ada",
@@ -72,9 +92,10 @@ ENROLL: Example = {
 VERIFY: Example = {
     **_MATCH,
     "reason": None,
-    "threshold": 1.2225,
+    **_CROWDED,
     "criterion": _CRITERION,
     "false_match_rate": _RATE,
+    "worst_group": _WORST,
     "operating_point": _POINT,
     "subject_id": "ada",
     "template_id": TEMPLATE_ID,
@@ -86,11 +107,11 @@ VERIFY: Example = {
 IDENTIFY: Example = {
     **_MATCH,
     "subject_id": "ada",
-    "threshold": 1.2225,
-    "criterion": {"kind": "target_fpir", "value": 0.01, "set_by": "server", "met": True},
+    "threshold": _CROWDED["threshold"],
+    "criterion": _CRITERION | {"kind": "target_fpir", "value": 0.01},
     "operating_point": _POINT,
     "gallery_subjects": 100,
-    "false_positive_identification_rate": 0.00995,
+    "false_positive_identification_rate": 0.00495,
     "margin": 0.873,
     "reason": None,
     "probe": _PROBE,
@@ -115,6 +136,7 @@ COLLECTION: Example = {
     "templates": 0,
     "target_fmr": 0.001,
     "target_fpir": None,
+    "claim": None,
 }
 COLLECTION_LIST: Example = {"collections": [COLLECTION]}
 ERASED: Example = {"templates": 1}
@@ -122,21 +144,41 @@ HEALTH: Example = {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok"}}
 MODEL: Example = {
     "encoder": {
         "name": "tessera-l",
-        "version": "1",
-        "sha256": "5f0c21ab7d5c9e1f2a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091",
+        "version": "2",
+        "sha256": "5da058d6226b332b198886af8e61a15acd7c43fb6312e082ee272f9d42309f36",
         "runtime": "openvino",
         "precision": "bf16",
         "device": "Intel(R) Xeon(R) Processor",
     },
-    "calibration_version": "tessera-l-1-5f0c21ab",
+    "calibration_version": "tessera-l-2-5da058d6",
     "target_fmr": 0.0001,
     "target_fpir": 0.01,
-    "smallest_supported_fmr": 0.000055,
-    "weak_below": 9.7,
-    "ambiguous_below": 0.127,
+    "claim": "every_group",
+    "smallest_supported_fmr": 0.00000995,
+    "weak_below": 9.52,
+    "ambiguous_below": 0.087,
     "most_templates": 8,
     "operating_point": _POINT,
-    "operating_points": [_POINT],
+    "operating_points": [_MEASURED],
+    "groups": [
+        {
+            "name": "Asian women",
+            "definition": "origin Asian, women",
+            "claimed": True,
+            "part_of": "Asian",
+            "subjects": 402,
+            "faces": 983,
+            "smallest_supported_fmr": 0.0000372,
+            "operating_points": [
+                {
+                    "threshold": 0.934,
+                    "false_match_rate": {"value": 0.0000484, "low": 0.000019, "high": 0.0000961},
+                    "false_non_match_rate": {"value": 0.6255, "low": 0.5746, "high": 0.675},
+                }
+            ],
+        }
+    ],
+    "cohort_sha256": "ef16936568e5391878bc8c0cc5dd9964e187a722a3c53398b7a95b49d40bd2f5",
 }
 AUDIT: Example = {
     "collection": "staff",
@@ -159,9 +201,9 @@ AUDIT: Example = {
         "compared_subjects": 600,
         "ceiling": [
             {
-                "threshold": 1.2225,
-                "calibrated": {"value": 0.0001, "low": 0.0000611, "high": 0.000157},
-                "observed": {"value": 0.00011, "low": 0.00003, "high": 0.00021},
+                "threshold": 1.0671,
+                "calibrated": {"value": 0.000224, "low": 0.000175, "high": 0.000286},
+                "observed": {"value": 0.00028, "low": 0.00017, "high": 0.00041},
                 "pairs": 179700,
             }
         ],

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.api import examples, schemas
-from app.api.decision_schemas import OperatingPointOut
+from app.api import convert, examples, schemas
+from app.api.decision_schemas import GroupOut, OperatingPointOut
 from app.api.problems import RequestError, problems
 from app.api.state import PartsDependency
 
@@ -46,17 +46,22 @@ async def model(parts: PartsDependency) -> schemas.ModelResponse:
     """Which encoder runs, on what, in which precision, and the operating points that were measured for it."""
     service = parts.service
     table = service.calibration
+    point = convert.operating_point(service.rule(), 1)
+    assert point is not None
     return schemas.ModelResponse(
         encoder=schemas.EncoderOut.model_validate(service.encoder),
         calibration_version=table.version,
         target_fmr=service.target_fmr,
         target_fpir=service.target_fpir,
-        smallest_supported_fmr=table.smallest_supported_fmr,
+        claim=service.claim,
+        smallest_supported_fmr=table.smallest_supported(service.claim, table.most_templates),
         weak_below=table.quality.limit,
         ambiguous_below=table.margin.limit,
         most_templates=table.most_templates,
-        operating_point=OperatingPointOut.model_validate(service.rule().operating_point(1)),
+        operating_point=point,
         operating_points=[OperatingPointOut.model_validate(p) for p in table.curves[0].operating_points],
+        groups=[GroupOut.model_validate(g) for g in table.groups],
+        cohort_sha256=table.cohort_sha256,
     )
 
 

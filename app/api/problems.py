@@ -78,6 +78,7 @@ KINDS: dict[str, ProblemKind] = {
     "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "The stored templates come from another encoder."),
     "encoder_weights_invalid": ProblemKind(503, "Encoder unusable", "The encoder cannot be loaded."),
     "calibration_invalid": ProblemKind(503, "Calibration unusable", "The calibration is not this encoder's."),
+    "cohort_invalid": ProblemKind(503, "Cohort unusable", "The cohort is not the one that the calibration goes with."),
     "detector_unavailable": ProblemKind(503, "Detector unusable", "The detector cannot be loaded."),
     "not_ready": ProblemKind(503, "Not ready", "A part of the service does not work; see checks."),
     "not_found": ProblemKind(404, "Not found", "There is nothing at this path; see /docs."),

@@ -20,8 +20,16 @@ from pydantic import (
 )
 
 from app.api import examples
-from app.api.decision_schemas import CriterionOut, OperatingPointOut, Rate, RateOut, ThresholdChoice
-from app.decisions import Decision, Reason
+from app.api.decision_schemas import (
+    CriterionOut,
+    GroupOut,
+    OperatingPointOut,
+    Rate,
+    RateOut,
+    ThresholdChoice,
+    WorstGroupOut,
+)
+from app.decisions import Claim, Decision, Reason
 from app.encoding import Precision, RuntimeName
 from app.faces import FacePolicy
 from app.gallery import DEFAULT_COLLECTION, OnConflict
@@ -151,10 +159,11 @@ class CollectionUpdate(_Body):
 
     target_fmr: Rate | None = Field(default=None, description="false match rate of /verify")
     target_fpir: Rate | None = Field(default=None, description="false positive identification rate of /identify")
+    claim: Claim | None = Field(default=None, description="for whom these rates are promised")
 
     def targets(self) -> Targets:
         """The same for the service."""
-        return Targets(self.target_fmr, self.target_fpir)
+        return Targets(self.target_fmr, self.target_fpir, self.claim and self.claim.value)
 
 
 class NewCollection(CollectionUpdate):
@@ -285,6 +294,17 @@ class FailureOut(BaseModel):
     detail: str
 
 
+CROWDING = (
+    "how much the threshold is below the usual one because both faces lie where many look alike (above it, if negative)"
+)
+
+
+class OperatingPointWithGroup(OperatingPointOut):
+    """A threshold, its error rates, and the false match rate in the group of people where it is highest."""
+
+    worst_group: WorstGroupOut | None = Field(description="null where no groups were measured")
+
+
 class CandidateOut(BaseModel):
     """A subject as it compares with the probe."""
 
@@ -293,8 +313,12 @@ class CandidateOut(BaseModel):
     templates: int = Field(description="so many templates stand for it; the distance is that of their mean direction")
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
     similarity: float = Field(description="cosine: 1 - distance / 2")
-    threshold: float = Field(description="a distance up to this is a match; it depends on the number of templates")
-    false_match_rate: RateOut | None = Field(description="of one comparison at this very distance; null beyond 50 %")
+    threshold: float = Field(description="a distance up to this is a match, for these two faces")
+    crowding: float = Field(description=CROWDING)
+    false_match_rate: RateOut | None = Field(
+        description="of one comparison at this very distance, over all pairs; null beyond 50 %"
+    )
+    worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
     decision: Decision
     metadata: dict[str, Any]
 
@@ -324,10 +348,12 @@ class VerifyResponse(Versions):
     reason: Reason | None = Field(description="of an inconclusive decision")
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
     similarity: float = Field(description="cosine: 1 - distance / 2")
-    threshold: float = Field(description="a distance up to this is a match")
+    threshold: float = Field(description="a distance up to this is a match, for these two faces")
+    crowding: float = Field(description=CROWDING)
     criterion: CriterionOut
-    false_match_rate: RateOut | None = Field(description="at this very distance; null beyond 50 %")
-    operating_point: OperatingPointOut | None = Field(
+    false_match_rate: RateOut | None = Field(description="at this very distance, over all pairs; null beyond 50 %")
+    worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
+    operating_point: OperatingPointWithGroup | None = Field(
         description="null for a max_distance beyond all that was measured"
     )
     subject_id: str | None
@@ -357,17 +383,20 @@ class IdentifyResponse(Versions):
     similarity: float | None
     threshold: float = Field(description="the best candidate's")
     criterion: CriterionOut
-    operating_point: OperatingPointOut | None
+    operating_point: OperatingPointWithGroup | None
     gallery_subjects: int = Field(description="subjects that were searched, for which the threshold was chosen")
     false_positive_identification_rate: float | None = Field(
-        description="of a search by a stranger among so many; null where it cannot be told"
+        description="of a search by a stranger among so many, in the group where it is highest if that is claimed; "
+        "null where it cannot be told"
     )
-    margin: float | None = Field(description="distance from the best candidate to the next; null without a second")
+    margin: float | None = Field(
+        description="distance from the best candidate to the next, crowding included; null without a second"
+    )
     reason: Reason | Literal["empty_gallery"] | None = Field(
         description="of an inconclusive decision, or why there are no candidates"
     )
     probe: ProbeOut
-    candidates: list[CandidateOut] = Field(description="one a subject, nearest first")
+    candidates: list[CandidateOut] = Field(description="one a subject, by distance plus crowding, the smallest first")
     faces: list[IdentifiedFace]
 
 
@@ -392,6 +421,7 @@ class CollectionOut(BaseModel):
     templates: int
     target_fmr: float | None = Field(description="null: the service's")
     target_fpir: float | None = Field(description="null: the service's")
+    claim: Claim | None = Field(description="null: the service's")
 
 
 class CollectionList(BaseModel):
@@ -439,9 +469,12 @@ class ModelResponse(BaseModel):
     calibration_version: str
     target_fmr: float = Field(description="of /verify where neither request nor collection says")
     target_fpir: float = Field(description="of /identify, likewise")
-    smallest_supported_fmr: float
+    claim: Claim = Field(description="for whom these rates are promised, likewise")
+    smallest_supported_fmr: float = Field(description="with that claim")
     weak_below: float = Field(description="a face with a shorter embedding is weak")
     ambiguous_below: float = Field(description="two matching subjects with a smaller margin cannot be told apart")
     most_templates: int = Field(description="so many templates of a subject are compared, the newest")
-    operating_point: OperatingPointOut
-    operating_points: list[OperatingPointOut] = Field(description="of subjects with one template")
+    operating_point: OperatingPointWithGroup
+    operating_points: list[OperatingPointOut] = Field(description="over all pairs, of subjects with one template")
+    groups: list[GroupOut] = Field(description="groups of people, each compared within itself")
+    cohort_sha256: str | None = Field(description="what crowding is measured against; null: nothing")

@@ -28,7 +28,7 @@ class Parts:
 
     def __init__(self, settings: Settings, service: TesseraService, metrics: Metrics, cores: int) -> None:
         self.settings, self.service, self.metrics = settings, service, metrics
-        self.audits = AuditJobs(service.gallery, service.calibration)
+        self.audits = AuditJobs(service.gallery, service.calibration, service.crowding)
         server = settings.server
         threads = server.threads or THREADS_A_CORE * cores
         self.workload = Workload(threads, server.max_waiting, server.request_seconds, metrics)

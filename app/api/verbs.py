@@ -133,19 +133,18 @@ async def enroll(
 async def verify(request: Request, body: VerifyBody, parts: PartsDependency) -> Response:
     """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
 
-    What a match is follows from `target_fmr`, the false match rate that you put up with, or from `max_distance` or
-    `min_similarity`; the answer says how often strangers come as near as these two faces.
+    What a match is follows from `target_fmr`, the false match rate that you put up with, in every measured group of
+    people unless `claim` says otherwise, or from `max_distance` or `min_similarity`; the answer says how often
+    strangers come as near as these two faces.
     """
     service = parts.service
 
     def compare() -> Verification:
-        policy, criterion = body.face_policy, body.criterion()
+        policy, wish = body.face_policy, body.wish()
         if body.reference is not None:
-            return service.verify(body.image, body.reference, face_policy=policy, criterion=criterion)
+            return service.verify(body.image, body.reference, face_policy=policy, wish=wish)
         assert body.subject_id is not None
-        return service.verify_subject(
-            body.image, body.collection, body.subject_id, face_policy=policy, criterion=criterion
-        )
+        return service.verify_subject(body.image, body.collection, body.subject_id, face_policy=policy, wish=wish)
 
     def answer() -> tuple[Decision, str]:
         result = compare()
@@ -175,7 +174,7 @@ async def identify(request: Request, body: IdentifyBody, parts: PartsDependency)
 
     def answer() -> tuple[Decision, str]:
         result = service.identify(
-            body.image, body.collection, body.top_k, face_policy=body.face_policy, criterion=body.criterion()
+            body.image, body.collection, body.top_k, face_policy=body.face_policy, wish=body.wish()
         )
         with stage(SERIALISE):
             out = convert.identification(result, service.encoder, service.calibration)

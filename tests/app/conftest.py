@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.crowding import NoCrowding
 from app.decisions import Calibration, load_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.faces import DecodeLimits, FaceFinder, YunetDetector
@@ -42,7 +43,7 @@ def face_finder() -> FaceFinder:
 def make_service(face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration) -> MakeService:
     def make(data_dir: Path) -> TesseraService:
         gallery = SqliteGallery(data_dir, encoder_digest=encoder.info.sha256)
-        return TesseraService(face_finder, encoder, gallery, calibration)
+        return TesseraService(face_finder, encoder, gallery, calibration, crowding=NoCrowding())
 
     return make
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.crowding import COHORT_FILE, read_cohort, write_cohort
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 from app.version import VERSION
 from tests.app.process import PATIENCE, Server, tessera
@@ -129,7 +130,7 @@ def test_an_encoder_that_is_not_there_is_refused_with_those_that_are(tmp_path: P
     assert all(path.name in line for path in DEFAULT_WEIGHTS.iterdir() if path.is_dir())
 
 
-@pytest.mark.parametrize("file", ["encoder.onnx", "encoder.json", "calibration.json"])
+@pytest.mark.parametrize("file", ["encoder.onnx", "encoder.json", "calibration.json", COHORT_FILE])
 def test_damaged_weights_are_refused(tmp_path: Path, file: str) -> None:
     weights = tmp_path / "weights"
     directory = weights / EncodingSettings().encoder
@@ -139,6 +140,18 @@ def test_damaged_weights_are_refused(tmp_path: Path, file: str) -> None:
         tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), TESSERA_ENCODING__WEIGHTS=str(weights))
     )
     assert str(weights) in line
+
+
+def test_a_cohort_that_the_calibration_was_not_measured_with_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "weights" / EncodingSettings().encoder
+    shutil.copytree(EncodingSettings().directory, directory)
+    cohort = read_cohort(directory / COHORT_FILE)
+    write_cohort(directory / COHORT_FILE, cohort.centroids[:100], neighbours=5, strength=1.0, usual=0.0)
+    variables = {"TESSERA_ENCODING__WEIGHTS": str(tmp_path / "weights")}
+    line = refused(tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), **variables))
+    assert cohort.digest[:12] in line
+    assert "calibrate" in line
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

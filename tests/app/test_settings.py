@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings, FacesSettings, ServerSettings, Settings
 
@@ -26,6 +27,7 @@ def test_the_defaults_are_safe_and_usable() -> None:
     assert settings.gallery.data_dir == Path("data")
     assert settings.gallery.report_duplicates is True
     assert settings.faces.enforce_quality is True
+    assert settings.decisions.claim is Claim.EVERY_GROUP
     assert settings.encoding.weights == DEFAULT_WEIGHTS
     assert (settings.encoding.directory / "encoder.onnx").is_file()
 
@@ -46,6 +48,7 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
         "TESSERA_ENCODING__PRECISION": "f32",
         "TESSERA_GALLERY__DATA_DIR": "/var/lib/tessera",
         "TESSERA_GALLERY__REPORT_DUPLICATES": "0",
+        "TESSERA_DECISIONS__CLAIM": "pooled",
     }.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -53,6 +56,7 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.faces.enforce_quality, settings.faces.detection_threshold) == (False, 0.5)
     assert (settings.encoding.runtime, settings.encoding.precision) == (RuntimeName.TORCH, Precision.F32)
     assert (settings.gallery.data_dir, settings.gallery.report_duplicates) == (Path("/var/lib/tessera"), False)
+    assert settings.decisions.claim is Claim.POOLED
     assert settings.server.host == "127.0.0.1"
 
 
@@ -69,6 +73,7 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TESSERA_ENCODING__PRECISION", "f16"),
         ("TESSERA_ENCODING__RUNTIME", "tflite"),
         ("TESSERA_ENCODING__THREADS", "-1"),
+        ("TESSERA_DECISIONS__CLAIM", "everybody"),
     ],
 )
 def test_values_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:

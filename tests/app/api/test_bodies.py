@@ -349,7 +349,7 @@ def bare() -> Iterator[TestClient]:
 
 
 class _NoService:
-    gallery = calibration = None
+    gallery = calibration = crowding = None
 
     def enroll(self, *_: object) -> None:
         raise NoFaceError("nobody is looked for here")

@@ -77,8 +77,12 @@ def test_targets_of_a_collection_are_set_and_left_to_the_service_again(client: T
     changed = ok(client.put("/collections/staff", json={"target_fmr": 0.001}))
     assert (changed["target_fmr"], changed["target_fpir"]) == (0.001, None)
     assert ok(client.get("/collections"))["collections"][1] == changed
+    claimed = ok(client.put("/collections/staff", json={"claim": "pooled"}))
+    assert (claimed["target_fmr"], claimed["claim"]) == (None, "pooled")
+    assert ok(client.get("/collections"))["collections"][1]["claim"] == "pooled"
     cleared = ok(client.put("/collections/staff", json={}))
-    assert (cleared["target_fmr"], cleared["target_fpir"]) == (None, None)
+    assert (cleared["target_fmr"], cleared["target_fpir"], cleared["claim"]) == (None, None, None)
+    invalid_field(client.put("/collections/staff", json={"claim": "everybody"}), "claim")
 
 
 def test_targets_that_cannot_be_kept_are_refused_and_nothing_is_changed(client: TestClient) -> None:

@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from app.crowding import load_crowding
+from app.decisions import Calibration
 from app.encoding import EncoderRuntime
 from app.faces import FaceFinder, FacePolicy
+from app.settings import EncodingSettings
 from tests.app.api.helpers import Files, files, ok
 from tests.app.process import Server
 
@@ -28,18 +31,22 @@ ENROLMENTS, IDENTIFICATIONS, VERIFICATIONS, LOOKUPS, ERASURES = 500, 500, 500, 3
 
 @dataclass(frozen=True)
 class Crowd:
-    """People whose distances to each other are known: a photograph each, and float [N, N]."""
+    """People whose distances to each other are known, float [N, N]: a photograph each, and its crowding, [N]."""
 
     photographs: list[bytes]
     distances: npt.NDArray[np.float32]
+    crowding: npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def crowd(people: dict[str, tuple[bytes, ...]], face_finder: FaceFinder, encoder: EncoderRuntime) -> Crowd:
+def crowd(
+    people: dict[str, tuple[bytes, ...]], face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration
+) -> Crowd:
     photographs = [images[0] for images in people.values()]
     chips = [face_finder.find(image, FacePolicy.LARGEST).faces[0].chip for image in photographs]
     embeddings = np.concatenate([encoder.encode(chip[None]).embeddings for chip in chips])
-    return Crowd(photographs, 2 - 2 * embeddings @ embeddings.T)
+    crowding = load_crowding(EncodingSettings().directory, calibration.cohort_sha256)
+    return Crowd(photographs, 2 - 2 * embeddings @ embeddings.T, crowding(embeddings))
 
 
 class Visitors:
@@ -82,7 +89,13 @@ class Visitors:
         assert answer["subject_id"] == first["subject_id"] == f"known-{person}"
         assert first["metadata"] == {"number": person}
         self._check(first, 0, answer["threshold"])
-        self._check(second, sorted(self._crowd.distances[person])[1], answer["threshold"])
+        other = int(second["subject_id"].removeprefix("known-"))
+        self._check(second, self._crowd.distances[person, other], second["threshold"])
+        # Of all others it has the smallest distance together with its crowding.
+        ranked = np.sort(np.delete(self._crowd.distances[person] + self._crowd.crowding, person))
+        assert second["distance"] + self._crowd.crowding[other] == pytest.approx(ranked[0], abs=TOLERANCE)
+        crowding = self._crowd.crowding[person] + self._crowd.crowding[other]
+        assert second["crowding"] == pytest.approx(crowding, abs=TOLERANCE)
 
     async def verify_subject(self, number: int) -> None:
         subject, probe = number % self._count, (number // 2) % self._count

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
-from app.decisions import Calibration
+from app.decisions import Calibration, Claim
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, two_faces, variants
@@ -148,12 +148,21 @@ def test_the_answer_says_for_how_many_subjects_the_threshold_is(
     enroll(grace, subject_id="grace")
     answer = ok(client.post("/identify", files=files(ada), data={"target_fpir": "0.01"}))
     assert answer["gallery_subjects"] == 2
-    point = calibration.curve(1).at_rate(1 - 0.99**0.5)
-    assert point is not None
-    assert answer["threshold"] == answer["candidates"][0]["threshold"] == point.threshold
-    rate = point.false_match_rate.value
+    bound = calibration.bound(Claim.EVERY_GROUP, 1 - 0.99**0.5, 1)
+    assert bound is not None
+    assert answer["threshold"] == answer["candidates"][0]["threshold"] == bound.threshold
+    worst = answer["operating_point"]["worst_group"]
+    assert worst["high"] <= 1 - 0.99**0.5
+    rate = max(worst["value"], answer["operating_point"]["false_match_rate"]["value"])
     assert answer["false_positive_identification_rate"] == pytest.approx(1 - (1 - rate) ** 2)
-    assert answer["criterion"] == {"kind": "target_fpir", "value": 0.01, "set_by": "request", "met": True}
+    assert answer["criterion"] == {
+        "kind": "target_fpir",
+        "value": 0.01,
+        "set_by": "request",
+        "claim": "every_group",
+        "bound_by": bound.group,
+        "met": True,
+    }
     first, second = answer["candidates"]
     assert answer["margin"] == pytest.approx(second["distance"] - first["distance"])
     assert first["false_match_rate"]["at_most"]
@@ -167,7 +176,7 @@ def test_a_target_that_cannot_be_kept_among_so_many_is_refused(
 ) -> None:
     enroll(ada, subject_id="ada")
     body = problem(client.post("/identify", files=files(ada), data={"target_fpir": "1e-9"}), 422, "target_unsupported")
-    assert body["smallest_supported"] == pytest.approx(calibration.smallest_supported(1))
+    assert body["smallest_supported"] == pytest.approx(calibration.smallest_supported(Claim.EVERY_GROUP, 1))
     assert body["subjects"] == 1
 
 

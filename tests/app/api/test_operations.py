@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.decisions import Calibration
+from app.decisions import Calibration, Claim
 from app.encoding import EncoderInfo, EncoderRuntime
 from app.gallery import GalleryUnavailable
 from app.service import TesseraService
@@ -109,9 +109,24 @@ def test_model_says_what_decides(client: TestClient, encoder: EncoderRuntime, ca
     }
     assert answer["encoder"]["precision"] in {"bf16", "f32"}
     assert answer["calibration_version"] == calibration.version
-    assert answer["smallest_supported_fmr"] == calibration.smallest_supported_fmr
-    assert answer["operating_point"] in answer["operating_points"]
-    assert answer["operating_point"]["threshold"] == calibration.default.threshold
+    most, point = calibration.most_templates, dict(answer["operating_point"])
+    assert answer["claim"] == "every_group"
+    assert answer["smallest_supported_fmr"] == calibration.smallest_supported(Claim.EVERY_GROUP, most)
+    worst, bound = point.pop("worst_group"), calibration.bound(Claim.EVERY_GROUP, calibration.default_fmr, 1)
+    assert bound is not None
+    assert point in answer["operating_points"]
+    assert point["threshold"] >= bound.threshold
+    assert worst["high"] <= calibration.default_fmr
+    assert answer["cohort_sha256"] == calibration.cohort_sha256
+    assert [group["name"] for group in answer["groups"]] == [group.name for group in calibration.groups]
+    for shown, group in zip(answer["groups"], calibration.groups, strict=True):
+        assert (shown["claimed"], shown["part_of"], shown["subjects"]) == (group.claimed, group.part_of, group.subjects)
+        assert shown["definition"] == group.definition
+        assert shown["smallest_supported_fmr"] == group.smallest_supported_fmr
+        assert len(shown["operating_points"]) == len(group.operating_points)
+        assert (
+            shown["operating_points"][0]["false_match_rate"] == group.operating_points[0].false_match_rate.model_dump()
+        )
     assert len(answer["operating_points"]) == len(calibration.curve(1).operating_points)
     assert (answer["target_fmr"], answer["target_fpir"]) == (calibration.default_fmr, calibration.default_fpir)
     assert answer["weak_below"] == calibration.quality.limit

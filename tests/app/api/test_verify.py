@@ -5,11 +5,31 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.decisions import Calibration
+from app.decisions import Bound, Calibration, Claim
 from app.encoding import EncoderWeights
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, two_faces, variants
+
+
+def bound_of(calibration: Calibration, fmr: float, claim: Claim = Claim.EVERY_GROUP) -> Bound:
+    """For one template."""
+    found = calibration.bound(claim, fmr, 1)
+    assert found is not None
+    return found
+
+
+def criterion(calibration: Calibration, fmr: float, set_by: str, claim: Claim = Claim.EVERY_GROUP) -> dict[str, Any]:
+    """What an answer says of a target."""
+    group = bound_of(calibration, fmr, claim).group
+    return {
+        "kind": "target_fmr",
+        "value": fmr,
+        "set_by": set_by,
+        "claim": claim.value,
+        "bound_by": group,
+        "met": True,
+    }
 
 
 @pytest.mark.parametrize("variant", variants(collins()))
@@ -33,16 +53,14 @@ def test_the_answer_says_what_decided(
     client: TestClient, ada: bytes, calibration: Calibration, weights: EncoderWeights
 ) -> None:
     answer = ok(client.post("/verify", files=files(ada, reference=ada)))
-    default = calibration.default
-    assert answer["threshold"] == answer["operating_point"]["threshold"] == default.threshold
+    bound = bound_of(calibration, calibration.default_fmr)
+    default = calibration.curve(1).at_distance(bound.threshold)
+    assert default is not None
+    assert answer["threshold"] == bound.threshold <= answer["operating_point"]["threshold"] == default.threshold
     assert answer["operating_point"]["false_match_rate"] == default.false_match_rate.model_dump()
     assert answer["operating_point"]["false_non_match_rate"] == default.false_non_match_rate.model_dump()
-    assert answer["criterion"] == {
-        "kind": "target_fmr",
-        "value": calibration.default_fmr,
-        "set_by": "server",
-        "met": True,
-    }
+    assert answer["criterion"] == criterion(calibration, calibration.default_fmr, "server")
+    assert answer["crowding"] == 0
     strictest = calibration.curve(1).operating_points[-1].false_match_rate
     assert answer["false_match_rate"] == strictest.model_dump() | {"at_most": True}
     assert (answer["reason"], answer["templates"]) == (None, 1)
@@ -142,11 +160,9 @@ def test_a_stricter_target_gives_a_smaller_threshold(
 
     loose, strict = ask(target_fmr="0.01"), ask(target_fmr="0.00003")
     for answer, target in ((loose, 0.01), (strict, 0.00003)):
-        point = calibration.curve(1).at_rate(target)
-        assert point is not None
-        assert answer["threshold"] == point.threshold
+        assert answer["threshold"] == bound_of(calibration, target).threshold
         assert answer["operating_point"]["false_match_rate"]["value"] <= target
-        assert answer["criterion"] == {"kind": "target_fmr", "value": target, "set_by": "request", "met": True}
+        assert answer["criterion"] == criterion(calibration, target, "request")
     assert strict["threshold"] < loose["threshold"]
     assert strict["distance"] == loose["distance"]
 
@@ -157,7 +173,7 @@ def test_a_target_that_the_data_cannot_support_is_refused_with_the_smallest(
     body = problem(
         client.post("/verify", files=files(ada, reference=ada), data={"target_fmr": "1e-9"}), 422, "target_unsupported"
     )
-    smallest = calibration.curve(1).smallest_claim
+    smallest = calibration.smallest_supported(Claim.EVERY_GROUP, 1)
     assert body["smallest_supported"] == smallest
     assert "max_distance" in body["detail"]
     answer = ok(client.post("/verify", files=files(ada, reference=ada), data={"target_fmr": str(smallest)}))
@@ -174,7 +190,7 @@ def test_a_distance_or_a_similarity_can_be_the_threshold(client: TestClient, ada
     ):
         answer = ok(client.post("/verify", files=files(ada, reference=grace), data=fields))
         assert answer["decision"] == decision
-        assert answer["criterion"]["kind"] == "max_distance"
+        assert (answer["criterion"]["kind"], answer["criterion"]["claim"]) == ("max_distance", None)
         assert answer["threshold"] == answer["criterion"]["value"]
     # So far beyond all that was measured, no rate is told.
     assert (
@@ -193,6 +209,8 @@ def test_a_distance_or_a_similarity_can_be_the_threshold(client: TestClient, ada
         ({"max_distance": "-1"}, "max_distance"),
         ({"min_similarity": "1.1"}, "min_similarity"),
         ({"target_fpir": "0.1"}, "target_fpir"),
+        ({"claim": "everybody"}, "claim"),
+        ({"claim": ""}, "claim"),
     ],
 )
 def test_criteria_that_make_no_sense_are_named(
@@ -207,12 +225,22 @@ def test_one_criterion_is_enough(client: TestClient, ada: bytes) -> None:
     assert "target_fmr, max_distance" in body["detail"]
 
 
-def test_a_collection_has_targets_of_its_own(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+@pytest.mark.parametrize("outright", ["max_distance", "min_similarity"])
+def test_a_claim_is_of_a_rate_and_not_of_a_distance(client: TestClient, ada: bytes, outright: str) -> None:
+    fields = {outright: "0.5", "claim": "pooled"}
+    assert "a claim is about a rate" in invalid_field(
+        client.post("/verify", files=files(ada, reference=ada), data=fields), "body"
+    )
+
+
+def test_a_collection_has_targets_of_its_own(
+    enroll: Enroll, client: TestClient, ada: bytes, calibration: Calibration
+) -> None:
     ok(client.post("/collections", json={"id": "staff", "target_fmr": 0.01}), 201)
     enroll(ada, subject_id="ada", collection="staff")
     asked = {"subject_id": "ada", "collection": "staff"}
     answer = ok(client.post("/verify", files=files(ada), data=asked))
-    assert answer["criterion"] == {"kind": "target_fmr", "value": 0.01, "set_by": "collection", "met": True}
+    assert answer["criterion"] == criterion(calibration, 0.01, "collection")
     answer = ok(client.post("/verify", files=files(ada), data=asked | {"target_fmr": "0.001"}))
     assert answer["criterion"]["set_by"] == "request"
     ok(client.put("/collections/staff", json={}))
