@@ -2,11 +2,12 @@
 
     python -m benchmarks.decisions lfw.tar --faces runs/faces --plot docs/claims.svg
 
-Three parts. (1) LFW, all photographs with all others, at the thresholds of ``calibration.json``. (2) The held-out
-people themselves, cut in halves at random: one half is calibrated on, the other observed. (3) Through HTTP, people of
-LFW and, apart, the held-out ones: they are enrolled with one photograph each into collections of growing size;
-strangers and their other photographs search at several targets, and are compared one to one. A claim is the target that
-was asked for; it holds where the lower bound of the observed rate's interval is not above it.
+Three parts. (1) LFW, all photographs with all others, at the thresholds of ``calibration.json``, for both claims. (2)
+Through HTTP, people of LFW and, apart, the held-out ones: they are enrolled with one photograph each into collections
+of growing size; strangers and their other photographs search at several targets, and are compared one to one. (3)
+Likewise people of one origin and sex, compared one to one with each other only. A claim is the target that was asked
+for; it holds where the lower bound of the observed rate's interval is not above it. ``benchmarks.groups`` calibrates on
+half of the people and observes the other half.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ import typer
 from PIL import Image
 from scipy.stats import t as student
 
-from app.decisions import Calibration, Estimate, load_calibration
+from app.crowding import load_crowding
+from app.decisions import Calibration, Claim, Estimate, load_calibration
 from app.encoding import create_runtime, load_weights
-from app.measuring.draws import Interval
+from app.measuring.draws import Interval, draws, interval
 from app.measuring.rates import count, single_templates
-from app.measuring.table import measure_curve
 from app.settings import Settings
 from benchmarks.lfw_service import CLIENTS, people, send
 from benchmarks.running import service
 from model.calibrate import encode_all
 from model.data import UNLABELLED, FaceSet, load_face_set
 from model.exams import cut_faces, read_lfw
+from model.groups import LABELLED, SEXES
 from model.plots import TradeOff, claimed_against_observed
 
 TARGETS = (1e-2, 1e-3, 1e-4, 3e-5)
-SPLITS = 10
 SIZES = (30, 100, 300, 1000)
 SEARCH_TARGETS = (0.1, 0.01)
 MOST_PHOTOGRAPHS = 12
@@ -77,10 +78,33 @@ def wilson(part: int, whole: int) -> Interval:
     return Interval(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
-def observe(embeddings: Floats, subject: Ints, thresholds: list[float]) -> list[tuple[Interval, Interval]]:
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """Labelled embeddings: unit-length [N, D], subject [N], crowding [N]."""
+
+    embeddings: Floats
+    subject: Ints
+    crowding: Floats
+
+
+def by_people(pairs: Sequence[tuple[str, str]], matched: npt.NDArray[np.bool_]) -> Interval:
+    """A share of comparisons, bool [N], with its interval by drawing people anew: two who are alike meet repeatedly."""
+    number = {name: i for i, name in enumerate(sorted({name for pair in pairs for name in pair}))}
+    first, second = np.array([[number[a], number[b]] for a, b in pairs]).T
+    shares = []
+    for weights in draws(len(number)):
+        drawn = weights[first] * weights[second]
+        shares.append((drawn @ matched) / max(drawn.sum(), 1.0))
+    found = interval(float(matched.mean()), np.array(shares))
+    # No match at all says no more than so many independent trials would.
+    return found if matched.any() else wilson(0, len(pairs))
+
+
+def observe(faces: Faces, thresholds: list[float]) -> list[tuple[Interval, Interval]]:
     """False match and false non-match rates of all pairs at each threshold."""
     order = np.argsort(thresholds)
-    counts = count(single_templates(embeddings, subject), int(subject.max()) + 1, [thresholds[i] for i in order])
+    blocks = single_templates(faces.embeddings, faces.subject, faces.crowding)
+    counts = count(blocks, int(faces.subject.max()) + 1, [thresholds[i] for i in order])
     rates = list(zip(*counts.intervals(), strict=True))
     return [rates[int(np.flatnonzero(order == i)[0])] for i in range(len(thresholds))]
 
@@ -90,55 +114,29 @@ def percent(rate: Interval | Estimate) -> str:
     return f"{100 * rate.value:.3g} [{100 * rate.low:.3g}, {100 * rate.high:.3g}]"
 
 
-def all_pairs(calibration: Calibration, embeddings: Floats, subject: Ints) -> Iterator[Row]:
-    """Prints the rates of one comparison on all pairs, at the calibrated thresholds."""
-    points = {t: p for t in TARGETS if (p := calibration.curve(1).at_rate(t)) is not None}
-    observed = observe(embeddings, subject, [p.threshold for p in points.values()])
-    typer.echo(
-        "| claimed FMR, % | threshold | calibrated FMR, % | observed FMR, % | calibrated FNMR, % | observed FNMR, % | "
-        "holds |"
-    )
-    typer.echo("|---|---|---|---|---|---|---|")
-    for (target, point), (fmr, fnmr) in zip(points.items(), observed, strict=True):
+def all_pairs(calibration: Calibration, faces: Faces, claim: Claim) -> Iterator[Row]:
+    """Prints the rates of one comparison on all pairs, at the thresholds that keep a claim."""
+    bounds = {t: b for t in TARGETS if (b := calibration.bound(claim, t, 1)) is not None}
+    observed = observe(faces, [bound.threshold for bound in bounds.values()])
+    typer.echo("| claimed FMR, % | threshold | for | observed FMR, % | observed FNMR, % | holds |")
+    typer.echo("|---|---|---|---|---|---|")
+    for (target, bound), (fmr, fnmr) in zip(bounds.items(), observed, strict=True):
         row = Row(target, fmr)
         typer.echo(
-            f"| {100 * row.claimed:.3g} | {point.threshold:.3f} | {percent(point.false_match_rate)} | {percent(fmr)} | "
-            f"{percent(point.false_non_match_rate)} | {percent(fnmr)} | {'yes' if row.holds else 'no'} |"
+            f"| {100 * row.claimed:.3g} | {bound.threshold:.3f} | {bound.group or 'all pairs'} | {percent(fmr)} | "
+            f"{percent(fnmr)} | {'yes' if row.holds else 'no'} |"
         )
         yield row
 
 
-def trade_offs(calibration: Calibration, embeddings: Floats, subject: Ints) -> dict[str, TradeOff]:
+def trade_offs(calibration: Calibration, faces: Faces) -> dict[str, TradeOff]:
     """What is calibrated, and what all these pairs give at the same thresholds: FMR and FNMR, for a plot."""
     points = [p for p in calibration.curve(1).operating_points if p.claimed_fmr <= TARGETS[0] * (1 + 1e-9)]
-    observed = observe(embeddings, subject, [p.threshold for p in points])
+    observed = observe(faces, [p.threshold for p in points])
     return {
         "held-out people (calibration)": [(p.false_match_rate, p.false_non_match_rate) for p in points],
         "LFW, all pairs": [(fmr, fnmr) for fmr, fnmr in observed if fmr.value > 0],
     }
-
-
-def halves(embeddings: Floats, subject: Ints) -> Iterator[Row]:
-    """Prints the rates of one half of the people at thresholds taken from the other half, for several halvings."""
-    subjects = int(subject.max()) + 1
-    typer.echo("| claimed FMR, % | observed FMR, %, median of the halves | halves in which the claim holds |")
-    typer.echo("|---|---|---|")
-    found: dict[float, list[Row]] = {target: [] for target in TARGETS}
-    for split in range(SPLITS):
-        first = np.isin(subject, np.random.default_rng(split).permutation(subjects)[: subjects // 2])
-        mine, other = (np.unique(subject[part], return_inverse=True)[1] for part in (first, ~first))
-        curve = measure_curve(single_templates(embeddings[first], mine), int(mine.max()) + 1, 1)
-        points = {t: p for t in TARGETS if (p := curve.at_rate(t)) is not None}
-        if not points:
-            continue
-        rates = observe(embeddings[~first], other, [p.threshold for p in points.values()])
-        for target, (fmr, _) in zip(points, rates, strict=True):
-            found[target].append(Row(target, fmr))
-    for target, rows in found.items():
-        if rows:
-            middle = float(np.median([row.observed.value for row in rows]))
-            typer.echo(f"| {100 * target:.3g} | {100 * middle:.3g} | {sum(r.holds for r in rows)} of {len(rows)} |")
-            yield from rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +163,18 @@ def crowd_of_heldout(members: FaceSet) -> Crowd:
     strangers = [image for name in map(str, order[half:]) for image in images[name]]
     known = {name: images[name] for name in map(str, order[:half]) if len(images[name]) > 1}
     return Crowd(known, strangers[:PROBES])
+
+
+def crowds_of_groups(faces: FaceSet) -> Iterator[tuple[str, Crowd]]:
+    """People with several faces whose origin and sex are known, by both; nobody is a stranger."""
+    labelled = faces.where(faces.split == LABELLED)
+    for origin in sorted(set(labelled.origin.tolist())):
+        for sex, kind in SEXES.items():
+            members = labelled.where((labelled.origin == origin) & (labelled.sex == sex))
+            rows = {str(i): np.flatnonzero(members.identity == i) for i in np.unique(members.identity)}
+            images = {name: [_png(c) for c in members.images(own[:MOST_PHOTOGRAPHS])] for name, own in rows.items()}
+            if images:
+                yield f"{origin} {kind}", Crowd(images, [])
 
 
 def _png(chip: npt.NDArray[np.uint8]) -> bytes:
@@ -248,17 +258,18 @@ def verifications(crowd: Crowd) -> Iterator[Row]:
         known = [name for name, status in zip(several, statuses, strict=True) if status == httpx.codes.CREATED]
         own = [(name, image) for name in known for image in crowd.people[name][1:]][:PROBES]
         chooser = random.Random(0)
-        others = [(other, image) for name, image in own for other in chooser.sample(known, 4) if other != name]
+        strange = [(name, other, image) for name, image in own for other in chooser.sample(known, 4) if other != name]
+        others = [(other, image) for _, other, image in strange]
         for target in VERIFY_TARGETS:
             ask = {"target_fmr": str(target)}
             mated, non_mated = (
                 list(pool.map(lambda p, a=ask: send(client, "/verify", p[1], subject_id=p[0], **a)[1], pairs))
                 for pairs in (own, others)
             )
-            false = sum(answer.get("decision") == "match" for answer in non_mated)
+            false = np.array([answer.get("decision") == "match" for answer in non_mated])
             missed = sum(answer.get("decision") != "match" for answer in mated)
             unsure = sum(answer.get("decision") == "inconclusive" for answer in mated)
-            row = Row(target, wilson(false, len(non_mated)))
+            row = Row(target, by_people([(name, other) for name, other, _ in strange], false))
             typer.echo(
                 f"| {100 * target:.3g} | {percent(row.observed)} | {percent(wilson(missed, len(mated)))} | "
                 f"{100 * unsure / len(mated):.3g} | {'yes' if row.holds else 'no'} |"
@@ -290,9 +301,26 @@ class Part(StrEnum):
     """What can be measured by itself."""
 
     ALL_PAIRS = "all-pairs"
-    HALVES = "halves"
     SEARCHES = "searches"
     COMPARISONS = "comparisons"
+    GROUPS = "groups"
+
+
+def over_http(parts: Sequence[Part], photographs: dict[str, bytes], faces: FaceSet) -> Iterator[tuple[str, list[Row]]]:
+    """What is asked of the running service, by name."""
+    members = faces.of_split("heldout")
+    members = members.where(members.identity != UNLABELLED)
+    crowds = {"LFW": crowd_of_lfw(photographs), "held-out": crowd_of_heldout(members)}
+    for name, crowd in crowds.items():
+        if Part.SEARCHES in parts:
+            typer.echo(f"\n{name} through HTTP: searches")
+            yield f"{name}, searches over HTTP (FPIR)", list(searches(crowd))
+    compared = dict(crowds) if Part.COMPARISONS in parts else {}
+    if Part.GROUPS in parts:
+        compared |= dict(crowds_of_groups(faces))
+    for name, crowd in compared.items():
+        typer.echo(f"\n{name} through HTTP: comparisons")
+        yield f"{name}, comparisons over HTTP", list(verifications(crowd))
 
 
 def read_rows(kept: Path | None) -> dict[str, list[Row]]:
@@ -315,35 +343,25 @@ def main(
     directory = Settings().encoding.directory
     weights = load_weights(directory)
     calibration, runtime = load_calibration(directory, weights.sha256), create_runtime(weights)
+    crowding = load_crowding(directory, calibration.cohort_sha256)
     lfw = read_lfw(archive)
     chips = cut_faces(lfw.photographs)
     subject = np.unique([lfw.subject[name] for name in chips], return_inverse=True)[1]
     typer.echo(f"encoder {weights.name} {weights.version}; LFW, all pairs of {len(chips)} photographs")
-    exam = encode_all(runtime, np.stack(list(chips.values()))).embeddings
+    embeddings = encode_all(runtime, np.stack(list(chips.values()))).embeddings
+    exam = Faces(embeddings, subject, crowding(embeddings))
     rows = read_rows(kept)
     if Part.ALL_PAIRS in parts:
-        rows["LFW, all pairs"] = list(all_pairs(calibration, exam, subject))
-    members = load_face_set(faces).of_split("heldout")
-    members = members.where(members.identity != UNLABELLED)
-    if Part.HALVES in parts:
-        identity = np.unique(members.identity, return_inverse=True)[1]
-        embeddings = encode_all(runtime, members.images(np.arange(len(members)))).embeddings
-        typer.echo(f"\nheld-out people in halves, {SPLITS} times")
-        rows["held-out, other half"] = list(halves(embeddings, identity))
-    for name, crowd in (("LFW", crowd_of_lfw(lfw.photographs)), ("held-out", crowd_of_heldout(members))):
-        if Part.SEARCHES in parts:
-            typer.echo(f"\n{name} through HTTP: searches")
-            rows[f"{name}, searches over HTTP (FPIR)"] = list(searches(crowd))
-        if Part.COMPARISONS in parts:
-            typer.echo(f"\n{name} through HTTP: comparisons")
-            rows[f"{name}, comparisons over HTTP"] = list(verifications(crowd))
+        for claim in Claim:
+            typer.echo(f"\nclaim {claim}")
+            rows[f"LFW, all pairs, {claim}"] = list(all_pairs(calibration, exam, claim))
+    rows |= dict(over_http(parts, lfw.photographs, load_face_set(faces)))
     if kept:
         kept.write_text(json.dumps({name: [asdict(row) for row in found] for name, found in rows.items()}, indent=1))
     if plot:
         shown = {name: [(row.claimed, row.observed) for row in found] for name, found in rows.items()}
-        claimed_against_observed(shown, trade_offs(calibration, exam, subject), plot)
-    # The halves are many draws of the same people: some may miss by chance.
-    refuted = sum(not row.holds for name, found in rows.items() if "half" not in name for row in found)
+        claimed_against_observed(shown, trade_offs(calibration, exam), plot)
+    refuted = sum(not row.holds for found in rows.values() for row in found)
     if refuted:
         typer.echo(f"{refuted} claims do not hold")
         raise typer.Exit(1)

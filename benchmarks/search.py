@@ -58,7 +58,7 @@ def made_up(random: np.random.Generator, count: int) -> Vectors:
 def float16(templates: Vectors) -> Search:
     """As collections are searched."""
     index = VectorIndex()
-    index.add(np.arange(len(templates)), templates)
+    index.add(np.arange(len(templates)), templates, np.zeros(len(templates), dtype=np.float32))
     return lambda probe: index.search(probe, COUNT)
 
 

@@ -16,12 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from app.crowding import COHORT_FILE, Crowding, NoCrowding, read_cohort
 from app.decisions.calibration import CALIBRATION_FILE, Calibration
 from app.encoding import EncoderRuntime, Precision, create_runtime, load_weights
 from app.gallery.fusion import fuse
+from app.measuring.groups import GroupFaces, Part
 from app.measuring.table import Labelled, Measured, Otherwise, describe, make_table
 from app.types import Encodings
 from model.data import UNLABELLED, FaceSet, load_face_set
+from model.groups import GroupMembers, judged_groups
 
 
 def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: int = 64) -> Encodings:
@@ -31,12 +34,18 @@ def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: 
 
 
 def calibrate(
-    runtime: EncoderRuntime, faces: FaceSet, description: str, others: Sequence[EncoderRuntime] = ()
+    runtime: EncoderRuntime,
+    faces: FaceSet,
+    description: str,
+    crowding: Crowding,
+    *,
+    groups: Sequence[GroupMembers] = (),
+    others: Sequence[EncoderRuntime] = (),
 ) -> Calibration:
     """Measures a runtime on labelled faces of identities that its encoder never saw.
 
-    ``others`` run the same encoder in another way; their rates at the same thresholds are noted. Raises ValueError
-    where the faces support too little.
+    Each of ``groups`` is measured within itself. ``others`` run the same encoder in another way; their rates at the
+    same thresholds are noted. Raises ValueError where the faces support too little.
     """
     chips = faces.images(np.arange(len(faces)))
     encodings, info = encode_all(runtime, chips), runtime.info
@@ -50,7 +59,34 @@ def calibrate(
     )
     otherwise = [Otherwise(o.info.runtime, o.info.precision, encode_all(o, chips).embeddings) for o in others]
     encoder = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)
-    return make_table(labelled, encoder, description, fuse, otherwise)
+    return make_table(
+        labelled,
+        encoder,
+        description,
+        fuse,
+        crowding,
+        groups=encode_groups(groups, runtime, crowding),
+        others=otherwise,
+    )
+
+
+def encode_groups(groups: Sequence[GroupMembers], runtime: EncoderRuntime, crowding: Crowding) -> list[GroupFaces]:
+    """The embeddings of groups; a face that is in several is encoded once."""
+    if not groups:
+        return []
+    faces = groups[0].faces
+    wanted = np.unique(np.concatenate([part for group in groups for part in group.parts]))
+    embeddings = encode_all(runtime, faces.images(wanted)).embeddings
+    crowded = crowding(embeddings)
+
+    def part(members: npt.NDArray[np.int64], person: npt.NDArray[np.int64]) -> Part:
+        place = np.searchsorted(wanted, members)
+        return Part(embeddings[place], crowded[place], np.unique(person[members], return_inverse=True)[1])
+
+    return [
+        GroupFaces(g.name, g.definition, [part(m, g.person) for m in g.parts], claimed=g.claimed, part_of=g.part_of)
+        for g in groups
+    ]
 
 
 def main(
@@ -59,14 +95,24 @@ def main(
     split: Annotated[str, typer.Option(help="faces of identities that the encoder never saw")] = "heldout",
     precision: Annotated[Precision, typer.Option(help="arithmetic of the encoder")] = Precision.AUTO,
 ) -> None:
-    """Measures the encoder and writes ``calibration.json``."""
+    """Measures the encoder, overall and by group where origins are known, and writes ``calibration.json``."""
     loaded = load_weights(weights)
     runtime = create_runtime(loaded, precision=precision)
     others = [] if runtime.info.precision is Precision.F32 else [create_runtime(loaded, precision=Precision.F32)]
-    members = load_face_set(faces).of_split(split)
+    everybody = load_face_set(faces)
+    members = everybody.of_split(split)
     labelled = members.where(members.identity != UNLABELLED)
     sources = ", ".join(sorted(set(labelled.source.tolist())))
-    table = calibrate(runtime, labelled, f"identities kept out of training; faces from {sources}", others)
+    cohort = weights / COHORT_FILE
+    crowding = read_cohort(cohort) if cohort.is_file() else NoCrowding()
+    table = calibrate(
+        runtime,
+        labelled,
+        f"identities kept out of training; faces from {sources}",
+        crowding,
+        groups=judged_groups(everybody, split),
+        others=others,
+    )
     (weights / CALIBRATION_FILE).write_text(table.model_dump_json(indent=1) + "\n")
     for line in describe(table):
         typer.echo(line)

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from scipy.stats import norm
 
+from app.decisions.calibration import Group
 from model.bootstrap import Comparisons, Interval
 
 mpl.use("Agg")
@@ -158,3 +159,28 @@ def _draw_det(axes: Axes, trade_offs: dict[str, TradeOff]) -> None:
     axes.set(xlabel="false match rate", ylabel="false non-match rate", title="DET, one template")
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def group_curves(curves: dict[str, list[Group]], path: Path) -> None:
+    """False match rates over thresholds, a line a group, as far down as its people can show them.
+
+    A panel for each way of measuring distances, by its name; groups that nothing is promised for are dotted.
+    """
+    _, panels = plt.subplots(1, len(curves), figsize=(5.5 * len(curves) + 2, 5), sharey=True, squeeze=False)
+    names = [group.name for group in next(iter(curves.values()))]
+    colours = dict(zip(names, plt.get_cmap("turbo")(np.linspace(0, 1, len(names))), strict=True))
+    for axes, (title, groups) in zip(panels[0], curves.items(), strict=True):
+        for group in groups:
+            points = [p for p in group.operating_points if p.threshold >= group.strictest.threshold]
+            axes.semilogy(
+                [p.threshold for p in points],
+                [p.false_match_rate.value for p in points],
+                color=colours[group.name],
+                linestyle="-" if group.claimed else ":",
+                label=group.name,
+            )
+        axes.set(xlabel=f"threshold ({title})", title=title)
+        axes.grid(alpha=0.3)
+    panels[0][0].set(ylabel="false match rate within the group")
+    panels[0][-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _save(path)

@@ -1,0 +1,135 @@
+"""The tables of the documents, from a calibration.
+
+    python -m benchmarks.tables model/weights/tessera-l
+
+prints what `docs/decisions.md` shows of an encoder: targets for both claims, groups, searches, weak faces and margins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.decisions import Calibration, Claim, Estimate, load_calibration
+from app.encoding import load_weights
+
+TARGETS = (1e-2, 1e-3, 1e-4, 3e-5, 1e-5)
+SEARCHED = (1e-3, 1e-4)
+
+
+def rate(estimate: Estimate | None) -> str:
+    """Such as ``5.6e-05 [3.0e-05, 9.6e-05]``."""
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.1e} [{estimate.low:.1e}, {estimate.high:.1e}]"
+
+
+def percent(estimate: Estimate | None) -> str:
+    """Such as ``23.1 [18.3, 28.4]``."""
+    if estimate is None:
+        return ""
+    return f"{100 * estimate.value:.3g} [{100 * estimate.low:.3g}, {100 * estimate.high:.3g}]"
+
+
+def targets(table: Calibration) -> Iterator[str]:
+    """What each target costs with each claim, one template a subject."""
+    yield "| target FMR | claim | threshold | for | FMR over all pairs | FNMR, % |"
+    yield "|---|---|---|---|---|---|"
+    for target in TARGETS:
+        for claim in Claim:
+            bound = table.bound(claim, target, 1)
+            if bound is None:
+                smallest = table.smallest_supported(claim, 1)
+                yield f"| {target:.0e} | {claim} | refused: {smallest:.1e} at least | | | |"
+                continue
+            point = table.curve(1).at_distance(bound.threshold)
+            assert point is not None
+            yield (
+                f"| {target:.0e} | {claim} | {bound.threshold:.3f} | {bound.group or 'all pairs'} | "
+                f"{rate(point.false_match_rate)} | {percent(point.false_non_match_rate)} |"
+            )
+
+
+def groups(table: Calibration) -> Iterator[str]:
+    """What is measured within each group at the threshold of the default target, and how far down it can claim."""
+    bound = table.bound(Claim.EVERY_GROUP, table.default_fmr, 1)
+    assert bound is not None
+    yield f"| group | people | faces | FMR at {bound.threshold:.3f} | FNMR, % | lowest FMR that it can claim |"
+    yield "|---|---|---|---|---|---|"
+    for group in table.groups:
+        point = group.at_distance(bound.threshold)
+        told = "" if group.claimed else " (not promised)"
+        found = ("", "") if point is None else (rate(point.false_match_rate), percent(point.false_non_match_rate))
+        # Below the strictest threshold that a group can show, its rate is that one's or less.
+        less = "" if bound.threshold >= group.strictest.threshold else "at most "
+        yield (
+            f"| {group.name}{told} | {group.subjects:,} | {group.faces:,} | {less}{found[0]} | {found[1]} | "
+            f"{group.smallest_claim:.1e} |"
+        )
+
+
+def searches(table: Calibration) -> Iterator[str]:
+    """Strangers' searches in random galleries of the people of all pairs: measured and predicted."""
+    yield "| subjects | " + " | ".join(f"at FMR {f:.0e}: FPIR measured, % | predicted" for f in SEARCHED) + " |"
+    yield "|---|" + "---|---|" * len(SEARCHED)
+    for size in (s for s in table.identification if s.group is None):
+        cells = []
+        for target in SEARCHED:
+            point = min(size.points, key=lambda p: abs(p.false_match_rate - target))
+            cells += [percent(point.false_positive_identification_rate), f"{100 * point.predicted:.3g}"]
+        yield f"| {size.subjects} | " + " | ".join(cells) + " |"
+
+
+def group_searches(table: Calibration) -> Iterator[str]:
+    """The same in galleries of one group, as large as it allows, near FMR 1e-3."""
+    yield "| group | subjects | FMR within it | FPIR measured, % | predicted, % |"
+    yield "|---|---|---|---|---|"
+    for name in dict.fromkeys(size.group for size in table.identification if size.group):
+        size = max((s for s in table.identification if s.group == name), key=lambda s: s.subjects)
+        point = min(size.points, key=lambda p: abs(p.false_match_rate - SEARCHED[0]))
+        measured = percent(point.false_positive_identification_rate)
+        yield (
+            f"| {name} | {size.subjects} | {point.false_match_rate:.1e} | {measured} | {100 * point.predicted:.3g} |"
+        )
+
+
+def weak_faces(table: Calibration) -> Iterator[str]:
+    """Rates by the length of the weaker face's embedding."""
+    yield "| length of the weaker face's embedding | FMR at the default threshold | FNMR, % |"
+    yield "|---|---|---|"
+    for band in table.quality.bands:
+        misses = 100 * band.false_non_match_rate.value
+        yield f"| {band.shortest:.2f} to {band.longest:.2f} | {band.false_match_rate.value:.1e} | {misses:.1f} |"
+    yield ""
+    limit = table.quality.limit
+    yield f"Limit {limit:.2f}; below it false matches are {table.quality.inflation:.2g} times as frequent."
+
+
+def margins(table: Calibration) -> Iterator[str]:
+    """How often the better of two matching subjects is the wrong one."""
+    yield "| margin | first is wrong, % |"
+    yield "|---|---|"
+    for band in table.margin.bands:
+        yield f"| {band.shortest:.3f} to {band.longest:.3f} | {100 * band.wrong:.0f} |"
+    yield ""
+    yield f"Limit {table.margin.limit:.3f}."
+
+
+TABLES = (targets, groups, searches, group_searches, weak_faces, margins)
+
+
+def main(weights: Annotated[Path, typer.Argument(help="folder with encoder and calibration")]) -> None:
+    """Prints all tables."""
+    table = load_calibration(weights, load_weights(weights).sha256)
+    typer.echo(f"{table.version}, {table.data.subjects} people and {len(table.groups)} groups")
+    for make in TABLES:
+        typer.echo(f"\n{make.__name__.replace('_', ' ')}\n")
+        for line in make(table):
+            typer.echo(line)
+
+
+if __name__ == "__main__":
+    typer.run(main)
