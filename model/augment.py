@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
-
 OUTSIDE = (123.0, 117.0, 104.0)
 """The colour of what lies beyond the photograph."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -98,6 +98,15 @@ class BackboneConfig(BaseModel):
         return self
 
 
+class FusedConfig(BaseModel):
+    """Several networks side by side, whose embeddings one linear layer brings together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parts: tuple[BackboneConfig, ...] = Field(min_length=2)
+    embedding_size: PositiveInt = 128
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch normalisation, added to a (projected) shortcut."""
 
@@ -147,7 +156,10 @@ class ChannelWeights(nn.Sequential):
         super().__init__(nn.Conv2d(width, narrow, 1), PRelu(1), nn.Conv2d(narrow, width, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * super().forward(x.mean(dim=(2, 3), keepdim=True))
+        weights = x.mean(dim=(2, 3), keepdim=True)
+        for layer in self:
+            weights = layer(weights)
+        return x * weights
 
 
 class InvertedBlock(nn.Module):
@@ -259,8 +271,33 @@ class Encoder(nn.Module):
             self.blocks[:blocks].eval()
 
 
+class FusedEncoder(nn.Module):
+    """Several encoders in one: their unit-length embeddings side by side, projected; float [B, 3, 112, 112] as theirs.
+
+    Networks that were trained apart err apart. The projection keeps the similarity that is the mean of theirs as well
+    as ``embedding_size`` numbers can.
+    """
+
+    def __init__(self, config: FusedConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.parts = nn.ModuleList(Encoder(part) for part in config.parts)
+        total = sum(part.embedding_size for part in config.parts)
+        self.project = nn.Linear(total, config.embedding_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return functional.normalize(self.project(self.side_by_side(pixels)).float(), dim=1)
+
+    def side_by_side(self, pixels: Tensor) -> Tensor:
+        """The embeddings of all parts, float32 [B, sum of their sizes], each of them of unit length."""
+        return torch.cat([part(pixels) for part in self.parts], dim=1)
+
+
+AnyEncoder = Encoder | FusedEncoder
+
+
 @torch.no_grad()
-def embed(encoder: Encoder, chips: Tensor, *, batch: int = 256, bf16: bool = True) -> Tensor:
+def embed(encoder: AnyEncoder, chips: Tensor, *, batch: int = 256, bf16: bool = True) -> Tensor:
     """uint8 [N, 112, 112, 3] -> float32 [N, embedding_size], in evaluation mode and in batches."""
     training = encoder.training
     encoder.eval()
@@ -270,14 +307,23 @@ def embed(encoder: Encoder, chips: Tensor, *, batch: int = 256, bf16: bool = Tru
     return torch.cat(parts)
 
 
-def save_encoder(encoder: Encoder, path: Path) -> None:
+def save_encoder(encoder: AnyEncoder, path: Path) -> None:
     """Writes weights and shape, for ``load_encoder``."""
     torch.save({"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}, path)
 
 
 def load_encoder(path: Path) -> Encoder:
-    """Reads what ``save_encoder`` wrote, in evaluation mode."""
+    """Reads what ``save_encoder`` wrote of one network, in evaluation mode. Raises ValueError for several."""
+    encoder = load_any_encoder(path)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(f"{path} holds several networks side by side, and one was wanted")
+    return encoder
+
+
+def load_any_encoder(path: Path) -> AnyEncoder:
+    """Likewise, also of several networks side by side."""
     state = torch.load(path, weights_only=True)
-    encoder = Encoder(BackboneConfig.model_validate_json(state["backbone"]))
+    config = TypeAdapter(FusedConfig | BackboneConfig).validate_json(state["backbone"])
+    encoder = FusedEncoder(config) if isinstance(config, FusedConfig) else Encoder(config)
     encoder.load_state_dict(state["weights"])
     return encoder.eval()

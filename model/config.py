@@ -100,6 +100,15 @@ class Start(BaseModel):
     centre: bool = False
 
 
+class Subset(BaseModel):
+    """Only so many people to train on, and so many faces of each, chosen at random; the others are not looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    people: int = Field(ge=2)
+    faces: int = Field(ge=2)
+
+
 class Recipe(BaseModel):
     """A whole training run.
 
@@ -121,6 +130,7 @@ class Recipe(BaseModel):
     start: Start | None = None
     teachers: tuple[Literal["sface", "retail-0095"], ...] = Field(default=("sface",), min_length=1)
     max_centre_distance: PositiveFloat | None = None
+    subset: Subset | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

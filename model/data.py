@@ -157,6 +157,7 @@ def load_face_set(directory: Path) -> FaceSet:
         raise ValueError(
             f"{directory} has {len(chips)} chips and labels of {len(table)}; write both with `python -m model.prepare`"
         )
+
     def texts(name: str) -> list[str]:
         return table[name].to_pylist() if name in table.column_names else [""] * len(table)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
-from model.backbone import Encoder, load_encoder
+from model.backbone import AnyEncoder, Encoder, FusedEncoder, load_any_encoder
 from model.data import CHIP_SIDE
 
 OPSET = 17
@@ -52,6 +52,20 @@ class ExportedEncoder(nn.Module):
         return x / lengths, lengths
 
 
+class ExportedFusedEncoder(nn.Module):
+    """Several encoders in the shape they are served in; the length is the mean of theirs."""
+
+    def __init__(self, encoder: FusedEncoder) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(ExportedEncoder(part) for part in encoder.parts if isinstance(part, Encoder))
+        self.project = copy.deepcopy(encoder.project)
+
+    def forward(self, chips: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings, lengths = zip(*(part(chips) for part in self.parts), strict=True)
+        x = self.project(torch.cat(embeddings, dim=1))
+        return x / x.norm(dim=1, keepdim=True), torch.cat(lengths, dim=1).mean(dim=1, keepdim=True)
+
+
 def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Keeps initializers of more than ``SMALL`` float32 values as float16 behind a Cast, in place."""
     graph, casts = model.graph, []
@@ -67,14 +81,15 @@ def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def to_onnx(encoder: Encoder) -> bytes:
+def to_onnx(encoder: AnyEncoder) -> bytes:
     """The served network as an ONNX file; its batch size is free."""
     example = torch.zeros(2, CHIP_SIDE, CHIP_SIDE, 3, dtype=torch.uint8)
     batch = {name: {0: "batch"} for name in ("chips", "embeddings", "lengths")}
+    exported = ExportedFusedEncoder(encoder) if isinstance(encoder, FusedEncoder) else ExportedEncoder(encoder)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / NETWORK_FILE
         torch.onnx.export(
-            ExportedEncoder(encoder).eval(),
+            exported.eval(),
             (example,),
             path,
             input_names=["chips"],
@@ -96,7 +111,7 @@ def main(
     version: Annotated[str, typer.Option(help="version of these weights")],
 ) -> None:
     """Writes ``encoder.onnx`` and ``encoder.json``. The calibration must be measured anew afterwards."""
-    encoder = load_encoder(weights)
+    encoder = load_any_encoder(weights)
     network = to_onnx(encoder)
     description = {
         "name": name,

@@ -1,8 +1,8 @@
 """The second teacher: face-reidentification-retail-0095, as a network of ours.
 
 Intel's Open Model Zoo publishes it under Apache-2.0 as an OpenVINO IR in FP16: MobileNetV2 blocks with squeeze and
-excitation, 1.1 million parameters, 256 numbers for a face of 128x128 pixels, BGR. Batch normalisation was folded into the
-convolutions, so that its constants are the weights of ``Encoder`` one to one.
+excitation, 1.1 million parameters, 256 numbers for a face of 128x128 pixels, BGR. Batch normalisation was folded into
+the convolutions, so that its constants are the weights of ``Encoder`` one to one.
 """
 
 from __future__ import annotations

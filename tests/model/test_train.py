@@ -22,6 +22,7 @@ import torch
 from model import train
 from model.backbone import BackboneConfig, Encoder
 from model.data import join, load_face_set
+from model.teacher import SFACE, load_targets
 from model.train import CHECKPOINT_FILE, CollapseError, Trainer, load_encoder
 from tests.model.training import (
     DISTIL,

@@ -19,6 +19,7 @@ from model.teacher import SFACE, load_targets
 from model.train import Trainer
 from tests.model.training import (
     DISTIL,
+    SFACE_CACHE,
     TRIPLET,
     assert_same_weights,
     log_lines,
@@ -138,6 +139,23 @@ def test_faces_far_from_their_identity_lose_their_label(faces: Path, tmp_path: P
     assert trainer.classes == 8
     with pytest.raises(ValueError, match="teacher"):
         Trainer(make_recipe(max_centre_distance=1.0), face_set, None, tmp_path / "c")
+
+
+def test_a_subset_is_so_many_faces_of_so_many_people(faces: Path, tmp_path: Path) -> None:
+    whole = make_trainer(make_recipe(), faces, tmp_path / "whole")
+    some = make_trainer(make_recipe(subset={"people": 3, "faces": 4}), faces, tmp_path / "some")
+    assert len(some.train_faces) == 12
+    assert np.unique(some.train_faces.identity, return_counts=True)[1].tolist() == [4, 4, 4]
+    assert some.classes == 3
+    assert some.teacher is not None
+    assert whole.teacher is not None
+    rows = np.flatnonzero(np.isin(whole.train_faces.rows, some.train_faces.rows))
+    assert torch.equal(some.teacher, whole.teacher[rows])
+    assert len(some.heldout) == len(whole.heldout)
+    again = make_trainer(make_recipe(subset={"people": 3, "faces": 4}), faces, tmp_path / "again")
+    assert again.train_faces.rows.tolist() == some.train_faces.rows.tolist()
+    with pytest.raises(ValueError, match="9 people of 4 faces wanted, 8 are there"):
+        make_trainer(make_recipe(subset={"people": 9, "faces": 4}), faces, tmp_path / "more")
 
 
 # --- the teacher
