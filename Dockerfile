@@ -2,7 +2,7 @@
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/tessera
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY app ./app
 COPY model ./model
 RUN /opt/tessera/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt . \
