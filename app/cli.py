@@ -17,7 +17,7 @@ from pydantic_settings import SettingsError
 
 from app.api.audits import AuditReportOut
 from app.audit import audit
-from app.crowding import COHORT_FILE, NoCrowding, read_cohort
+from app.crowding import crowding_beside
 from app.encoding import load_weights
 from app.errors import TesseraError
 from app.gallery import DEFAULT_COLLECTION, SqliteGallery
@@ -128,8 +128,7 @@ def calibrate(
     try:
         settings = _settings(None, None, data_dir)
         weights = load_weights(settings.encoding.directory)
-        encoder, cohort = build_encoder(settings, weights), settings.encoding.directory / COHORT_FILE
-        crowding = read_cohort(cohort) if cohort.is_file() else NoCrowding()
+        encoder, crowding = build_encoder(settings, weights), crowding_beside(settings.encoding.directory)
         if photographs is not None:
             table, skipped = calibrate_folder(photographs, build_finder(settings), encoder, crowding)
             for photograph in skipped:

@@ -111,6 +111,12 @@ def read_cohort(path: Path) -> Cohort:
     return Cohort(centroids / lengths, neighbours, strength, usual, hashlib.sha256(data).hexdigest())
 
 
+def crowding_beside(directory: Path) -> Crowding:
+    """That of the encoder in a folder, to measure it with; an encoder may have no cohort. Raises CohortError."""
+    path = directory / COHORT_FILE
+    return read_cohort(path) if path.is_file() else NoCrowding()
+
+
 def load_crowding(directory: Path, digest: str | None) -> Crowding:
     """What the thresholds of a calibration go with: the cohort beside the encoder, or nothing where ``digest`` is None.
 

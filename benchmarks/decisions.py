@@ -1,6 +1,6 @@
 """Do the rates that are claimed hold? Claimed against observed, on people whom the calibration never saw.
 
-    python -m benchmarks.decisions lfw.tar --faces runs/faces --plot docs/claims.svg
+    python -m benchmarks.decisions lfw.tar --faces runs/faces --plot claims.svg
 
 Three parts. (1) LFW, all photographs with all others, at the thresholds of ``calibration.json``, for both claims. (2)
 Through HTTP, people of LFW and, apart, the held-out ones: they are enrolled with one photograph each into collections
@@ -30,13 +30,14 @@ from PIL import Image
 from scipy.stats import t as student
 
 from app.crowding import load_crowding
-from app.decisions import Calibration, Claim, Estimate, load_calibration
+from app.decisions import Calibration, Claim, load_calibration
 from app.encoding import create_runtime, load_weights
 from app.measuring.draws import Interval, draws, interval
 from app.measuring.rates import count, single_templates
 from app.settings import Settings
 from benchmarks.lfw_service import CLIENTS, people, send
 from benchmarks.running import service
+from benchmarks.tables import percent
 from model.calibrate import encode_all
 from model.data import UNLABELLED, FaceSet, load_face_set
 from model.exams import cut_faces, read_lfw
@@ -107,11 +108,6 @@ def observe(faces: Faces, thresholds: list[float]) -> list[tuple[Interval, Inter
     counts = count(blocks, int(faces.subject.max()) + 1, [thresholds[i] for i in order])
     rates = list(zip(*counts.intervals(), strict=True))
     return [rates[int(np.flatnonzero(order == i)[0])] for i in range(len(thresholds))]
-
-
-def percent(rate: Interval | Estimate) -> str:
-    """Such as ``1.23 [1.10, 1.35]``."""
-    return f"{100 * rate.value:.3g} [{100 * rate.low:.3g}, {100 * rate.high:.3g}]"
 
 
 def all_pairs(calibration: Calibration, faces: Faces, claim: Claim) -> Iterator[Row]:

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from app.crowding import COHORT_FILE, Crowding, NoCrowding, read_cohort
-from app.decisions.calibration import Bound, Estimate, Group, strictest_bound
+from app.crowding import NoCrowding, crowding_beside
+from app.decisions.curves import Bound, Estimate, Group, strictest_bound
 from app.encoding import create_runtime, load_weights
 from app.measuring.groups import GroupFaces, GroupRates, Part, measure_group
 from model.calibrate import encode_groups
@@ -128,8 +128,7 @@ def main(
     plot: Annotated[Path | None, typer.Option(help="SVG file: FMR over threshold, a line a group")] = None,
 ) -> None:
     """Prints a table for each direction and target, and exits with 1 where what is served does not keep its claim."""
-    runtime, cohort = create_runtime(load_weights(weights)), weights / COHORT_FILE
-    crowding: Crowding = read_cohort(cohort) if cohort.is_file() else NoCrowding()
+    runtime, crowding = create_runtime(load_weights(weights)), crowding_beside(weights)
     groups, refuted = judged_groups(load_face_set(faces), "heldout"), 0
     halves = {first: [half for g in groups if (half := of_half(g, first)) is not None] for first in (True, False)}
     encoded = {first: encode_groups(half, runtime, crowding) for first, half in halves.items()}

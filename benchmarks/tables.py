@@ -15,6 +15,7 @@ import typer
 
 from app.decisions import Calibration, Claim, Estimate, load_calibration
 from app.encoding import load_weights
+from app.measuring.draws import Interval
 
 TARGETS = (1e-2, 1e-3, 1e-4, 3e-5, 1e-5)
 SEARCHED = (1e-3, 1e-4)
@@ -27,7 +28,7 @@ def rate(estimate: Estimate | None) -> str:
     return f"{estimate.value:.1e} [{estimate.low:.1e}, {estimate.high:.1e}]"
 
 
-def percent(estimate: Estimate | None) -> str:
+def percent(estimate: Estimate | Interval | None) -> str:
     """Such as ``23.1 [18.3, 28.4]``."""
     if estimate is None:
         return ""

@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
-OUTSIDE = (123.0, 117.0, 104.0)
-"""The colour of what lies beyond the photograph."""
+from app.types import OUTSIDE_COLOUR
 
 
 class Augmentation(BaseModel):
@@ -141,8 +140,9 @@ def crop(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
     v = across[None, :, None] * torch.cos(angle) - across[None, None, :] * torch.sin(angle)
     edges = _uniform(0.6, 1.2, 4 * len(chosen), rng).view(4, -1, 1, 1)
     inside = (u < edges[0]) & (-u < edges[1]) & (v < edges[2]) & (-v < edges[3])
-    grey = torch.tensor(OUTSIDE).view(1, 3, 1, 1) * (torch.rand(len(chosen), generator=rng) < 0.5).view(-1, 1, 1, 1)
-    x[chosen] = torch.where(inside[:, None], x[chosen], grey)
+    shown = (torch.rand(len(chosen), generator=rng) < 0.5).view(-1, 1, 1, 1)
+    beyond = torch.tensor(OUTSIDE_COLOUR, dtype=torch.float32).view(1, 3, 1, 1) * shown
+    x[chosen] = torch.where(inside[:, None], x[chosen], beyond)
     return x
 
 

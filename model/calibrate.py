@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from app.crowding import COHORT_FILE, Crowding, NoCrowding, read_cohort
+from app.crowding import Crowding, crowding_beside
 from app.decisions.calibration import CALIBRATION_FILE, Calibration
 from app.encoding import EncoderRuntime, Precision, create_runtime, load_weights
 from app.gallery.fusion import fuse
@@ -103,8 +103,7 @@ def main(
     members = everybody.of_split(split)
     labelled = members.where(members.identity != UNLABELLED)
     sources = ", ".join(sorted(set(labelled.source.tolist())))
-    cohort = weights / COHORT_FILE
-    crowding = read_cohort(cohort) if cohort.is_file() else NoCrowding()
+    crowding = crowding_beside(weights)
     table = calibrate(
         runtime,
         labelled,

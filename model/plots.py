@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from scipy.stats import norm
 
-from app.decisions.calibration import Group
+from app.decisions.curves import Group
 from model.bootstrap import Comparisons, Interval
 
 mpl.use("Agg")

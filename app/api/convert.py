@@ -13,7 +13,6 @@ from app.decisions import (
     CriterionKind,
     RateAtDistance,
     Rule,
-    adjusted,
     rate_at,
     similarity,
     worst_rate_at,
@@ -63,12 +62,12 @@ def candidate(found: Candidate, probe: Probe, rule: Rule) -> schemas.CandidateOu
 
 
 def _rate(rule: Rule, pair: Compared) -> RateOut | None:
-    rate = rate_at(rule.calibration, adjusted(pair), pair.templates)
+    rate = rate_at(rule.calibration, pair.adjusted, pair.templates)
     return None if rate is None else RateOut(**_numbers(rate))
 
 
 def _worst(rule: Rule, pair: Compared) -> WorstGroupOut | None:
-    return worst_group(worst_rate_at(rule.calibration, adjusted(pair), pair.templates))
+    return worst_group(worst_rate_at(rule.calibration, pair.adjusted, pair.templates))
 
 
 def worst_group(rate: RateAtDistance | None) -> WorstGroupOut | None:

@@ -1,17 +1,7 @@
 """Distance -> decision: the calibration table, and the rules that thresholds are taken from it by."""
 
-from app.decisions.calibration import (
-    Bound,
-    Calibration,
-    CalibrationError,
-    Claim,
-    Estimate,
-    Group,
-    GroupPoint,
-    OperatingPoint,
-    load_calibration,
-    read_calibration,
-)
+from app.decisions.calibration import Calibration, CalibrationError, load_calibration, read_calibration
+from app.decisions.curves import Bound, Claim, Estimate, Group, GroupPoint, OperatingPoint
 from app.decisions.decide import Decision, Outcome, Reason, decide, similarity
 from app.decisions.rules import (
     Compared,
@@ -22,7 +12,6 @@ from app.decisions.rules import (
     Rule,
     TargetUnsupported,
     Wish,
-    adjusted,
     rate_at,
     rule_for_comparison,
     rule_for_search,
@@ -49,7 +38,6 @@ __all__ = [
     "Rule",
     "TargetUnsupported",
     "Wish",
-    "adjusted",
     "decide",
     "load_calibration",
     "rate_at",

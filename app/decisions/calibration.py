@@ -7,24 +7,31 @@ threshold is one of adjusted distances: squared distances plus the crowding of b
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Generic, Literal, Self, TypeVar
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
+from app.decisions.curves import (
+    Bound,
+    Claim,
+    Estimate,
+    Group,
+    GroupPoint,
+    OperatingPoint,
+    Rate,
+    Table,
+    TemplateCurve,
+    smallest_group_claim,
+    strictest_bound,
+)
 from app.errors import TesseraError
 
 CALIBRATION_FILE = "calibration.json"
 SCHEMA_FILE = Path(__file__).with_name("calibration-3.schema.json")
 """JSON schema of the tables, for whoever reads them without this package; the number is ``schema_version``."""
-
-Rate = Annotated[float, Field(ge=0, le=1)]
 
 LOOSEST_COMPARED = 1e-2
 """Thresholds of one template and of several are compared at this false match rate and below."""
@@ -36,178 +43,7 @@ class CalibrationError(TesseraError):
     code = "calibration_invalid"
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Estimate(_Table):
-    """A measured rate, 0..1, and the bounds of its interval."""
-
-    value: Rate
-    low: Rate
-    high: Rate
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.low <= self.value <= self.high:
-            raise ValueError("an estimate lies between its bounds")
-        return self
-
-    @classmethod
-    def around(cls, value: float, low: float, high: float) -> Self:
-        """A rate with the bounds of its draws; of one that no draw moves, such as 0, rounding may put them past it."""
-        return cls(value=value, low=min(low, value), high=min(max(high, value), 1.0))
-
-
-class MeasuredPoint(_Table):
-    """A threshold (adjusted squared distance) and the false match rate of one comparison measured at it."""
-
-    threshold: float = Field(ge=-4, le=8)
-    false_match_rate: Estimate
-
-    @property
-    def claimed_fmr(self) -> float:
-        """The false match rate that may be promised of the threshold: the upper bound of what was measured.
-
-        The value itself would be exceeded in half of all populations like the one that was measured.
-        """
-        return self.false_match_rate.high
-
-
-class OperatingPoint(MeasuredPoint):
-    """A threshold and both rates of one comparison."""
-
-    false_non_match_rate: Estimate
-
-
-class GroupPoint(MeasuredPoint):
-    """A threshold and the rates within a group; no false non-match rate where nobody has two faces."""
-
-    false_non_match_rate: Estimate | None
-
-
-Point = TypeVar("Point", bound=MeasuredPoint)
-
-
-class _Curve(_Table, Generic[Point]):
-    """Points from the most permissive threshold to the strictest.
-
-    Beyond the strictest threshold whose false match rate could be measured, points repeat that rate, which theirs is at
-    most: they are there for what they miss. ``smallest_supported_fmr`` is the lowest false match rate that the subjects
-    can show (rule of three over pairs of subjects: no error among n independent trials supports a rate below 3/n at
-    95 %).
-    """
-
-    smallest_supported_fmr: Rate
-    operating_points: tuple[Point, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _falling(self) -> Self:
-        for loose, strict in pairwise(self.operating_points):
-            if strict.threshold >= loose.threshold or strict.false_match_rate.value > loose.false_match_rate.value:
-                raise ValueError("operating points must run from the most permissive to the strictest")
-        return self
-
-    def at_rate(self, false_match_rate: float) -> Point | None:
-        """The most permissive point that promises a false match rate of at most this; None if there is none."""
-        allowed = false_match_rate * (1 + 1e-9)
-        return next((p for p in self.operating_points if p.claimed_fmr <= allowed), None)
-
-    def showing(self, false_match_rate: float) -> Point:
-        """The most permissive point at which no more than this was measured, whatever its bounds; or the strictest."""
-        allowed = false_match_rate * (1 + 1e-9)
-        points = self.operating_points
-        return next((p for p in points if p.false_match_rate.value <= allowed), self.strictest)
-
-    # Kept once found: a search asks for it of every group and for every candidate.
-    @cached_property
-    def strictest(self) -> Point:
-        """The point of the smallest threshold whose false match rate was measured."""
-        last = self.operating_points[-1].false_match_rate
-        return next(p for p in self.operating_points if p.false_match_rate == last)
-
-    @cached_property
-    def smallest_claim(self) -> float:
-        """The lowest false match rate that any measured point promises."""
-        return min(p.claimed_fmr for p in self.operating_points)
-
-    def at_distance(self, distance: float) -> Point | None:
-        """The strictest measured point that an adjusted distance lies within: no better than the distance's own rates.
-
-        None where the distance is beyond the most permissive point.
-        """
-        points = self.operating_points
-        place = bisect_left(points, -distance, key=lambda p: -p.threshold)
-        if place < len(points) and points[place].threshold == distance:
-            return points[place]
-        return points[place - 1] if place else None
-
-
-class TemplateCurve(_Curve[OperatingPoint]):
-    """Rates of probes against subjects of so many templates."""
-
-    templates: PositiveInt
-    subjects: int = Field(gt=1)
-    mated: PositiveInt
-    non_mated: PositiveInt
-
-
-class Group(_Curve[GroupPoint]):
-    """Rates among people of one kind, one template each, who are compared with each other only.
-
-    definition: what makes a member. claimed: whether a claim for every group holds for this one; the others are
-    measured and told. part_of: the larger group that answers for rates which this one is too small to show.
-    """
-
-    name: str = Field(min_length=1)
-    definition: str
-    claimed: bool
-    part_of: str | None
-    subjects: int = Field(gt=1)
-    faces: int = Field(gt=1)
-    mated: int = Field(ge=0)
-    non_mated: PositiveInt
-
-
-class Claim(StrEnum):
-    """For whom a false match rate is promised."""
-
-    EVERY_GROUP = "every_group"
-    """For every group that was measured and is claimed, and for all pairs, as far down as they can show it."""
-    POOLED = "pooled"
-    """For the average over all pairs, which is what is usually quoted; single groups may have far more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A threshold (adjusted squared distance), and the group that no more permissive one would do for; None: all."""
-
-    threshold: float
-    group: str | None
-
-
-def strictest_bound(groups: Sequence[Group], fmr: float) -> Bound | None:
-    """The largest threshold at which every claimed group has at most this false match rate, upper bounds included.
-
-    A group that is too small to show the rate is answered for by the larger one that it is part of, and still keeps the
-    lowest rate that it can show itself; None where the larger one cannot show it either.
-    """
-    by_name, strictest = {group.name: group for group in groups}, None
-    for group in groups:
-        if not group.claimed:
-            continue
-        point = group.at_rate(fmr)
-        if point is None:
-            point, own = by_name.get(group.part_of or "", group).at_rate(fmr), group.at_rate(group.smallest_claim)
-            if point is None:
-                return None
-            point = point if own is None or point.threshold <= own.threshold else own
-        if strictest is None or point.threshold < strictest.threshold:
-            strictest = Bound(point.threshold, group.name)
-    return strictest
-
-
-class GalleryPoint(_Table):
+class GalleryPoint(Table):
     """How often a stranger's search finds somebody at a threshold, and what ``1 - (1 - FMR) ** N`` says of it."""
 
     false_match_rate: Rate
@@ -215,7 +51,7 @@ class GalleryPoint(_Table):
     predicted: Rate
 
 
-class GallerySize(_Table):
+class GallerySize(Table):
     """Searches of strangers in random galleries of so many subjects, one template each; all of ``group`` if named."""
 
     group: str | None
@@ -229,7 +65,7 @@ class GallerySize(_Table):
         return all(p.predicted >= p.false_positive_identification_rate.low for p in self.points)
 
 
-class Stratum(_Table):
+class Stratum(Table):
     """Rates at the default operating point among comparisons of one kind."""
 
     name: str
@@ -240,7 +76,7 @@ class Stratum(_Table):
     false_non_match_rate: Estimate | None
 
 
-class QualityBand(_Table):
+class QualityBand(Table):
     """Rates at the default operating point where the weaker of two faces has an embedding of such a length."""
 
     shortest: float = Field(ge=0)
@@ -251,7 +87,7 @@ class QualityBand(_Table):
     false_non_match_rate: Estimate
 
 
-class QualityLimit(_Table):
+class QualityLimit(Table):
     """Of which faces a distance says little.
 
     bands: from the shortest embeddings to the longest. limit: faces with shorter ones miss their own person with a rate
@@ -265,7 +101,7 @@ class QualityLimit(_Table):
     inflation: float = Field(ge=1)
 
 
-class MarginBand(_Table):
+class MarginBand(Table):
     """Searches in which two subjects matched, by how much farther the second one was (squared distances)."""
 
     shortest: float = Field(ge=0)
@@ -274,7 +110,7 @@ class MarginBand(_Table):
     wrong: Rate
 
 
-class MarginLimit(_Table):
+class MarginLimit(Table):
     """How near to each other two matching subjects may be before the nearer one is too often the wrong one.
 
     bands: from the smallest margins to the largest. limit: with smaller margins a share of ``wrong`` or more was wrong.
@@ -285,7 +121,7 @@ class MarginLimit(_Table):
     limit: float = Field(ge=0)
 
 
-class PrecisionCheck(_Table):
+class PrecisionCheck(Table):
     """Rates at the default operating point when the encoder runs otherwise."""
 
     runtime: str
@@ -294,7 +130,7 @@ class PrecisionCheck(_Table):
     false_non_match_rate: Rate
 
 
-class CalibrationData(_Table):
+class CalibrationData(Table):
     """What the rates were measured on."""
 
     description: str
@@ -305,7 +141,7 @@ class CalibrationData(_Table):
     replicates: PositiveInt
 
 
-class Calibration(_Table):
+class Calibration(Table):
     """Everything that was measured of one encoder. ``curves`` are those of one template, of two, and so on.
 
     cohort_sha256: of the cohort that distances were adjusted by; None where they were not.
@@ -419,8 +255,11 @@ class Calibration(_Table):
         pooled = max(curve.smallest_claim for curve in self.curves[: max(templates, 1)])
         if claim is Claim.POOLED or not self.claimed_groups:
             return pooled
-        larger = {group.name: self._larger(group) or group for group in self.claimed_groups}
-        return max(min(group.smallest_claim, larger[group.name].smallest_claim) for group in self.claimed_groups)
+        return self._smallest_group_claim
+
+    @cached_property
+    def _smallest_group_claim(self) -> float:
+        return smallest_group_claim(self.groups)
 
     @property
     def most_templates(self) -> int:

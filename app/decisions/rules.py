@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.decisions.calibration import Bound, Calibration, Claim, Estimate, OperatingPoint
+from app.decisions.calibration import Calibration
+from app.decisions.curves import Bound, Claim, Estimate, OperatingPoint
 from app.decisions.decide import Decision, Outcome, Reason, decide
 from app.errors import TesseraError
 
@@ -99,6 +100,11 @@ class Compared:
     reference_length: float
     crowding: float = 0.0
 
+    @property
+    def adjusted(self) -> float:
+        """The squared distance plus the crowding of both faces."""
+        return self.distance + self.crowding
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -135,7 +141,7 @@ class Rule:
 
     def nearness(self, compared: Compared) -> float:
         """What comparisons are ranked by, smallest first: distance and crowding, or a distance compared as it is."""
-        return compared.distance if self.fmr is None else adjusted(compared)
+        return compared.distance if self.fmr is None else compared.adjusted
 
     def weakness(self, compared: Compared) -> Reason | None:
         """Which of the two faces says too little, if one does."""
@@ -207,11 +213,6 @@ class Rule:
             return fpir_of(point.false_match_rate.value, self.subjects)
         worst = self.worst_rate(1)
         return None if worst is None else fpir_of(worst.estimate.value, self.subjects)
-
-
-def adjusted(compared: Compared) -> float:
-    """The squared distance plus the crowding of both faces."""
-    return compared.distance + compared.crowding
 
 
 def fpir_of(fmr: float, subjects: int) -> float:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from app.decisions.calibration import Estimate, Group, GroupPoint
+from app.decisions.curves import Estimate, Group, GroupPoint
 from app.measuring.draws import draws, interval
 from app.measuring.pairs import adjusted_distances, pair_blocks
 

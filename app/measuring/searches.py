@@ -13,14 +13,8 @@ from itertools import takewhile
 import numpy as np
 import numpy.typing as npt
 
-from app.decisions.calibration import (
-    Estimate,
-    GalleryPoint,
-    GallerySize,
-    MarginBand,
-    MarginLimit,
-    MeasuredPoint,
-)
+from app.decisions.calibration import GalleryPoint, GallerySize, MarginBand, MarginLimit
+from app.decisions.curves import Estimate, MeasuredPoint
 from app.decisions.rules import fpir_of
 from app.measuring.pairs import adjusted_distances
 

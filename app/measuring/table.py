@@ -17,17 +17,13 @@ from app.crowding import Crowding, NoCrowding
 from app.decisions.calibration import (
     Calibration,
     CalibrationData,
-    Claim,
-    Estimate,
     GallerySize,
-    Group,
-    OperatingPoint,
     PrecisionCheck,
     QualityBand,
     QualityLimit,
     Stratum,
-    TemplateCurve,
 )
+from app.decisions.curves import Claim, Estimate, Group, OperatingPoint, TemplateCurve, smallest_group_claim
 from app.measuring.draws import REPLICATES, Interval
 from app.measuring.groups import GroupFaces, beyond, measure_group
 from app.measuring.pairs import threshold_at_fmr
@@ -256,7 +252,7 @@ def make_table(
         blocks = several_templates(embeddings, subject, crowding, templates, fuse, repeats=REPEATS)
         curves.append(measure_curve(blocks, subjects, templates))
     measured = tuple(measure_group(group) for group in groups)
-    default_fmr = max(DEFAULT_FMR, *(c.smallest_claim for c in curves), _smallest_claim(measured))
+    default_fmr = max(DEFAULT_FMR, *(c.smallest_claim for c in curves), smallest_group_claim(measured))
     point = curves[0].at_rate(default_fmr)
     assert point is not None
     at_default = count(single_templates(embeddings, subject, own), subjects, [point.threshold])
@@ -292,12 +288,6 @@ def make_table(
         margin=margin_limit(embeddings, subject, own, point.threshold),
         precisions=tuple(_check(other, subject, crowding, point.threshold) for other in others),
     )
-
-
-def _smallest_claim(groups: Sequence[Group]) -> float:
-    """The lowest false match rate that all claimed groups support, themselves or through the one they are part of."""
-    own = {group.name: group.smallest_claim for group in groups}
-    return max((min(own[g.name], own.get(g.part_of or "", 1.0)) for g in groups if g.claimed), default=0.0)
 
 
 def _group_galleries(group: GroupFaces, measured: Group) -> Iterator[GallerySize]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from app.crowding import NoCrowding
-from app.decisions import Calibration, Claim, Decision, Outcome, Wish, adjusted
+from app.decisions import Calibration, Claim, Decision, Outcome, Wish
 from app.encoding import EncoderRuntime
 from app.faces import FaceFinder, FacePolicy, MultipleFacesError, NoFaceError
 from app.gallery import OnConflict, ReceiptExists, SqliteGallery, SubjectExists, SubjectNotFound
@@ -259,7 +259,7 @@ def test_of_several_faces_the_one_with_the_smallest_adjusted_distance_decides(
             assert found.compared.crowding == pytest.approx(crowding if left else 2 * crowding)
         faces = service.identify(two_faces(), "default", 1, face_policy=FacePolicy.ALL).faces
         assert (faces[0].probe.face.detected.box.x < 300) is left
-        ranked = [adjusted(compared(face.probe, face.candidates[0])) for face in faces]
+        ranked = [compared(face.probe, face.candidates[0]).adjusted for face in faces]
         assert ranked == sorted(ranked)
 
 

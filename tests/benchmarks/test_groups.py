@@ -8,7 +8,7 @@ from tests.model.support import unit_vectors
 pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from app.decisions.calibration import Estimate
+from app.decisions.curves import Estimate
 from app.measuring.groups import GroupFaces, Part
 from benchmarks.groups import TARGETS, WAYS, Observed, half_of, observe, rows_of, without_crowding
 from model.groups import HELD_OUT

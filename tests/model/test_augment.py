@@ -9,7 +9,8 @@ pytest.importorskip("torch")
 import torch
 from torch import Generator, Tensor
 
-from model.augment import OUTSIDE, Augmentation, augment, blur, colour, cover, crop, erase, geometry, jpeg, noise
+from app.types import OUTSIDE_COLOUR
+from model.augment import Augmentation, augment, blur, colour, cover, crop, erase, geometry, jpeg, noise
 
 STILL = {"rotation_degrees": 0, "scale": 0, "shift_pixels": 0}
 PROBABILITIES = [name for name in Augmentation.model_fields if name.endswith("_probability")]
@@ -221,5 +222,5 @@ def test_crop_paints_the_outside_grey_or_black_and_keeps_the_middle() -> None:
     assert not changed[:, SIDE // 3 : 2 * SIDE // 3, SIDE // 3 : 2 * SIDE // 3].any()
     assert changed.flatten(1).any(dim=1).float().mean() > 0.9
     colours = {tuple(after[i, :, y, x].tolist()) for i, y, x in changed.nonzero().tolist()}
-    assert colours == {OUTSIDE, (0.0, 0.0, 0.0)}
+    assert colours == {OUTSIDE_COLOUR, (0.0, 0.0, 0.0)}
     assert torch.equal(crop(before.clone(), NEVER, rng()), before)

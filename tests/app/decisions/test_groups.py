@@ -21,7 +21,6 @@ from app.decisions import (
     Reason,
     Rule,
     TargetUnsupported,
-    adjusted,
     rate_at,
     rule_for_comparison,
     rule_for_search,
@@ -341,10 +340,10 @@ def test_two_faces_match_where_their_distance_and_crowding_are_within_the_bound(
 ) -> None:
     rule, pair = at_fmr(0.001), seen(distance, crowding, templates=templates)
     bound = rule.bound(templates).threshold
-    assert adjusted(pair) == distance + crowding
+    assert pair.adjusted == distance + crowding
     assert rule.threshold(pair) == pytest.approx(bound - crowding)
-    if abs(adjusted(pair) - bound) > 1e-9:
-        assert (rule.plain_decision(pair) is Decision.MATCH) is (adjusted(pair) <= bound)
+    if abs(pair.adjusted - bound) > 1e-9:
+        assert (rule.plain_decision(pair) is Decision.MATCH) is (pair.adjusted <= bound)
         assert rule.outcome(pair).decision is rule.plain_decision(pair)
 
 
@@ -404,7 +403,7 @@ def test_two_subjects_are_told_apart_by_distance_and_crowding(ranked: list[Compa
 
 def test_rates_are_told_of_distances_with_their_crowding() -> None:
     pair = seen(0.9, 0.2)
-    found = rate_at(CALIBRATION, adjusted(pair), 1)
+    found = rate_at(CALIBRATION, pair.adjusted, 1)
     assert found is not None
     assert (found.estimate.value, found.group) == (0.001, None)
     plain = rate_at(CALIBRATION, pair.distance, 1)

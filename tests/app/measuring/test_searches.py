@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.decisions.calibration import Estimate, GroupPoint
+from app.decisions.curves import Estimate, GroupPoint
 from app.measuring import searches
 from app.measuring.searches import gallery_sizes, margin_limit
 
