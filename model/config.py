@@ -25,10 +25,11 @@ class Stage(BaseModel):
     An identity of a source of n people is drawn in proportion to ``n ** (source_balance - 1)``: at 1 all people are
     equally likely, at 0 all sources.
 
-    The objective is the weighted sum of distillation (with ``similarity_weight`` for the matrix of similarities), of
-    triplets (``margin`` in squared distance, ``memory``: so many faces of past batches are candidates too), of
-    classification by a head that is thrown away, and of imitation: the map before the last ``imitation_blocks`` blocks
-    shall be that of the network which the recipe starts from.
+    The objective is the weighted sum of distillation (``cosine_weight`` for each embedding, ``similarity_weight`` for
+    the matrix of similarities), of anchoring (each embedding shall stay where the network that the recipe starts from
+    puts the same picture), of triplets (``margin`` in squared distance, ``memory``: so many faces of past batches are
+    candidates too), of classification by a head that is thrown away, and of imitation: the map before the last
+    ``imitation_blocks`` blocks shall be that of the network which the recipe starts from.
 
     ``freeze_blocks`` keeps the stem and so many blocks as they are. At the end the weights are averaged with those of
     the recipe's start, which have ``start_share``: what lies between the two often generalises better than either
@@ -48,7 +49,9 @@ class Stage(BaseModel):
     images: int | None = Field(default=None, ge=2)
     source_balance: float = Field(default=1, ge=0, le=1)
     distillation_weight: float = Field(default=0, ge=0)
+    cosine_weight: float = Field(default=1, ge=0)
     similarity_weight: float = Field(default=10, ge=0)
+    anchor_weight: float = Field(default=0, ge=0)
     triplet_weight: float = Field(default=0, ge=0)
     margin: PositiveFloat = 0.2
     soft_margin: bool = False
@@ -137,6 +140,8 @@ class Recipe(BaseModel):
     def _has_start(self) -> Self:
         if self.start is None and any(stage.imitation_weight for stage in self.stages):
             raise ValueError("imitation_weight needs a start, whose feature maps are imitated")
+        if self.start is None and any(stage.anchor_weight for stage in self.stages):
+            raise ValueError("anchor_weight needs a start, whose embeddings are kept")
         whole = self.start is not None and self.start.last_blocks is None
         if not whole and any(stage.start_share for stage in self.stages):
             raise ValueError("start_share needs a start that is taken over whole")

@@ -81,20 +81,20 @@ class MarginHead(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """``mean(1 - cos(student, teacher)) + similarity_weight * mean((S_student - S_teacher)^2)``.
+    """``cosine_weight * mean(1 - cos(student, teacher)) + similarity_weight * mean((S_student - S_teacher)^2)``.
 
     ``S`` is the cosine matrix of the batch (similarity-preserving distillation, Tung and Mori 2019, arXiv 1907.09682).
     """
 
-    def __init__(self, similarity_weight: float = 10.0) -> None:
+    def __init__(self, similarity_weight: float = 10.0, cosine_weight: float = 1.0) -> None:
         super().__init__()
-        self.similarity_weight = similarity_weight
+        self.similarity_weight, self.cosine_weight = similarity_weight, cosine_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Unit-length float [B, D] each -> scalar."""
         cosine = (student * teacher).sum(dim=1)
         structure = functional.mse_loss(student @ student.T, teacher @ teacher.T)
-        return (1 - cosine).mean() + self.similarity_weight * structure
+        return self.cosine_weight * (1 - cosine).mean() + self.similarity_weight * structure
 
 
 class ImitationLoss(nn.Module):

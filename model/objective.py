@@ -61,7 +61,7 @@ class Objective(nn.Module):
         if stage.distillation_weight:
             if teacher is None:
                 raise ValueError(f"stage {stage.name!r} distils, but no teacher embeddings were given")
-            term = DistillationLoss(stage.similarity_weight)(embeddings, teacher)
+            term = DistillationLoss(stage.similarity_weight, stage.cosine_weight)(embeddings, teacher)
             loss = loss + stage.distillation_weight * term
             values["distillation"] = term.item()
         if self.head is not None:

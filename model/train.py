@@ -254,6 +254,9 @@ class Trainer:
             teacher = None if self.teacher is None else self.teacher[rows]
             term, terms = self.objective(embeddings, self.identity[rows], teacher)
             loss, values = loss + term, {**values, "spread": spread(embeddings.detach()).item(), **terms}
+            if stage.anchor_weight:
+                term = (1 - (embeddings * self._anchors(pixels)).sum(dim=1)).mean()
+                loss, values["anchor"] = loss + stage.anchor_weight * term, term.item()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
@@ -277,6 +280,15 @@ class Trainer:
         assert self.source is not None
         with torch.autocast("cpu", torch.bfloat16):
             return self.source.features(pixels, len(self.source.blocks) - last_blocks)
+
+    @torch.no_grad()
+    def _anchors(self, pixels: Tensor) -> Tensor:
+        """Where the network that the recipe starts from puts the same pictures, unit-length float [B, D]."""
+        assert self.source is not None
+        self.source.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            anchors: Tensor = self.source(pixels)
+        return anchors
 
     def _validate(self) -> None:
         """Logs the rate of true accepts on held-out identities, all pairs, averaged weights.
