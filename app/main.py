@@ -11,20 +11,20 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_swagger import patch_fastapi
 
-from app.api import audits, collections, operations, subjects, verbs
-from app.api.bodies import request_definitions
+from app.api.dependencies import Parts
 from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.problems import Problem, install_problem_handlers
-from app.api.state import Parts
+from app.api.request_parsing import request_definitions
+from app.api.routes import audits, collections, health, recognition, subjects
 from app.crowding import load_crowding
 from app.decisions import load_calibration, read_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
 from app.gallery import SqliteGallery
-from app.inference import available_cores
-from app.service import TesseraService
+from app.openvino import available_cores
+from app.recognition.service import TesseraService
 from app.settings import Settings
 from app.version import VERSION
 
@@ -110,7 +110,7 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
     patch_fastapi(app, swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None})
     app.add_middleware(RequestMiddleware, metrics=metrics, max_body_bytes=chosen.server.max_body_bytes)
     install_problem_handlers(app)
-    for router in (verbs.router, subjects.router, collections.router, audits.router, operations.router):
+    for router in (recognition.router, subjects.router, collections.router, audits.router, health.router):
         app.include_router(router)
 
     def openapi() -> dict[str, Any]:

@@ -32,17 +32,17 @@ from scipy.stats import t as student
 from app.crowding import load_crowding
 from app.decisions import Calibration, Claim, load_calibration
 from app.encoding import create_runtime, load_weights
-from app.measuring.draws import Interval, draws, interval
-from app.measuring.rates import count, single_templates
+from app.evaluation.bootstrap import Interval, draws, interval
+from app.evaluation.rates import count, single_templates
 from app.settings import Settings
 from benchmarks.lfw_service import CLIENTS, people, send
 from benchmarks.running import service
 from benchmarks.tables import percent
 from model.calibrate import encode_all
-from model.data import UNLABELLED, FaceSet, load_face_set
-from model.exams import cut_faces, read_lfw
-from model.groups import LABELLED, SEXES
-from model.plots import TradeOff, claimed_against_observed
+from model.data.face_set import UNLABELLED, FaceSet, load_face_set
+from model.data.groups import LABELLED, SEXES
+from model.evaluation.plots import TradeOff, claimed_against_observed
+from model.evaluation.protocols import cut_faces, read_lfw
 
 TARGETS = (1e-2, 1e-3, 1e-4, 3e-5)
 SIZES = (30, 100, 300, 1000)
@@ -329,7 +329,7 @@ def read_rows(kept: Path | None) -> dict[str, list[Row]]:
 
 def main(
     archive: Annotated[Path, typer.Argument(help="tar file with the LFW photographs and pairs.txt")],
-    faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
+    faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
     plot: Annotated[Path | None, typer.Option(help="SVG file: observed rates against claimed ones")] = None,
     kept: Annotated[Path | None, typer.Option(help="JSON file of the rows; those of other parts stay in it")] = None,
     part: Annotated[list[Part] | None, typer.Option(help="measure only this; may be repeated")] = None,

@@ -20,13 +20,13 @@ import numpy as np
 import typer
 
 from app.encoding import Precision, create_runtime, load_weights
+from app.openvino import ov
 from app.settings import DEFAULT_WEIGHTS
-from app.silent_openvino import ov
 from app.types import CHIP_SIDE
-from model.peers import DLIB, SFACE, dlib_network
-from model.plots import accuracy_against_time
-from model.report import Report
-from model.teacher import load_sface
+from model.evaluation.baselines import DLIB, SFACE, dlib_network
+from model.evaluation.plots import accuracy_against_time
+from model.evaluation.report import Report
+from model.training.teacher import load_sface
 
 CALLS_A_TURN = 5
 DLIB_SIDE = 150
@@ -72,7 +72,9 @@ def measure(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]
 def main(
     weights: Annotated[Path, typer.Option(help="folder with a folder for each encoder")] = DEFAULT_WEIGHTS,
     turns: Annotated[int, typer.Option(help="how often all encoders take their turn")] = 60,
-    reports: Annotated[Path | None, typer.Option(help="folder with the reports of model.evaluate, by encoder")] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="folder with the reports of model.evaluation.evaluate, by encoder")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="SVG file: accuracy against milliseconds; needs --reports")] = None,
     dlib: Annotated[bool, typer.Option("--dlib", help="measure dlib as well, which must be installed")] = False,
 ) -> None:

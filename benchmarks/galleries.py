@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from app.gallery import DEFAULT_COLLECTION, SqliteGallery, encoders, rows
-from app.gallery.database import Database
-from app.gallery.sqlite import DATABASE_NAME
+from app.gallery import DEFAULT_COLLECTION, SqliteGallery
+from app.gallery.sqlite import queries
+from app.gallery.sqlite.database import Database
+from app.gallery.sqlite.gallery import DATABASE_NAME
 from app.types import EMBEDDING_SIZE, NewTemplate
 
 LENGTH = 10.0
@@ -28,14 +29,14 @@ def fill_gallery(directory: Path, encoder_digest: str, templates: int, each: int
     database = Database(directory / DATABASE_NAME)
     try:
         with database.writing() as connection:
-            collection = rows.collection_key(connection, DEFAULT_COLLECTION)
-            encoder = encoders.bind(connection, directory, encoder_digest)
+            collection = queries.collection_key(connection, DEFAULT_COLLECTION)
+            encoder = queries.bind_encoder(connection, directory, encoder_digest)
             for number in range(0, templates, each):
                 vectors = random.normal(size=(min(each, templates - number), EMBEDDING_SIZE)).astype(np.float32)
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-                subject = rows.insert_subject(connection, collection, f"person-{number}", "{}", now)
+                subject = queries.insert_subject(connection, collection, f"person-{number}", "{}", now)
                 new = [NewTemplate(uuid.uuid4().hex, vector, LENGTH) for vector in vectors]
-                rows.insert_templates(connection, collection, subject, new, encoder, now)
+                queries.insert_templates(connection, collection, subject, new, encoder, now)
             connection.commit()
     finally:
         database.close()

@@ -25,11 +25,11 @@ import typer
 from app.crowding import NoCrowding, crowding_beside
 from app.decisions.curves import Bound, Estimate, Group, strictest_bound
 from app.encoding import create_runtime, load_weights
-from app.measuring.groups import GroupFaces, GroupRates, Part, measure_group
+from app.evaluation.groups import GroupFaces, GroupRates, Part, measure_group
 from model.calibrate import encode_groups
-from model.data import load_face_set
-from model.groups import HELD_OUT, GroupMembers, judged_groups
-from model.plots import group_curves
+from model.data.face_set import load_face_set
+from model.data.groups import HELD_OUT, GroupMembers, judged_groups
+from model.evaluation.plots import group_curves
 
 TARGETS = (1e-2, 1e-3, 1e-4)
 WAYS = ("one threshold for all pairs", "one threshold for every group", "a threshold a pair")
@@ -124,7 +124,7 @@ def _percent(rate: Estimate | None) -> str:
 
 def main(
     weights: Annotated[Path, typer.Argument(help="folder with encoder and cohort")],
-    faces: Annotated[Path, typer.Option(help="folder written by model.prepare")],
+    faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
     plot: Annotated[Path | None, typer.Option(help="SVG file: FMR over threshold, a line a group")] = None,
 ) -> None:
     """Prints a table for each direction and target, and exits with 1 where what is served does not keep its claim."""

@@ -1,4 +1,4 @@
-"""How much faster the layers of ``model.layers`` train than PyTorch's own: one update of SFace's network, side by side.
+"""How much faster ``model.networks.layers`` trains than PyTorch's own: one update of SFace's network, side by side.
 
     python -m benchmarks.layers
 
@@ -15,10 +15,10 @@ import torch
 import typer
 from torch import nn
 
-from model.backbone import Encoder
-from model.data import CHIP_SIDE
-from model.layers import DepthwiseConv, PRelu
-from model.warm_start import SFACE_BACKBONE
+from model.data.face_set import CHIP_SIDE
+from model.networks.backbone import Encoder
+from model.networks.layers import DepthwiseConv, PRelu
+from model.training.warm_start import SFACE_BACKBONE
 
 
 def with_plain_layers(encoder: Encoder) -> Encoder:
@@ -52,7 +52,7 @@ def main(
 ) -> None:
     """Prints images a second and the ratio."""
     encoders = {}
-    for name in ("torch", "model.layers"):
+    for name in ("torch", "model.networks.layers"):
         torch.manual_seed(0)
         encoder = Encoder(SFACE_BACKBONE)
         encoder = with_plain_layers(encoder) if name == "torch" else encoder

@@ -19,7 +19,7 @@ import httpx
 import typer
 
 from benchmarks.running import service
-from model.exams import read_lfw
+from model.evaluation.protocols import read_lfw
 
 CLIENTS = 8
 

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from app.gallery.index import VectorIndex
-from app.gallery.vectors import SPARE
+from app.gallery.sqlite.index import VectorIndex
+from app.gallery.sqlite.ranking import SPARE
 from app.types import EMBEDDING_SIZE, Embedding
 
 COUNT = 5 + SPARE

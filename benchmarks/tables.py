@@ -15,7 +15,7 @@ import typer
 
 from app.decisions import Calibration, Claim, Estimate, load_calibration
 from app.encoding import load_weights
-from app.measuring.draws import Interval
+from app.evaluation.bootstrap import Interval
 
 TARGETS = (1e-2, 1e-3, 1e-4, 3e-5, 1e-5)
 SEARCHED = (1e-3, 1e-4)

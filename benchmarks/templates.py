@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from app.embeddings import fuse
 from app.encoding import create_runtime, load_weights
-from app.gallery.fusion import fuse
-from app.measuring.pairs import threshold_at_fmr
+from app.evaluation.pairs import threshold_at_fmr
 from app.settings import Settings
 from model.calibrate import encode_all
-from model.data import UNLABELLED, load_face_set
+from model.data.face_set import UNLABELLED, load_face_set
 
 TEMPLATES = (2, 3, 5, 8)
 FMR = 1e-4
@@ -74,7 +74,7 @@ def rates(embeddings: Floats, lengths: Floats, subject: Ints, count: int, way: R
     return float(np.mean(misses)), float(np.mean(found))
 
 
-def main(faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")]) -> None:
+def main(faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")]) -> None:
     """Prints a table, in percent."""
     runtime = create_runtime(load_weights(Settings().encoding.directory))
     members = load_face_set(faces).of_split("heldout")

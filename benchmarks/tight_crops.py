@@ -25,9 +25,9 @@ from PIL import Image
 from app.faces import DecodeLimits, DegenerateLandmarksError, FaceFinder, FacePolicy, NoFaceError, YunetDetector, decode
 from app.settings import Settings
 from app.types import Box
-from model.exams import LfwPairs, NamedChips, find_central_faces, pair_distances, read_lfw, ten_fold
-from model.metrics import all_pair_distances
-from model.peers import Encode, load_encode
+from model.evaluation.baselines import Encode, load_encode
+from model.evaluation.metrics import all_pair_distances
+from model.evaluation.protocols import LfwPairs, NamedChips, find_central_faces, pair_distances, read_lfw, ten_fold
 
 FMRS = (1e-2, 1e-3, 1e-4)
 

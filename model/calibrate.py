@@ -3,7 +3,7 @@
     python -m model.calibrate runs/faces model/weights/tessera-l
 
 The faces are those of the split ``heldout``, whose identities the encoder never saw. They go through the runtime and
-the precision that serve; ``app.measuring.table`` says what is measured.
+the precision that serve; ``app.evaluation.calibration`` says what is measured.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import typer
 
 from app.crowding import Crowding, crowding_beside
 from app.decisions.calibration import CALIBRATION_FILE, Calibration
+from app.embeddings import fuse
 from app.encoding import EncoderRuntime, Precision, create_runtime, load_weights
-from app.gallery.fusion import fuse
-from app.measuring.groups import GroupFaces, Part
-from app.measuring.table import Labelled, Measured, Otherwise, describe, make_table
+from app.evaluation.calibration import Labelled, Measured, Otherwise, describe, make_table
+from app.evaluation.groups import GroupFaces, Part
 from app.types import Encodings
-from model.data import UNLABELLED, FaceSet, load_face_set
-from model.groups import GroupMembers, judged_groups
+from model.data.face_set import UNLABELLED, FaceSet, load_face_set
+from model.data.groups import GroupMembers, judged_groups
 
 
 def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: int = 64) -> Encodings:
@@ -90,7 +90,7 @@ def encode_groups(groups: Sequence[GroupMembers], runtime: EncoderRuntime, crowd
 
 
 def main(
-    faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")],
+    faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")],
     weights: Annotated[Path, typer.Argument(help="folder written by model.export; the table goes there")],
     split: Annotated[str, typer.Option(help="faces of identities that the encoder never saw")] = "heldout",
     precision: Annotated[Precision, typer.Option(help="arithmetic of the encoder")] = Precision.AUTO,

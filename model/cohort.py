@@ -20,8 +20,8 @@ import typer
 from app.crowding import COHORT_FILE, Cohort, write_cohort
 from app.encoding import create_runtime, load_weights
 from model.calibrate import encode_all
-from model.data import FaceSet, load_face_set
-from model.groups import CHILDREN, MASKED, SINGLES, adults, for_cohort, people, people_for_cohort
+from model.data.face_set import FaceSet, load_face_set
+from model.data.groups import CHILDREN, MASKED, SINGLES, adults, for_cohort, people, people_for_cohort
 
 FACES_A_CENTROID = 10
 ITERATIONS = 12
@@ -61,7 +61,7 @@ def make_cohort(path: Path, parts: list[Floats], *, neighbours: int, strength: f
 
 
 def main(
-    faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")],
+    faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")],
     weights: Annotated[Path, typer.Argument(help="folder written by model.export; the cohort goes there")],
     neighbours: Annotated[int, typer.Option(help="nearest centroids that count", min=1)] = 3,
     strength: Annotated[float, typer.Option(help="of crowding in a threshold", min=0)] = 0.85,

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
-from model.backbone import AnyEncoder, Encoder, FusedEncoder, load_any_encoder
-from model.data import CHIP_SIDE
+from model.data.face_set import CHIP_SIDE
+from model.networks.backbone import AnyEncoder, Encoder, FusedEncoder, load_any_encoder
 
 OPSET = 17
 SMALL = 1024
@@ -105,7 +105,7 @@ def to_onnx(encoder: AnyEncoder) -> bytes:
 
 
 def main(
-    weights: Annotated[Path, typer.Argument(help="a .pt file of model.train")],
+    weights: Annotated[Path, typer.Argument(help="a .pt file of model.training.train")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     name: Annotated[str, typer.Option(help="name of the encoder")],
     version: Annotated[str, typer.Option(help="version of these weights")],

@@ -20,7 +20,8 @@ import typer
 from onnx import numpy_helper
 
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
-from model.backbone import (
+from model.data.face_set import load_face_set
+from model.networks.backbone import (
     BackboneConfig,
     Encoder,
     FusedConfig,
@@ -30,8 +31,7 @@ from model.backbone import (
     load_encoder,
     save_encoder,
 )
-from model.data import load_face_set
-from model.teacher import principal_components
+from model.training.teacher import principal_components
 
 
 class _Constants:
@@ -113,7 +113,7 @@ def load_part(path: Path) -> Encoder:
 
 
 def main(
-    faces: Annotated[Path, typer.Argument(help="folder written by model.prepare")],
+    faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")],
     out: Annotated[Path, typer.Argument(help="file to write, for model.export")],
     parts: Annotated[list[Path], typer.Argument(help="two or more: .pt files, or folders with encoder.onnx")],
     sample: Annotated[int, typer.Option(help="training faces that the projection is fitted to", min=256)] = 12000,

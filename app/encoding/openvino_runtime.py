@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.encoding.runtime import EncoderInfo, Precision, RuntimeName, check_chips, check_outputs
 from app.encoding.weights import EncoderWeights, WeightsError
-from app.inference import CpuNetwork, Processor, available_cores
+from app.openvino import CpuNetwork, Processor, available_cores
 from app.types import Encodings, Pixels
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.faces.yunet import Yunet, read_weights
-from app.inference import available_cores
+from app.openvino import available_cores
 from app.types import OUTSIDE_COLOUR, Box, DetectedFace, Landmarks, Photograph, Pixels
 
 SAME = 0.5

@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.faces.errors import DetectorUnavailableError
-from app.inference import CpuNetwork, Processor
-from app.silent_openvino import ov, passes
+from app.openvino import CpuNetwork, Processor, ov, passes
 from app.types import Pixels
 
 WEIGHTS_SHA256: Final = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"

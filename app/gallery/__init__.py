@@ -22,7 +22,7 @@ from app.gallery.protocol import (
     TemplateNotFound,
     every_subject,
 )
-from app.gallery.sqlite import SqliteGallery
+from app.gallery.sqlite.gallery import SqliteGallery
 
 __all__ = [
     "DEFAULT_COLLECTION",

@@ -211,7 +211,7 @@ class Gallery(Protocol):
 
         Best is what has the smallest sum of distance and crowding, or, unless ``crowded``, the smallest distance.
 
-        The distance of a subject is that of ``app.gallery.fusion.fused_template`` of its templates: exact squared L2 in
+        The distance of a subject is that of ``app.embeddings.fused_template`` of its templates: exact squared L2 in
         float32, 0..4, the same that ``compare`` gives. An empty gallery gives [].
         """
         ...

@@ -30,7 +30,7 @@ from benchmarks.peers.report import report
 from benchmarks.peers.results import TESSERA, Results, Service
 from benchmarks.peers.sizes import installed_mb
 from benchmarks.peers.stages import Bench, all_cores, cold_starts, installed_sizes, one_core, with_gallery
-from model.exams import read_lfw
+from model.evaluation.protocols import read_lfw
 
 OUT = Path("runs/peers")
 

@@ -11,7 +11,7 @@ from benchmarks.peers.contenders import Contender
 from benchmarks.peers.processes import ANSWER_SECONDS, ask, start
 from benchmarks.peers.results import LfwAccuracy
 from benchmarks.peers.stages import Bench
-from model.exams import FAILED_DISTANCE, LfwPairs, ten_fold
+from model.evaluation.protocols import FAILED_DISTANCE, LfwPairs, ten_fold
 
 CLIENTS = 8
 

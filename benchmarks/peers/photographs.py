@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from model.exams import LfwPairs
+from model.evaluation.protocols import LfwPairs
 
 CANDIDATES = 8
 WIDTH, HEIGHT = 640, 480

@@ -12,9 +12,10 @@ from app.decisions import Calibration, load_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.faces import DecodeLimits, FaceFinder, YunetDetector
 from app.gallery import SqliteGallery
-from app.service import TesseraService
+from app.recognition.service import TesseraService
 from app.settings import EncodingSettings
-from tests.app.photographs import LFW, collins, hopper, jpeg, lfw_people
+from tests.app.photographs import collins, hopper, jpeg, lfw_people
+from tests.shared_data import LFW
 
 MakeService = Callable[[Path], TesseraService]
 
@@ -80,5 +81,5 @@ def people() -> dict[str, tuple[bytes, ...]]:
 def lfw() -> dict[str, tuple[bytes, ...]]:
     """Two or more photographs of each of 100 LFW people."""
     if not LFW.is_file():
-        pytest.skip("the LFW photographs are not at hand")
+        pytest.skip(f"{LFW} is not there; TESSERA_TEST_DATA names its folder")
     return lfw_people(100)

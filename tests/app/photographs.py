@@ -11,8 +11,8 @@ import matplotlib.cbook
 import skimage.data
 from PIL import Image, ImageFilter
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-LFW = REPOSITORY.parent / "shared" / "faces" / "lfw.tar"
+from tests.shared_data import LFW
+
 GREY = (123, 117, 104)
 
 

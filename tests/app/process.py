@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.app.photographs import REPOSITORY
+from tests.shared_data import ROOT
 
 PATIENCE = 60.0
 RUNNING = re.compile(r"Uvicorn running on (http://[\d.]+:\d+)")
@@ -33,7 +33,7 @@ def tessera(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     return subprocess.run(
         command,
         check=False,
-        cwd=REPOSITORY,
+        cwd=ROOT,
         env=environment(**variables),
         capture_output=True,
         text=True,
@@ -54,7 +54,7 @@ class Server:
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--data-dir", str(data_dir), *arguments]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=REPOSITORY, env=environment(**variables), stdout=log, stderr=subprocess.STDOUT
+                command, cwd=ROOT, env=environment(**variables), stdout=log, stderr=subprocess.STDOUT
             )
         try:
             wait_until(self._started, "the service runs")

@@ -214,5 +214,5 @@ def test_the_shipped_cohort_is_small_against_distances() -> None:
     cohort = read_cohort(path)
     crowding = cohort(np.concatenate([unit_vectors(500), cohort.centroids]))
     assert cohort.centroids.shape[1] == 128
-    # The search index rounds by a share of it and is exact for what is below 1 (``app.gallery.index``).
+    # The search index rounds by a share of it and is exact for what is below 1 (``app.gallery.sqlite.index``).
     assert np.abs(crowding).max() < 1

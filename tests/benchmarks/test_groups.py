@@ -9,9 +9,9 @@ pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
 from app.decisions.curves import Estimate
-from app.measuring.groups import GroupFaces, Part
+from app.evaluation.groups import GroupFaces, Part
 from benchmarks.groups import TARGETS, WAYS, Observed, half_of, observe, rows_of, without_crowding
-from model.groups import HELD_OUT
+from model.data.groups import HELD_OUT
 
 
 def group(name: str, people: int, spread: float, crowding: float, seed: int) -> GroupFaces:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from app.types import Box
 from benchmarks.tight_crops import cropped, differing, first_folds, main, read_crops, true_accepts
-from model.exams import LfwPairs
+from model.evaluation.protocols import LfwPairs
 from tests.app.photographs import collins, hopper, jpeg, png
 
 

@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="package")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of packed faces, small and made up."""
-    from tests.model.training import write_faces  # noqa: PLC0415
+    from tests.model.made_up import write_faces  # noqa: PLC0415
 
     directory = tmp_path_factory.mktemp("faces")
     write_faces(directory)
@@ -35,7 +35,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
-    from tests.model.training import make_recipe, make_trainer  # noqa: PLC0415
+    from tests.model.made_up import make_recipe, make_trainer  # noqa: PLC0415
 
     out = tmp_path_factory.mktemp("run")
     make_trainer(make_recipe(), faces, out).run()

@@ -16,9 +16,9 @@ from tests.model.support import unit_vectors
 pytest.importorskip("pyarrow")
 
 from app.crowding import NoCrowding
-from app.measuring.table import TARGETS, smallest_supported_fmr
+from app.evaluation.calibration import TARGETS, smallest_supported_fmr
 from model.calibrate import calibrate, encode_all
-from model.data import FaceSet
+from model.data.face_set import FaceSet
 
 SHA256 = "ab" * 32
 

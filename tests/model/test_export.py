@@ -21,10 +21,10 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from app.silent_openvino import ov
-from model.backbone import BackboneConfig, Encoder, embed
+from app.openvino import ov
 from model.export import SMALL, to_onnx
-from model.train import save_encoder
+from model.networks.backbone import BackboneConfig, Encoder, embed
+from model.training.train import save_encoder
 
 CHIPS = make_chips(list(range(5)))
 

@@ -16,10 +16,10 @@ pytest.importorskip("onnx")
 
 import torch
 
-from model.backbone import BackboneConfig, Encoder, embed, load_any_encoder, load_encoder, save_encoder
 from model.export import main as export
 from model.export import to_onnx
 from model.fuse import exported_encoder, fuse
+from model.networks.backbone import BackboneConfig, Encoder, embed, load_any_encoder, load_encoder, save_encoder
 
 CHIPS = torch.from_numpy(make_chips(list(range(40))))
 SEPARABLE: dict[str, Any] = {

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.service import TesseraService
+from app.recognition.service import TesseraService
 from app.settings import GallerySettings, ServerSettings, Settings
 from tests.app.api.helpers import files, ok
 

@@ -17,7 +17,7 @@ from app.encoding import EncoderRuntime
 from app.faces import FaceFinder, FacePolicy
 from app.gallery import SqliteGallery
 from app.main import create_app
-from app.service import TesseraService
+from app.recognition.service import TesseraService
 from app.settings import Settings
 from tests.app.api.helpers import files, invalid_field, ok, problem
 from tests.app.decisions.support import curve, group, point, sized, table

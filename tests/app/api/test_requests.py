@@ -16,7 +16,7 @@ from app.api.problems import KINDS, problem_response
 from app.errors import TesseraError
 from app.faces import DegenerateLandmarksError
 from app.gallery import GalleryInUse
-from app.service import TesseraService
+from app.recognition.service import TesseraService
 from tests.app.api.helpers import files, invalid_field, ok, problem
 from tests.app.photographs import blank
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from app.service import TesseraService
+from app.recognition.service import TesseraService
 from app.types import EMBEDDING_SIZE, NewTemplate
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import files, invalid_field, ok, problem

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tarfile
@@ -20,10 +19,10 @@ from app.faces.yunet import Floats
 from app.types import OUTSIDE_COLOUR, Box, DetectedFace, Pixels
 from tests.app.faces.conftest import encode, photograph
 from tests.app.faces.test_decode import exif, turned
+from tests.shared_data import LFW, needs
 
 # Measured by hand in the 512 x 512 picture: eyes, nose tip, mouth corners.
 EYES_NOSE_MOUTH = np.array([[201, 103], [246, 103], [222, 126], [202, 143], [241, 143]], dtype=np.float32)
-LFW = Path(os.environ.get("TESSERA_LFW_TAR", Path(__file__).parents[4] / "shared" / "faces" / "lfw.tar"))
 
 
 def at(face: DetectedFace, scale: float = 1.0, offset: tuple[float, float] = (0, 0), tolerance: float = 6.0) -> bool:
@@ -281,7 +280,7 @@ def test_only_the_file_is_taken_from_the_package() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
-@pytest.mark.skipif(not LFW.exists(), reason=f"the photographs of LFW are not at {LFW} (TESSERA_LFW_TAR)")
+@needs(LFW)
 def test_a_face_is_found_in_forty_photographs_of_lfw(detector: YunetDetector) -> None:
     found = 0
     with tarfile.open(LFW) as archive:

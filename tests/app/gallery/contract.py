@@ -11,7 +11,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from app.gallery.fusion import MOST_FUSED
+from app.embeddings import MOST_FUSED
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,

@@ -1,0 +1,199 @@
+"""The service's results -> what goes over the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.api import schemas
+from app.api.decision_schemas import CriterionOut, OperatingPointOut, RateOut, WorstGroupOut
+from app.decisions import (
+    Calibration,
+    Claim,
+    Compared,
+    CriterionKind,
+    RateAtDistance,
+    Rule,
+    rate_at,
+    similarity,
+    worst_rate_at,
+)
+from app.encoding import EncoderInfo
+from app.recognition.results import Enrolment, FaceIdentification, Identification, Probe, Verification
+from app.recognition.service import compared
+from app.types import AlignedFace, Candidate, Collection
+
+LANDMARK_NAMES = tuple(schemas.LandmarksOut.model_fields)
+
+
+def face(aligned: AlignedFace) -> schemas.FaceOut:
+    """One face, in pixels of the upright photograph."""
+    points = dict(zip(LANDMARK_NAMES, aligned.detected.landmarks.tolist(), strict=True))
+    return schemas.FaceOut(
+        box=schemas.BoxOut.model_validate(aligned.detected.box),
+        landmarks=schemas.LandmarksOut.model_validate(points),
+        confidence=round(aligned.detected.confidence, 4),
+        quality=schemas.QualityOut.model_validate(aligned.quality),
+    )
+
+
+def probe(used: Probe) -> schemas.ProbeOut:
+    """The face used and how many there were."""
+    return schemas.ProbeOut(
+        faces_detected=used.faces_detected, face=face(used.face), embedding_length=round(used.length, 2)
+    )
+
+
+def candidate(found: Candidate, probe: Probe, rule: Rule) -> schemas.CandidateOut:
+    """A candidate with the decision on it alone."""
+    pair = compared(probe, found)
+    return schemas.CandidateOut(
+        subject_id=found.subject_id,
+        template_id=found.template_id,
+        templates=found.templates,
+        distance=found.distance,
+        similarity=similarity(found.distance),
+        threshold=rule.threshold(pair),
+        crowding=pair.crowding,
+        false_match_rate=_rate(rule, pair),
+        worst_group=_worst(rule, pair),
+        decision=rule.plain_decision(pair),
+        metadata=dict(found.metadata),
+    )
+
+
+def _rate(rule: Rule, pair: Compared) -> RateOut | None:
+    rate = rate_at(rule.calibration, pair.adjusted, pair.templates)
+    return None if rate is None else RateOut(**_numbers(rate))
+
+
+def _worst(rule: Rule, pair: Compared) -> WorstGroupOut | None:
+    return worst_group(worst_rate_at(rule.calibration, pair.adjusted, pair.templates))
+
+
+def worst_group(rate: RateAtDistance | None) -> WorstGroupOut | None:
+    """The rate in the group where it is highest, if there are groups."""
+    return None if rate is None or rate.group is None else WorstGroupOut(group=rate.group, **_numbers(rate))
+
+
+def _numbers(rate: RateAtDistance) -> dict[str, Any]:
+    found = rate.estimate
+    return {"value": found.value, "low": found.low, "high": found.high, "at_most": rate.at_most}
+
+
+def _criterion(rule: Rule, templates: int) -> CriterionOut:
+    wanted = rule.criterion
+    rated = wanted.kind is not CriterionKind.MAX_DISTANCE
+    return CriterionOut(
+        kind=wanted.kind,
+        value=wanted.value,
+        set_by=wanted.origin,
+        claim=wanted.claim if rated else None,
+        bound_by=rule.bound(templates).group,
+        met=rule.met,
+    )
+
+
+def operating_point(rule: Rule, templates: int) -> schemas.OperatingPointWithGroup | None:
+    """The rates at the threshold for so many templates; None beyond all that was measured."""
+    point = rule.operating_point(templates)
+    if point is None:
+        return None
+    worst = worst_group(rule.worst_rate(templates))
+    return schemas.OperatingPointWithGroup(**OperatingPointOut.model_validate(point).model_dump(), worst_group=worst)
+
+
+def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
+    """The two versions that every answer carries."""
+    return {
+        "encoder_version": f"{encoder.name}-{encoder.version}-{encoder.sha256[:8]}",
+        "calibration_version": calibration.version,
+    }
+
+
+def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration) -> schemas.EnrollResponse:
+    """Answer of ``/enroll``."""
+    return schemas.EnrollResponse(
+        subject_id=result.subject.id,
+        collection=result.subject.collection,
+        template_count=len(result.subject.templates),
+        templates=[
+            schemas.EnrolledOut(image=e.index, template_id=e.template_id, probe=probe(e.probe)) for e in result.enrolled
+        ],
+        failures=[
+            schemas.FailureOut(image=r.index, code=r.error.code, detail=r.error.message) for r in result.rejected
+        ],
+        possible_duplicate=bool(result.possible_duplicates),
+        possible_duplicates=[candidate(c, p, result.rule) for c, p in result.possible_duplicates],
+        **versions(encoder, calibration),
+    )
+
+
+def verification(result: Verification, encoder: EncoderInfo, calibration: Calibration) -> schemas.VerifyResponse:
+    """Answer of ``/verify``."""
+    found, pair = result.candidate, result.compared
+    return schemas.VerifyResponse(
+        decision=result.outcome.decision,
+        reason=result.outcome.reason,
+        distance=pair.distance,
+        similarity=similarity(pair.distance),
+        threshold=result.rule.threshold(pair),
+        crowding=pair.crowding,
+        criterion=_criterion(result.rule, pair.templates),
+        false_match_rate=_rate(result.rule, pair),
+        worst_group=_worst(result.rule, pair),
+        operating_point=operating_point(result.rule, pair.templates),
+        subject_id=found.subject_id if found else None,
+        template_id=found.template_id if found else None,
+        templates=pair.templates,
+        probe=probe(result.probe),
+        reference=probe(result.reference) if result.reference else None,
+        **versions(encoder, calibration),
+    )
+
+
+def _identified(result: FaceIdentification, rule: Rule) -> schemas.IdentifiedFace:
+    return schemas.IdentifiedFace(
+        decision=result.outcome.decision,
+        reason=result.outcome.reason,
+        probe=probe(result.probe),
+        candidates=[candidate(c, result.probe, rule) for c in result.candidates],
+    )
+
+
+def identification(result: Identification, encoder: EncoderInfo, calibration: Calibration) -> schemas.IdentifyResponse:
+    """Answer of ``/identify``."""
+    rule = result.rule
+    faces = [_identified(f, rule) for f in result.faces]
+    first = faces[0]
+    nearest = first.candidates[0] if first.candidates else None
+    templates = nearest.templates if nearest else 1
+    return schemas.IdentifyResponse(
+        decision=first.decision,
+        subject_id=nearest.subject_id if nearest and first.decision == "match" else None,
+        distance=nearest.distance if nearest else None,
+        similarity=nearest.similarity if nearest else None,
+        threshold=nearest.threshold if nearest else rule.bound(templates).threshold,
+        criterion=_criterion(rule, templates),
+        operating_point=operating_point(rule, templates),
+        gallery_subjects=rule.subjects or 0,
+        false_positive_identification_rate=rule.false_positive_identification_rate(),
+        margin=result.faces[0].margin,
+        reason="empty_gallery" if result.reason else first.reason,
+        probe=first.probe,
+        candidates=first.candidates,
+        faces=faces,
+        **versions(encoder, calibration),
+    )
+
+
+def collection(found: Collection) -> schemas.CollectionOut:
+    """A collection."""
+    return schemas.CollectionOut(
+        id=found.id,
+        created_at=found.created_at,
+        subjects=found.subjects,
+        templates=found.templates,
+        target_fmr=found.targets.fmr,
+        target_fpir=found.targets.fpir,
+        claim=None if found.targets.claim is None else Claim(found.targets.claim),
+    )

@@ -1,0 +1,1 @@
+"""Routes by resource: each makes one call into the service."""

@@ -1,0 +1,78 @@
+"""``/collections``: isolated sets of subjects."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
+
+from app.api import presenters, schemas
+from app.api.dependencies import PartsDependency
+from app.api.problems import problems
+from app.api.request_parsing import json_body_of, openapi_json_body
+
+router = APIRouter(prefix="/collections", tags=["collections"])
+
+CollectionId = Annotated[str, Path(pattern=schemas.ID_PATTERN)]
+
+
+@router.get("", summary="List collections", responses=problems("gallery_unavailable"))
+async def list_collections(parts: PartsDependency) -> schemas.CollectionList:
+    """All collections with their counts; `default` always exists."""
+    found = await parts.read(parts.service.gallery.collections)
+    return schemas.CollectionList(collections=[presenters.collection(c) for c in found])
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Create a collection",
+    openapi_extra=openapi_json_body(schemas.NewCollection),
+    responses=problems(
+        "invalid_request",
+        "malformed_body",
+        "unsupported_media_type",
+        "body_too_large",
+        "collection_exists",
+        "target_unsupported",
+        "gallery_unavailable",
+    ),
+)
+async def create_collection(
+    parts: PartsDependency, body: Annotated[schemas.NewCollection, Depends(json_body_of(schemas.NewCollection))]
+) -> schemas.CollectionOut:
+    """Creates an empty collection, with targets of its own if they are given."""
+    return presenters.collection(await parts.read(parts.service.create_collection, body.id, body.targets()))
+
+
+@router.put(
+    "/{collection}",
+    summary="Set the targets of a collection",
+    openapi_extra=openapi_json_body(schemas.CollectionUpdate),
+    responses=problems(
+        "invalid_request",
+        "malformed_body",
+        "unsupported_media_type",
+        "body_too_large",
+        "collection_not_found",
+        "target_unsupported",
+        "gallery_unavailable",
+    ),
+)
+async def update_collection(
+    parts: PartsDependency,
+    collection: CollectionId,
+    body: Annotated[schemas.CollectionUpdate, Depends(json_body_of(schemas.CollectionUpdate))],
+) -> schemas.CollectionOut:
+    """Replaces both targets; one that is left out is the service's again."""
+    return presenters.collection(await parts.read(parts.service.update_collection, collection, body.targets()))
+
+
+@router.delete(
+    "/{collection}",
+    summary="Erase a collection",
+    responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
+)
+async def delete_collection(parts: PartsDependency, collection: CollectionId) -> schemas.Erased:
+    """Erases a collection with all its subjects; `default` is emptied and stays."""
+    return schemas.Erased(templates=await parts.read(parts.service.gallery.delete_collection, collection))

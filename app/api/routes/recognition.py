@@ -1,0 +1,209 @@
+"""``/enroll``, ``/verify``, ``/identify`` and ``/detect``."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import pydantic_core
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from app.api import presenters, schemas
+from app.api.dependencies import Admitted, PartsDependency
+from app.api.problems import problems
+from app.api.request_parsing import body_of, openapi_body
+from app.decisions import Decision
+from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Replay, Verification
+from app.timing import stage
+
+router = APIRouter(tags=["verbs"], dependencies=[Admitted])
+
+SERIALISE = "serialise"
+BODY_CODES = (
+    "overloaded",
+    "deadline_exceeded",
+    "malformed_body",
+    "unsupported_media_type",
+    "body_too_large",
+    "invalid_request",
+)
+IMAGE_CODES = (
+    "empty_image",
+    "unsupported_image_format",
+    "animated_image",
+    "truncated_image",
+    "corrupt_image",
+    "image_too_large",
+    "image_too_small",
+)
+FACE_CODES = (
+    *BODY_CODES,
+    *IMAGE_CODES,
+    "no_face",
+    "multiple_faces",
+    "degenerate_landmarks",
+    "gallery_unavailable",
+    "collection_not_found",
+)
+
+EnrollBody = Annotated[schemas.EnrollRequest, Depends(body_of(schemas.EnrollRequest))]
+VerifyBody = Annotated[schemas.VerifyRequest, Depends(body_of(schemas.VerifyRequest))]
+IdentifyBody = Annotated[schemas.IdentifyRequest, Depends(body_of(schemas.IdentifyRequest))]
+DetectBody = Annotated[schemas.DetectRequest, Depends(body_of(schemas.DetectRequest))]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="a request repeated with the same key within 24 hours gets the first answer again",
+    ),
+]
+
+
+def fingerprint(body: schemas.EnrollRequest) -> str:
+    """Digest of everything that a request asks for, however it was encoded."""
+    digest = hashlib.sha256(pydantic_core.to_json(body.model_dump(exclude={"image"})))
+    for image in body.image:
+        digest.update(hashlib.sha256(image).digest())
+    return digest.hexdigest()
+
+
+@router.post(
+    "/enroll",
+    status_code=201,
+    response_model=schemas.EnrollResponse,
+    summary="Remember a person",
+    openapi_extra=openapi_body(schemas.EnrollRequest),
+    responses=problems(
+        *FACE_CODES,
+        "too_many_images",
+        "low_quality",
+        "no_usable_image",
+        "face_policy_not_allowed",
+        "subject_exists",
+        "idempotency_key_reused",
+        "idempotency_conflict",
+    ),
+)
+async def enroll(
+    request: Request, body: EnrollBody, parts: PartsDependency, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Makes a template of each photograph that shows one good face and stores them under the subject.
+
+    Photographs that give none are listed in `failures`; the request fails only if none does. Subjects that look the
+    same are listed in `possible_duplicates`; the enrolment stands all the same.
+    """
+    service = parts.service
+
+    def render(result: Enrolment) -> str:
+        return presenters.enrolment(result, service.encoder, service.calibration).model_dump_json()
+
+    report = body.report_duplicates
+    enrolment = EnrolmentRequest(
+        images=body.image,
+        subject_id=body.subject_id,
+        collection=body.collection,
+        metadata=body.metadata,
+        face_policy=body.face_policy,
+        on_conflict=body.on_conflict,
+        report_duplicates=parts.settings.gallery.report_duplicates if report is None else report,
+    )
+    idempotency = Idempotency(idempotency_key, fingerprint(body), render) if idempotency_key else None
+
+    def answer() -> tuple[str, bool]:
+        result = service.enroll(enrolment, idempotency)
+        if isinstance(result, Replay):
+            return result.body, True
+        with stage(SERIALISE):
+            return render(result), False
+
+    content, replayed = await parts.workload.run(request, answer)
+    return _answer(content, 201, {"Idempotency-Replayed": "true"} if replayed else None)
+
+
+@router.post(
+    "/verify",
+    response_model=schemas.VerifyResponse,
+    summary="Is this that person?",
+    openapi_extra=openapi_body(schemas.VerifyRequest),
+    responses=problems(*FACE_CODES, "subject_not_found", "target_unsupported"),
+)
+async def verify(request: Request, body: VerifyBody, parts: PartsDependency) -> Response:
+    """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
+
+    What a match is follows from `target_fmr`, the false match rate that you put up with, in every measured group of
+    people unless `claim` says otherwise, or from `max_distance` or `min_similarity`; the answer says how often
+    strangers come as near as these two faces.
+    """
+    service = parts.service
+
+    def compare() -> Verification:
+        policy, wish = body.face_policy, body.wish()
+        if body.reference is not None:
+            return service.verify(body.image, body.reference, face_policy=policy, wish=wish)
+        assert body.subject_id is not None
+        return service.verify_subject(body.image, body.collection, body.subject_id, face_policy=policy, wish=wish)
+
+    def answer() -> tuple[Decision, str]:
+        result = compare()
+        with stage(SERIALISE):
+            out = presenters.verification(result, service.encoder, service.calibration)
+            return result.outcome.decision, out.model_dump_json()
+
+    decision, content = await parts.workload.run(request, answer)
+    parts.metrics.decisions.labels("verify", decision).inc()
+    return _answer(content)
+
+
+@router.post(
+    "/identify",
+    response_model=schemas.IdentifyResponse,
+    summary="Who is this?",
+    openapi_extra=openapi_body(schemas.IdentifyRequest),
+    responses=problems(*FACE_CODES, "target_unsupported"),
+)
+async def identify(request: Request, body: IdentifyBody, parts: PartsDependency) -> Response:
+    """Searches a collection; candidates come one a subject, nearest first, each with its own decision.
+
+    What a match is follows from `target_fpir`, the rate of strangers' searches that may find somebody, and from the
+    number of subjects; or from `max_distance` or `min_similarity`.
+    """
+    service = parts.service
+
+    def answer() -> tuple[Decision, str]:
+        result = service.identify(
+            body.image, body.collection, body.top_k, face_policy=body.face_policy, wish=body.wish()
+        )
+        with stage(SERIALISE):
+            out = presenters.identification(result, service.encoder, service.calibration)
+            return result.faces[0].outcome.decision, out.model_dump_json()
+
+    decision, content = await parts.workload.run(request, answer)
+    parts.metrics.decisions.labels("identify", decision).inc()
+    return _answer(content)
+
+
+@router.post(
+    "/detect",
+    response_model=schemas.DetectResponse,
+    summary="Find faces and measure their quality",
+    openapi_extra=openapi_body(schemas.DetectRequest),
+    responses=problems(*BODY_CODES, *IMAGE_CODES, "degenerate_landmarks"),
+)
+async def detect(request: Request, body: DetectBody, parts: PartsDependency) -> Response:
+    """Boxes, landmarks and quality of all faces; nothing is stored or compared."""
+
+    def answer() -> str:
+        found = parts.service.detect(body.image)
+        with stage(SERIALISE):
+            faces = [presenters.face(face) for face in found.faces]
+            return schemas.DetectResponse(width=found.width, height=found.height, faces=faces).model_dump_json()
+
+    return _answer(await parts.workload.run(request, answer))
+
+
+def _answer(content: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON that was written on a thread already."""
+    return Response(content, status_code=status, headers=headers, media_type="application/json")

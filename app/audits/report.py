@@ -1,0 +1,227 @@
+"""A look over a whole collection: who may be enrolled twice, which templates do not fit, how alike its people are.
+
+Everything is measured with the calibration of the encoder in use. The comparisons among the collection's own people are
+set beside the false match rates that were calibrated: where they are more frequent, this population is harder than the
+one that was measured, and targets are to be chosen lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from app.crowding import Crowding
+from app.decisions import Calibration, Estimate
+from app.embeddings import fused_template
+from app.evaluation.bootstrap import draws
+from app.evaluation.pairs import adjusted_distances
+from app.gallery import Gallery, every_subject
+from app.types import EMBEDDING_SIZE, SubjectVectors
+
+LISTED = 100
+CONFUSABLE = 20
+NEIGHBOURS = 6
+MOST_COMPARED = 2000
+"""So many subjects at most, drawn at random, are compared with each other for the rates of the collection itself."""
+REPLICATES = 200
+FEW_PAIRS = 10
+"""So many pairs must be expected within a threshold for the collection to say something of it."""
+
+Progress = Callable[[float], None]
+
+
+class Population(StrEnum):
+    """How a collection's people compare with those that were calibrated on."""
+
+    AS_MEASURED = "as_measured"
+    HARDER = "harder"
+    EASIER = "easier"
+    TOO_FEW = "too_few"
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectPair:
+    """Two subjects, their squared distance, and how often different people are as near (None: beyond 50 %).
+
+    Pairs are ranked by distance and crowding together.
+    """
+
+    first: str
+    second: str
+    distance: float
+    false_match_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierTemplate:
+    """A template that the rest of its subject does not match: squared distance to the rest, and the threshold."""
+
+    subject_id: str
+    template_id: str
+    distance: float
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeakTemplate:
+    """A template in which the encoder found little."""
+
+    subject_id: str
+    template_id: str
+    length: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """At one threshold: the calibrated false match rate and the share of the collection's own pairs that lie within."""
+
+    threshold: float
+    calibrated: Estimate
+    observed: Estimate
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What was found. Lists hold the most telling ones, counts all of them."""
+
+    collection: str
+    created_at: datetime
+    subjects: int
+    templates: int
+    duplicate_count: int
+    duplicates: tuple[SubjectPair, ...]
+    confusable: tuple[SubjectPair, ...]
+    outlier_count: int
+    outliers: tuple[OutlierTemplate, ...]
+    weak_count: int
+    weak: tuple[WeakTemplate, ...]
+    compared_subjects: int
+    ceiling: tuple[Ceiling, ...]
+    population: Population
+
+
+def audit(
+    gallery: Gallery, collection: str, calibration: Calibration, crowding: Crowding, progress: Progress
+) -> AuditReport:
+    """Looks over a collection; calls ``progress`` with shares of the work, 0..1.
+
+    ``crowding`` is what the calibration's distances were adjusted by. Subjects that come or go meanwhile may or may not
+    be in it. Raises CollectionNotFound.
+    """
+    total = max(gallery.size(collection).subjects, 1)
+    pairs: dict[tuple[str, str], tuple[float, float]] = {}
+    outliers, weak = list[OutlierTemplate](), list[WeakTemplate]()
+    singles, templates = list[npt.NDArray[np.float32]](), 0
+    limit, threshold = calibration.quality.limit, calibration.default.threshold
+    for number, subject in enumerate(every_subject(gallery, collection)):
+        templates += len(subject.template_ids)
+        singles.append(subject.embeddings[-1])
+        outliers += _outliers(subject, calibration, crowding)
+        weak += [
+            WeakTemplate(subject.subject_id, id_, length)
+            for id_, length in zip(subject.template_ids, subject.lengths.tolist(), strict=True)
+            if length < limit
+        ]
+        for candidate in gallery.search(collection, fused_template(subject.embeddings), NEIGHBOURS):
+            if candidate.subject_id != subject.subject_id:
+                low, high = sorted((subject.subject_id, candidate.subject_id))
+                crowded = candidate.distance + subject.crowding + candidate.crowding
+                pairs[low, high] = candidate.distance, crowded
+        progress(0.9 * min((number + 1) / total, 1))
+    by_likeness = sorted(pairs.items(), key=lambda p: p[1][1])
+    ranked = [_pair(names, *distances, calibration) for names, distances in by_likeness]
+    duplicates = ranked[: sum(crowded <= threshold for _, (_, crowded) in by_likeness)]
+    outliers.sort(key=lambda o: o.threshold - o.distance)
+    weak.sort(key=lambda w: w.length)
+    compared = _sample(singles)
+    ceiling = measure_ceiling(compared, crowding(compared), calibration)
+    progress(1.0)
+    return AuditReport(
+        collection=collection,
+        created_at=datetime.now(UTC),
+        subjects=len(singles),
+        templates=templates,
+        duplicate_count=len(duplicates),
+        duplicates=tuple(duplicates[:LISTED]),
+        confusable=tuple(ranked[:CONFUSABLE]),
+        outlier_count=len(outliers),
+        outliers=tuple(outliers[:LISTED]),
+        weak_count=len(weak),
+        weak=tuple(weak[:LISTED]),
+        compared_subjects=len(compared),
+        ceiling=ceiling,
+        population=judge(ceiling),
+    )
+
+
+def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowding) -> Iterator[OutlierTemplate]:
+    """Each template against what the others are fused to, at the default rate for so many templates."""
+    count = len(subject.template_ids)
+    if count == 1:
+        return
+    point = calibration.curve(min(count - 1, calibration.most_templates)).at_rate(calibration.default_fmr)
+    assert point is not None
+    own = crowding(subject.embeddings).tolist()
+    for place, id_ in enumerate(subject.template_ids):
+        rest = fused_template(np.delete(subject.embeddings, place, axis=0))
+        distance = float(np.square(subject.embeddings[place] - rest).sum())
+        limit = point.threshold - own[place] - float(crowding(rest[np.newaxis])[0])
+        if distance > limit:
+            yield OutlierTemplate(subject.subject_id, id_, distance, limit)
+
+
+def _pair(names: tuple[str, str], distance: float, crowded: float, calibration: Calibration) -> SubjectPair:
+    point = calibration.curve(1).at_distance(crowded)
+    return SubjectPair(*names, distance, None if point is None else point.false_match_rate.value)
+
+
+def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    chosen = np.random.default_rng(0).permutation(len(vectors))[:MOST_COMPARED]
+    return (
+        np.stack([vectors[i] for i in sorted(chosen)]) if vectors else np.empty((0, EMBEDDING_SIZE), dtype=np.float32)
+    )
+
+
+def measure_ceiling(
+    vectors: npt.NDArray[np.float32], crowding: npt.NDArray[np.float32], calibration: Calibration
+) -> tuple[Ceiling, ...]:
+    """Shares of the pairs of subjects within each calibrated threshold, with intervals over draws of subjects.
+
+    vectors: one embedding a subject, unit-length float32 [S, D], and the crowding of each, [S]. Thresholds at which
+    fewer than ``FEW_PAIRS`` pairs are to be expected are left out.
+    """
+    count = len(vectors)
+    pairs = count * (count - 1) // 2
+    distances = adjusted_distances(vectors, vectors, crowding, crowding)
+    np.fill_diagonal(distances, np.inf)
+    weights = np.array(draws(count, replicates=REPLICATES) if count else np.empty((REPLICATES, 0)), dtype=np.float32)
+    rows = []
+    for point in calibration.curve(1).operating_points:
+        if point.false_match_rate.value * pairs < FEW_PAIRS:
+            break
+        within = (distances <= point.threshold).astype(np.float32)
+        drawn = np.einsum("rs,rs->r", weights @ within, weights)
+        total = weights.sum(axis=1) ** 2 - np.square(weights).sum(axis=1)
+        low, high = np.quantile(drawn / total, [0.025, 0.975])
+        value = float(within.sum()) / (2 * pairs)
+        observed = Estimate.around(value, float(low), float(high))
+        rows.append(Ceiling(point.threshold, point.false_match_rate, observed, pairs))
+    return tuple(rows)
+
+
+def judge(ceiling: tuple[Ceiling, ...]) -> Population:
+    """By the strictest threshold that the collection says something of: are the two intervals apart?"""
+    if not ceiling:
+        return Population.TOO_FEW
+    strictest = ceiling[-1]
+    if strictest.observed.low > strictest.calibrated.high:
+        return Population.HARDER
+    if strictest.observed.high < strictest.calibrated.low:
+        return Population.EASIER
+    return Population.AS_MEASURED

@@ -1,0 +1,231 @@
+"""Error rates within groups of people: how often two different people of one kind match.
+
+A rate over all pairs is an average that holds for nobody: two people of one origin and sex are taken for each other
+many times as often as two at random (Grother et al. 2019, NIST IR 8280). A group is therefore compared within itself
+only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from app.decisions.curves import Estimate, Group, GroupPoint
+from app.evaluation.bootstrap import draws, interval
+from app.evaluation.pairs import adjusted_distances, pair_blocks
+
+GROUP_TARGETS = tuple(10 ** (-1 - i / 10) for i in range(61))
+"""False match rates of a group's points, as far down as its people support."""
+STEP, STEPS = 0.04, 12
+BLOCK = 1024
+SAMPLED = 2000
+MOST_KEPT = 300_000
+"""So many of the nearest non-mated comparisons of a group are kept, about, and as many of the others."""
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Faces that are compared with each other: unit-length float32 [N, D], crowding [N], subject int64 [N] from 0."""
+
+    embeddings: Floats
+    crowding: Floats
+    subject: Ints
+
+    def blocks(self) -> Iterator[tuple[int, Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+        """See ``pair_blocks``."""
+        return pair_blocks(self.embeddings, self.subject, BLOCK, self.crowding)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFaces:
+    """A group of people. Faces of one part are not compared with those of another: women and men, for instance.
+
+    ``claimed``: a claim for every group holds for this one. ``part_of``: the larger group that answers for rates which
+    this one is too small to show.
+    """
+
+    name: str
+    definition: str
+    parts: Sequence[Part]
+    claimed: bool = True
+    part_of: str | None = None
+
+
+class _Kept(NamedTuple):
+    """Non-mated comparisons: distances, both subjects, and how many comparisons each stands for."""
+
+    distances: Floats
+    first: Ints
+    second: Ints
+    weight: npt.NDArray[np.float64]
+
+
+def _limit(parts: Sequence[Part], share: float) -> float:
+    """A distance that about the nearest ``share`` of the non-mated comparisons keep below."""
+    rng, others = np.random.default_rng(0), list[Floats]()
+    for part in parts:
+        rows = rng.permutation(len(part.subject))[: max(SAMPLED * len(part.subject) // _faces(parts), 1)]
+        distances = adjusted_distances(part.embeddings[rows], part.embeddings, part.crowding[rows], part.crowding)
+        others.append(distances[part.subject[rows, None] != part.subject[None, :]])
+    return float(np.quantile(np.concatenate(others), share))
+
+
+def _faces(parts: Sequence[Part]) -> int:
+    return sum(len(part.subject) for part in parts)
+
+
+class GroupRates:
+    """The comparisons of a group: all mated ones, and of the others the nearest, with the subjects behind them.
+
+    Subjects are numbered over all parts. Of a large group only ``MOST_KEPT`` of the nearest comparisons are kept one by
+    one, and of those farther away as many at random, each standing for several.
+    """
+
+    def __init__(self, parts: Sequence[Part], loosest: float = max(GROUP_TARGETS)) -> None:
+        """Keeps what rates up to ``loosest`` need, twice as much so that unlucky draws reach it too."""
+        counts = [np.bincount(part.subject) for part in parts]
+        self.total = int(sum((int(c.sum()) ** 2 - int(np.square(c).sum())) // 2 for c in counts))
+        share = min(2 * loosest, 1.0)
+        dense = min(share, MOST_KEPT / max(self.total, 1))
+        near, far = (_limit(parts, s) if self.total and s < 1 else np.inf for s in (dense, share))
+        sampled = min(MOST_KEPT / max((share - dense) * self.total, 1), 1.0)
+        rng, kept, mated, start = np.random.default_rng(0), list[_Kept](), list[tuple[Floats, Ints]](), 0
+        self._faces = list[Ints]()
+        for part in parts:
+            for row, block, same, other in part.blocks():
+                chosen = other & (block <= far)
+                chosen &= (block <= near) | (rng.random(block.shape, dtype=np.float32) < sampled)
+                a, b = np.nonzero(chosen)
+                weight = np.where(block[a, b] <= near, 1.0, 1 / sampled)
+                kept.append(_Kept(block[a, b], part.subject[a + row] + start, part.subject[b + row] + start, weight))
+                a, b = np.nonzero(same)
+                mated.append((block[a, b], part.subject[a + row] + start))
+            self._faces.append(np.bincount(part.subject))
+            start += len(self._faces[-1])
+        distances = np.concatenate([k.distances for k in kept])
+        order = np.argsort(distances, kind="stable")
+        self.non_mated = distances[order]
+        self._first = np.concatenate([k.first for k in kept])[order]
+        self._second = np.concatenate([k.second for k in kept])[order]
+        self._weight = np.concatenate([k.weight for k in kept])[order]
+        # How many comparisons are at or below each that was kept.
+        self._count = np.concatenate([[0.0], np.cumsum(self._weight)])
+        self.mated = np.concatenate([d for d, _ in mated])
+        self._own = np.concatenate([own for _, own in mated])
+
+    @property
+    def subjects(self) -> int:
+        """How many people there are in all parts."""
+        return sum(len(faces) for faces in self._faces)
+
+    @property
+    def faces(self) -> int:
+        """How many faces of them there are."""
+        return int(sum(faces.sum() for faces in self._faces))
+
+    @property
+    def pairs_of_subjects(self) -> int:
+        """How many pairs of people were compared."""
+        return sum(len(faces) * (len(faces) - 1) // 2 for faces in self._faces)
+
+    @property
+    def smallest_supported_fmr(self) -> float:
+        """Rule of three over pairs of people: comparisons that share a person are not independent."""
+        return min(3 / max(self.pairs_of_subjects, 1), 1.0)
+
+    def threshold(self, fmr: float) -> float | None:
+        """The largest threshold that accepts at most a share ``fmr``; None where so few cannot show it."""
+        allowed = np.floor(fmr * self.total + 1e-9)
+        place = int(np.searchsorted(self._count, allowed, side="right")) - 1
+        if allowed < 1 or not 1 <= place < len(self.non_mated):
+            return None
+        return float(np.nextafter(self.non_mated[place], np.float32(-np.inf)))
+
+    def false_match_rates(self, thresholds: npt.NDArray[np.float64]) -> list[Estimate]:
+        """At each threshold, with intervals by drawing people anew."""
+        places = np.searchsorted(self.non_mated, thresholds.astype(np.float32), side="right")
+        within = int(places.max(initial=0))
+        first, second, weight = self._first[:within], self._second[:within], self._weight[:within]
+        shares = []
+        for weights in draws(self.subjects):
+            sums = np.concatenate([[0.0], np.cumsum(weights[first] * weights[second] * weight)])
+            shares.append(sums[places] / max(self._drawn(weights), 1.0))
+        return [
+            Estimate.around(found.value, found.low, found.high)
+            for found in (
+                interval(count / self.total, replicate)
+                for count, replicate in zip(self._count[places].tolist(), np.array(shares).T, strict=True)
+            )
+        ]
+
+    def _drawn(self, weights: npt.NDArray[np.float64]) -> float:
+        """How many non-mated comparisons a draw of people has."""
+        total, start = 0.0, 0
+        for faces in self._faces:
+            own = weights[start : start + len(faces)] * faces
+            total += (float(own.sum()) ** 2 - float(np.square(own).sum())) / 2
+            start += len(faces)
+        return total
+
+    def false_non_match_rates(self, thresholds: npt.NDArray[np.float64]) -> list[Estimate] | None:
+        """At each threshold, likewise; None where nobody has two faces."""
+        if not len(self.mated):
+            return None
+        every = np.bincount(self._own, minlength=self.subjects).astype(np.float64)
+        weights = np.array(draws(self.subjects))
+        drawn = weights @ every
+        rates = []
+        with np.errstate(invalid="ignore"):
+            for threshold in thresholds:
+                missed = np.bincount(self._own[self.mated > threshold], minlength=self.subjects)
+                found = interval(float(missed.sum() / every.sum()), (weights @ missed) / drawn)
+                rates.append(Estimate.around(found.value, found.low, found.high))
+        return rates
+
+
+def beyond(threshold: float) -> list[float]:
+    """Thresholds stricter than any whose false match rate can be measured, for what they miss."""
+    return [threshold - STEP * number for number in range(1, STEPS + 1)]
+
+
+def measure_group(group: GroupFaces) -> Group:
+    """The points of a group at ``GROUP_TARGETS``, as far down as its people support them.
+
+    Raises ValueError where they support none.
+    """
+    rates = GroupRates(group.parts)
+    floor = rates.smallest_supported_fmr
+    found = [t for target in GROUP_TARGETS if (t := rates.threshold(target)) is not None]
+    found += beyond(min(found)) if found and len(rates.mated) else []
+    thresholds = np.array(sorted(set(found), reverse=True))
+    false_matches = rates.false_match_rates(thresholds)
+    false_non_matches = rates.false_non_match_rates(thresholds)
+    points = list[GroupPoint]()
+    for number, (threshold, fmr) in enumerate(zip(thresholds.tolist(), false_matches, strict=True)):
+        if fmr.value < floor and (false_non_matches is None or not points):
+            break
+        # Where the people cannot show the rate of a stricter threshold, it is at most that of the one before.
+        shown = fmr if fmr.value >= floor else points[-1].false_match_rate
+        fnmr = None if false_non_matches is None else false_non_matches[number]
+        points.append(GroupPoint(threshold=threshold, false_match_rate=shown, false_non_match_rate=fnmr))
+    if not points:
+        raise ValueError(f"{rates.subjects} people of the group {group.name!r} cannot show any false match rate")
+    return Group(
+        name=group.name,
+        definition=group.definition,
+        claimed=group.claimed,
+        part_of=group.part_of,
+        subjects=rates.subjects,
+        faces=rates.faces,
+        mated=len(rates.mated),
+        non_mated=rates.total,
+        smallest_supported_fmr=floor,
+        operating_points=tuple(points),
+    )

@@ -1,0 +1,1 @@
+"""The embedded gallery: SQLite is the truth, FAISS searches in memory."""

@@ -1,0 +1,343 @@
+"""The embedded gallery: SQLite is the truth, an index in memory per collection finds the nearest templates."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.crowding import Crowding, NoCrowding
+from app.gallery.protocol import (
+    DEFAULT_COLLECTION,
+    CollectionExists,
+    CollectionNotFound,
+    GalleryUnavailable,
+    LastTemplate,
+    OnConflict,
+    PendingReceipt,
+    Receipt,
+    ReceiptExists,
+    SubjectExists,
+    SubjectNotFound,
+)
+from app.gallery.sqlite import queries
+from app.gallery.sqlite.database import Database
+from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
+from app.gallery.sqlite.locks import DirectoryLock
+from app.gallery.sqlite.ranking import Ranked, checked, nearest_subjects, rank
+from app.types import (
+    EMBEDDING_SIZE,
+    Candidate,
+    Collection,
+    CollectionSize,
+    Embedding,
+    NewTemplate,
+    Subject,
+    SubjectVectors,
+    Targets,
+)
+
+RECEIPT_LIFETIME = timedelta(hours=24)
+DATABASE_NAME = "gallery.sqlite3"
+
+_NO_KEYS: Keys = np.empty(0, dtype=np.int64)
+# For a search whose answer does not matter.
+_ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
+
+
+def utc_now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class SqliteGallery:
+    """A ``Gallery`` in a directory of its own, for one process.
+
+    A write is committed to SQLite (on the disk before the commit returns), then the index follows, then the method
+    returns; see ``CollectionIndex`` for why no search sees a state between. A search asks the index for likely
+    templates and decides by their exact embeddings from the database.
+
+    Erasure: what is deleted is overwritten with zeros in the database file, and the write-ahead log, which may hold
+    pages as they were before, is emptied after every erasure, or, when a long read prevents that, by a later write or
+    ``close``. Receipts are erased with their subject; those older than 24 hours at opening and by the next write.
+    What file systems, disks and backups keep of overwritten data is beyond its reach.
+
+    Args:
+        directory: the data directory; created for its owner alone when it is missing.
+        encoder_digest: names the encoder that makes the embeddings.
+        crowding: that of embeddings; what is stored of another cohort is computed anew.
+        clock: gives the present moment in UTC.
+
+    Raises:
+        GalleryInUse: the directory is open already, in another process or in this one.
+        EncoderMismatch: it holds templates of another encoder.
+        GalleryUnavailable: it cannot be written, or its database is damaged or of a newer release.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        encoder_digest: str,
+        crowding: Crowding = NoCrowding(),  # noqa: B008
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        if not encoder_digest:
+            raise ValueError("The encoder's digest is empty.")
+        self._clock, self._crowding = clock, crowding
+        self._indexes: dict[str, CollectionIndex] = {}
+        with ExitStack() as opened:
+            opened.callback(DirectoryLock(directory).release)
+            self._database = Database(directory / DATABASE_NAME)
+            opened.callback(self._database.close)
+            self._encoder = self._open(directory, encoder_digest)
+            self._opened = opened.pop_all()
+
+    def _open(self, directory: Path, encoder_digest: str) -> int:
+        with self._database.writing() as connection:
+            now = self._clock()
+            encoder = queries.bind_encoder(connection, directory, encoder_digest)
+            queries.bind_cohort(connection, self._crowding)
+            queries.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
+            if DEFAULT_COLLECTION not in queries.collection_ids(connection):
+                queries.insert_collection(connection, DEFAULT_COLLECTION, now)
+            collections = queries.collection_ids(connection)
+            connection.commit()
+        for collection, key in collections.items():
+            self._indexes[collection] = self._index_of(collection, key)
+        return encoder
+
+    def _index_of(self, collection: str, key: int) -> CollectionIndex:
+        def load() -> Generator[Batch, None, None]:
+            with self._database.reading() as connection:
+                yield from queries.load_vectors(connection, key)
+
+        index = CollectionIndex(collection, load)
+        index.rebuild()
+        return index
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, datetime]]:
+        with self._database.writing() as connection:
+            now = self._clock()
+            queries.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
+            yield connection, now
+
+    def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
+        if not collection:
+            raise ValueError("A collection's id is empty.")
+        with self._writing() as (connection, now):
+            if collection in queries.collection_ids(connection):
+                raise CollectionExists(f"There is a collection {collection!r} already.")
+            key = queries.insert_collection(connection, collection, now)
+            queries.set_targets(connection, key, targets)
+            index = self._index_of(collection, key)
+            connection.commit()
+            self._indexes[collection] = index
+        return Collection(id=collection, created_at=now, subjects=0, templates=0, targets=targets)
+
+    def update_collection(self, collection: str, targets: Targets) -> Collection:
+        with self._writing() as (connection, _):
+            queries.set_targets(connection, queries.collection_key(connection, collection), targets)
+            updated = next(c for c in queries.read_collections(connection) if c.id == collection)
+            connection.commit()
+        return updated
+
+    def targets(self, collection: str) -> Targets:
+        with self._database.reading() as connection:
+            return queries.read_targets(connection, collection)
+
+    def collections(self) -> list[Collection]:
+        with self._database.reading() as connection:
+            return queries.read_collections(connection)
+
+    def delete_collection(self, collection: str) -> int:
+        with self._writing() as (connection, _):
+            key = queries.collection_key(connection, collection)
+            templates, subjects = queries.count_templates(connection, key), queries.subject_keys(connection, key)
+            self._database.expect_erasure()
+            index = self._indexes[collection]
+            if collection == DEFAULT_COLLECTION:
+                queries.delete_subjects(connection, key)
+                index.follow(connection.commit, removed=subjects)
+            else:
+                queries.delete_collection(connection, key)
+                index.drop(connection.commit)
+                del self._indexes[collection]
+        return templates
+
+    def enroll(
+        self,
+        collection: str,
+        subject_id: str,
+        templates: Sequence[NewTemplate],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        on_conflict: OnConflict = OnConflict.APPEND,
+        receipt: PendingReceipt | None = None,
+    ) -> Subject:
+        if not subject_id or not templates:
+            raise ValueError("An enrolment has a subject id and at least one template.")
+        for template in templates:
+            checked(template.embedding)
+        encoded = None if metadata is None else queries.dump_metadata(metadata)
+        with self._writing() as (connection, now):
+            key = queries.collection_key(connection, collection)
+            # Before the subject is looked at: the twin of this request may have been the one that created it.
+            if receipt is not None and queries.find_receipt(connection, receipt.key, now - RECEIPT_LIFETIME):
+                raise ReceiptExists("Another request has been answered under this idempotency key.")
+            subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
+            queries.insert_templates(connection, key, subject, templates, self._encoder, now)
+            added = queries.renew_crowding(connection, subject, self._crowding)
+            enrolled = queries.read_subject(connection, collection, subject_id)
+            if receipt is not None:
+                answer = Receipt(receipt.key, receipt.fingerprint, receipt.render(enrolled))
+                queries.insert_receipt(connection, answer, subject, now)
+            self._indexes[collection].follow(connection.commit, removed=indexed, added=added)
+        return enrolled
+
+    def _admit(
+        self,
+        connection: sqlite3.Connection,
+        collection: str,
+        subject_id: str,
+        metadata: str | None,
+        on_conflict: OnConflict,
+        now: datetime,
+    ) -> tuple[int, Keys]:
+        """The subject's key, ready to take templates, and the keys that the index holds of it already."""
+        try:
+            subject = queries.subject_key(connection, collection, subject_id)
+        except SubjectNotFound:
+            key = queries.collection_key(connection, collection)
+            return queries.insert_subject(connection, key, subject_id, metadata or "{}", now), _NO_KEYS
+        if on_conflict is OnConflict.REJECT:
+            raise SubjectExists(f"There is a subject {subject_id!r} in collection {collection!r} already.")
+        queries.touch_subject(connection, subject, metadata, now)
+        if on_conflict is OnConflict.REPLACE:
+            self._database.expect_erasure()
+            connection.execute("DELETE FROM templates WHERE subject = ?", (subject,))
+        return subject, _key(subject)
+
+    def receipt(self, key: str) -> Receipt | None:
+        with self._database.reading() as connection:
+            return queries.find_receipt(connection, key, self._clock() - RECEIPT_LIFETIME)
+
+    def subject(self, collection: str, subject_id: str) -> Subject:
+        with self._database.reading() as connection:
+            return queries.read_subject(connection, collection, subject_id)
+
+    def subjects(self, collection: str, *, after: str | None, limit: int) -> list[Subject]:
+        if limit < 1:
+            raise ValueError("The limit is 1 or more.")
+        with self._database.reading() as connection:
+            return queries.read_subjects(connection, collection, after or "", limit)
+
+    def update_subject(self, collection: str, subject_id: str, metadata: Mapping[str, Any]) -> Subject:
+        encoded = queries.dump_metadata(metadata)
+        with self._writing() as (connection, now):
+            subject = queries.subject_key(connection, collection, subject_id)
+            queries.touch_subject(connection, subject, encoded, now)
+            updated = queries.read_subject(connection, collection, subject_id)
+            connection.commit()
+        return updated
+
+    def delete_subject(self, collection: str, subject_id: str) -> int:
+        with self._writing() as (connection, _):
+            subject = queries.subject_key(connection, collection, subject_id)
+            erased = queries.count_templates_of_subject(connection, subject)
+            self._database.expect_erasure()
+            queries.delete_subject(connection, subject)
+            self._indexes[collection].follow(connection.commit, removed=_key(subject))
+        return erased
+
+    def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:
+        with self._writing() as (connection, now):
+            subject = queries.subject_key(connection, collection, subject_id)
+            key = queries.template_key(connection, subject, template_id)
+            if queries.count_templates_of_subject(connection, subject) == 1:
+                raise LastTemplate(
+                    f"{template_id!r} is the last template of subject {subject_id!r}; delete the subject instead."
+                )
+            self._database.expect_erasure()
+            queries.delete_template(connection, key)
+            queries.touch_subject(connection, subject, None, now)
+            remaining = queries.read_subject(connection, collection, subject_id)
+            added = queries.renew_crowding(connection, subject, self._crowding)
+            self._indexes[collection].follow(connection.commit, removed=_key(subject), added=added)
+        return remaining
+
+    def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
+        if limit < 1:
+            raise ValueError("The limit is 1 or more.")
+        with self._database.reading() as connection:
+            return queries.read_vectors(connection, queries.collection_key(connection, collection), after or "", limit)
+
+    def size(self, collection: str) -> CollectionSize:
+        return self._index(collection).size()
+
+    def _index(self, collection: str) -> CollectionIndex:
+        index = self._indexes.get(collection)
+        if index is None:
+            raise CollectionNotFound(f"There is no collection {collection!r}.")
+        return index
+
+    def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]:
+        if top_k < 1:
+            raise ValueError("top_k is 1 or more.")
+        probe = checked(probe)
+        with self._index(collection).reading() as vectors, self._database.reading() as connection:
+            found = nearest_subjects(
+                vectors, lambda keys: queries.read_templates(connection, keys), probe, top_k, crowded=crowded
+            )
+        return [_candidate(ranked) for ranked in found]
+
+    def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
+        probe = checked(probe)
+        with self._database.reading() as connection:
+            subject = queries.subject_key(connection, collection, subject_id)
+            templates = queries.read_templates(connection, [subject])
+        return _candidate(rank(probe, templates)[0])
+
+    def check(self) -> None:
+        for collection, index in list(self._indexes.items()):
+            try:
+                with index.reading() as vectors, self._database.reading() as connection:
+                    stored = queries.count_subjects(connection, queries.collection_key(connection, collection))
+                    indexed = vectors.size
+                    vectors.search(_ANY_PROBE, 1)
+            except CollectionNotFound:
+                continue
+            except RuntimeError as error:
+                raise GalleryUnavailable(f"The index of collection {collection!r} does not answer: {error}.") from error
+            if stored != indexed:
+                raise GalleryUnavailable(
+                    f"The index of collection {collection!r} holds {indexed} subjects, its database {stored}. "
+                    "Restart the server: the index is rebuilt from the database."
+                )
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+def _key(subject: int) -> Keys:
+    return np.array([subject], dtype=np.int64)
+
+
+def _candidate(ranked: Ranked) -> Candidate:
+    nearest = ranked.nearest
+    metadata = queries.load_metadata(nearest.metadata)
+    return Candidate(
+        nearest.subject_id,
+        nearest.id,
+        ranked.distance,
+        metadata,
+        ranked.templates,
+        ranked.length,
+        nearest.crowding,
+    )

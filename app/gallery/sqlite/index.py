@@ -1,0 +1,193 @@
+"""The search index of a collection: derived from the database, in memory, always in step with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from app.gallery.protocol import CollectionNotFound, GalleryError, GalleryUnavailable
+from app.gallery.sqlite.locks import ReadersWriterLock
+from app.gallery.sqlite.template_counts import TemplateTally
+from app.types import EMBEDDING_SIZE, CollectionSize, Embedding
+
+_LOGGER = logging.getLogger(__name__)
+
+Keys = npt.NDArray[np.int64]
+"""int64 [N], keys of subjects."""
+
+SCORE_TOLERANCE = 2e-3
+"""How far a score of the index may be from the exact one."""
+
+_COMPONENTS = 136
+# Those of an embedding, one for the crowding, and zeros up to a multiple of eight, which FAISS is fast with.
+
+
+class Batch(NamedTuple):
+    """Keys of subjects, what their templates are fused to, float32 [N, 128], and of how many, int64 [N].
+
+    crowding: float32 [N], of the fused vectors (``app.crowding``).
+    """
+
+    keys: Keys
+    vectors: npt.NDArray[np.float32]
+    crowding: npt.NDArray[np.float32]
+    templates: npt.NDArray[np.int64]
+
+
+class Found(NamedTuple):
+    """Keys and scores, float32 [N], greatest first: no other vector has a greater score than these."""
+
+    keys: Keys
+    scores: npt.NDArray[np.float32]
+
+
+class VectorIndex:
+    """Finds the stored vectors with the smallest adjusted distance: compares the probe with every one of them.
+
+    The adjusted squared distance of unit vectors is ``2 - 2 * score`` plus the crowding of the probe, and the score is
+    their inner product less half the crowding of the stored one: an inner product with one component more.
+
+    Vectors are kept at half precision: 280 bytes a subject with its key. Half precision keeps 11 bits of each
+    component, so the inner product of two unit vectors is off by 2**-11 at most with rounding to nearest and by 2**-10
+    with truncation, and half the crowding, which is at most 1, likewise.
+
+    Searches may run in parallel with each other, but not with ``add`` or ``remove``.
+    """
+
+    def __init__(self) -> None:
+        storage = faiss.IndexScalarQuantizer(_COMPONENTS, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        self._index = faiss.IndexIDMap(storage)
+
+    @property
+    def size(self) -> int:
+        """How many vectors it holds."""
+        return int(self._index.ntotal)
+
+    def add(self, keys: Keys, vectors: npt.NDArray[np.float32], crowding: npt.NDArray[np.float32]) -> None:
+        """Stores vectors, float32 [N, 128], and their crowding, [N], under keys, int64 [N], that it does not hold."""
+        stored = np.zeros((len(vectors), _COMPONENTS), dtype=np.float32)
+        stored[:, :EMBEDDING_SIZE] = vectors
+        stored[:, EMBEDDING_SIZE] = -crowding / 2
+        self._index.add_with_ids(stored, keys)
+
+    def remove(self, keys: Keys) -> None:
+        """Removes vectors by key; RuntimeError when it did not hold them all."""
+        removed = int(self._index.remove_ids(faiss.IDSelectorBatch(keys)))
+        if removed != len(keys):
+            raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
+
+    def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> Found:
+        """The ``count`` (one or more) best vectors, or all where there are fewer; by distance alone unless crowded."""
+        asked = np.zeros((1, _COMPONENTS), dtype=np.float32)
+        asked[0, :EMBEDDING_SIZE] = probe
+        asked[0, EMBEDDING_SIZE] = float(crowded)
+        # Searches run in parallel with each other already; sharing one probe's out among threads costs more in waiting
+        # for them than it saves, many times over on busy cores. The setting holds for the calling thread.
+        faiss.omp_set_num_threads(1)
+        scores, keys = self._index.search(asked, count)
+        found = keys[0] >= 0
+        return Found(keys[0][found], scores[0][found])
+
+
+class CollectionIndex:
+    """The index of one collection, together with the lock that keeps it in step with the database.
+
+    The commit of a transaction and the change of the index happen under the same exclusive lock, and a search holds
+    the shared one while it reads index and database: it sees both before the write or both after it. Hence nobody can
+    find a subject without its templates while they are being replaced.
+
+    ``load`` gives all that is committed, in batches. Start with ``rebuild``.
+    """
+
+    def __init__(self, collection: str, load: Callable[[], Generator[Batch, None, None]]) -> None:
+        self._collection = collection
+        self._load = load
+        self._lock = ReadersWriterLock()
+        self._vectors: VectorIndex | None = None
+        self._tally = TemplateTally()
+        self._dropped = False
+
+    def rebuild(self) -> None:
+        """Derives the index anew. Raises GalleryUnavailable; the next search then tries again."""
+        with self._lock.writing():
+            self._rebuild()
+
+    @contextmanager
+    def reading(self) -> Iterator[VectorIndex]:
+        """The index, equal to what is committed until the context is left.
+
+        Raises CollectionNotFound when the collection has been erased, GalleryUnavailable when an index that had to be
+        given up cannot be rebuilt.
+        """
+        while True:
+            with self._lock.reading():
+                if self._dropped:
+                    raise CollectionNotFound(f"There is no collection {self._collection!r}.")
+                if self._vectors is not None:
+                    yield self._vectors
+                    return
+            with self._lock.writing():
+                if self._vectors is None and not self._dropped:
+                    self._rebuild()
+
+    def size(self) -> CollectionSize:
+        """How large the collection is. Raises what ``reading`` raises."""
+        with self.reading() as vectors:
+            return CollectionSize(vectors.size, self._tally.most)
+
+    def follow(self, commit: Callable[[], None], *, removed: Keys, added: Batch | None = None) -> None:
+        """Commits, then changes the index accordingly; raises only what ``commit`` raises, the index unchanged.
+
+        When the index fails after the commit it is rebuilt; when that fails too, searches raise GalleryUnavailable
+        until it succeeds, for the write is durable and no search may answer without it.
+        """
+        with self._lock.writing():
+            commit()
+            try:
+                self._change(removed, added)
+            except Exception:
+                _LOGGER.exception("The index of collection %r failed and is rebuilt.", self._collection)
+                try:
+                    self._rebuild()
+                except GalleryError:
+                    _LOGGER.exception("The index of collection %r cannot be rebuilt now.", self._collection)
+
+    def drop(self, commit: Callable[[], None]) -> None:
+        """Commits the erasure of the collection; later searches raise CollectionNotFound."""
+        with self._lock.writing():
+            commit()
+            self._dropped = True
+            self._vectors = None
+
+    def _change(self, removed: Keys, added: Batch | None) -> None:
+        if self._vectors is None:
+            self._rebuild()
+            return
+        if len(removed):
+            self._vectors.remove(removed)
+            self._tally.remove(removed)
+        if added is not None:
+            self._vectors.add(added.keys, added.vectors, added.crowding)
+            self._tally.add(added.keys, added.templates)
+
+    def _rebuild(self) -> None:
+        self._vectors = None
+        try:
+            vectors, tally = VectorIndex(), TemplateTally()
+            with closing(self._load()) as batches:
+                for batch in batches:
+                    vectors.add(batch.keys, batch.vectors, batch.crowding)
+                    tally.add(batch.keys, batch.templates)
+        except GalleryError:
+            raise
+        except Exception as error:
+            raise GalleryUnavailable(
+                f"The search index of collection {self._collection!r} cannot be built: {error}."
+            ) from error
+        self._vectors, self._tally = vectors, tally

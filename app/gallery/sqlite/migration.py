@@ -1,0 +1,48 @@
+"""Brings a database to the schema that this code knows; the version is SQLite's own ``user_version``."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from importlib.resources import files
+
+from app.gallery.protocol import GalleryUnavailable
+
+_SCRIPT_NAME = re.compile(r"(\d{4})_\w+\.sql")
+
+
+def shipped_scripts() -> tuple[str, ...]:
+    """The SQL of ``app/gallery/sqlite/migrations``, in order; script n leads from version n - 1 to version n.
+
+    Raises RuntimeError when the numbers are not 1, 2, 3, ...
+    """
+    numbered = {}
+    for entry in files("app.gallery.sqlite").joinpath("migrations").iterdir():
+        if match := _SCRIPT_NAME.fullmatch(entry.name):
+            numbered[int(match[1])] = entry.read_text(encoding="utf-8")
+    if not numbered or sorted(numbered) != list(range(1, len(numbered) + 1)):
+        raise RuntimeError(f"The gallery's migrations are not numbered 1, 2, 3, ...: {sorted(numbered)}.")
+    return tuple(numbered[number] for number in sorted(numbered))
+
+
+def migrate(connection: sqlite3.Connection, scripts: Sequence[str]) -> None:
+    """Applies the scripts that the database has not seen, each in its own transaction.
+
+    ``connection`` must be in autocommit mode (``isolation_level=None``). Raises GalleryUnavailable when the database
+    is newer than the scripts, sqlite3.Error when a script fails (the database then stays at the version before it).
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(scripts):
+        raise GalleryUnavailable(
+            f"The gallery's database has schema version {version}, but this release knows versions up to "
+            f"{len(scripts)}. Run the release that wrote it, or a newer one.",
+            database_version=version,
+            known_version=len(scripts),
+        )
+    for number, script in enumerate(scripts[version:], start=version + 1):
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+        except sqlite3.Error:
+            connection.rollback()
+            raise

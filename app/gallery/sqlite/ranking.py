@@ -1,0 +1,135 @@
+"""Embeddings as numbers: what may be stored, how far apart two of them are, which subjects are nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.embeddings import fused_template
+from app.gallery.sqlite.index import SCORE_TOLERANCE, VectorIndex
+from app.types import EMBEDDING_SIZE, Embedding
+
+UNIT_LENGTH_TOLERANCE = 1e-3
+MAX_DISTANCE = 4.0
+
+# The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
+SPARE = 12
+_GROWTH = 4
+# Distances are cut off at 4, and vectors a little longer than 1 are a little farther.
+_CLIPPED = (2 + UNIT_LENGTH_TOLERANCE) ** 2 - MAX_DISTANCE
+
+Vectors = npt.NDArray[np.float32]
+"""float32 [N, 128]."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTemplate:
+    """A template with its embedding as float32 bytes, and its subject with metadata as JSON text.
+
+    crowding: of what the subject's templates are fused to.
+    """
+
+    key: int
+    id: str
+    subject: int
+    subject_id: str
+    metadata: str
+    embedding: bytes
+    length: float
+    crowding: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A subject: squared L2, 0..4, to its fused templates, how many were fused, the greatest length, the nearest."""
+
+    distance: float
+    templates: int
+    length: float
+    nearest: StoredTemplate
+
+    def nearness(self, *, crowded: bool) -> float:
+        """What subjects are ranked by: distance and crowding (the probe's is the same for all), or distance alone."""
+        return self.distance + self.nearest.crowding if crowded else self.distance
+
+
+def are_unit_length(vectors: Vectors) -> bool:
+    """Whether every row is finite and of length 1 within 1e-3."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    return bool(np.all(np.abs(lengths - 1.0) <= UNIT_LENGTH_TOLERANCE))
+
+
+def checked(embedding: Embedding) -> Embedding:
+    """The embedding itself, contiguous; ValueError unless it is float32 [128], finite and of unit length."""
+    if not isinstance(embedding, np.ndarray) or embedding.dtype != np.float32 or embedding.shape != (EMBEDDING_SIZE,):
+        raise ValueError(f"An embedding is float32 [{EMBEDDING_SIZE}].")
+    if not are_unit_length(embedding[np.newaxis]):
+        raise ValueError("An embedding is finite and of unit length.")
+    return np.ascontiguousarray(embedding)
+
+
+def vectors_of(blobs: Sequence[bytes]) -> Vectors:
+    """float32 [N, 128] of N stored embeddings."""
+    return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, EMBEDDING_SIZE)
+
+
+def squared_distances(probe: Embedding, vectors: Vectors) -> npt.NDArray[np.float32]:
+    """float32 [N], each 0..4: squared L2 between the probe and every row, the same whatever else is in the rows."""
+    distances: npt.NDArray[np.float32] = np.square(vectors - probe).sum(axis=1)
+    return np.clip(distances, 0.0, MAX_DISTANCE)
+
+
+def rank(probe: Embedding, templates: Sequence[StoredTemplate], *, crowded: bool = True) -> list[Ranked]:
+    """One entry a subject by ``nearness``, then by id; ``nearest`` is the older of two templates alike."""
+    ordered = sorted(templates, key=lambda t: t.key)
+    vectors = vectors_of([template.embedding for template in ordered])
+    distances = squared_distances(probe, vectors)
+    by_subject: dict[int, list[int]] = {}
+    for place, template in enumerate(ordered):
+        by_subject.setdefault(template.subject, []).append(place)
+    ranked = []
+    for places in by_subject.values():
+        nearest = min(places, key=lambda place: distances[place])
+        # One template is fused to itself.
+        distance = distances[nearest] if len(places) == 1 else _fused_distance(probe, vectors[places])
+        longest = max(ordered[place].length for place in places)
+        ranked.append(Ranked(float(distance), len(places), longest, ordered[nearest]))
+    return sorted(ranked, key=lambda r: (r.nearness(crowded=crowded), r.nearest.subject_id))
+
+
+def _fused_distance(probe: Embedding, vectors: Vectors) -> float:
+    return float(squared_distances(probe, fused_template(vectors)[np.newaxis])[0])
+
+
+def nearest_subjects(
+    index: VectorIndex,
+    fetch: Callable[[list[int]], list[StoredTemplate]],
+    probe: Embedding,
+    top_k: int,
+    *,
+    crowded: bool = True,
+) -> list[Ranked]:
+    """The ``top_k`` best subjects by exact distance and crowding, or by distance alone, although the index rounds.
+
+    The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until nothing that the
+    index has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
+    embeddings may be off; so near ties at the cut are decided by the exact numbers.
+    """
+    wanted = top_k + SPARE
+    probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
+    while True:
+        count = min(wanted, index.size)
+        if count == 0:
+            return []
+        found = index.search(probe, count, crowded=crowded)
+        ranked = rank(probe, fetch(found.keys.tolist()), crowded=crowded)
+        if count == index.size:
+            return ranked[:top_k]
+        best_score_left = float(found.scores[-1]) + SCORE_TOLERANCE
+        nearest_left = probe_square + (1.0 - UNIT_LENGTH_TOLERANCE) ** 2 - 2.0 * best_score_left
+        if len(ranked) >= top_k and ranked[top_k - 1].nearness(crowded=crowded) < nearest_left - _CLIPPED:
+            return ranked[:top_k]
+        wanted *= _GROWTH

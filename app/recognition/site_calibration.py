@@ -1,0 +1,146 @@
+"""A calibration table from one's own people: a folder of photographs, or what is enrolled already.
+
+The table that comes with an encoder was measured on public photographs. Where yours differ, in cameras, light or
+people, rates measured on them are the better ones, as far down as so many people can show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.crowding import Crowding
+from app.decisions import Calibration
+from app.embeddings import fuse
+from app.encoding import EncoderRuntime
+from app.errors import TesseraError
+from app.evaluation.calibration import UNKNOWN, Labelled, Measured, make_table
+from app.evaluation.groups import GroupFaces, Part
+from app.faces import FaceFinder, FacePolicy
+from app.gallery import Gallery, every_subject
+
+
+class CannotCalibrate(ValueError):
+    """There are too few people or photographs to measure anything by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A photograph that gave no face, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Photograph:
+    group: str
+    person: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Face:
+    person: str
+    embedding: np.ndarray[tuple[int], np.dtype[np.float32]]
+    length: float
+    side: float = math.nan
+    group: str = ""
+
+
+def calibrate_folder(
+    folder: Path, finder: FaceFinder, encoder: EncoderRuntime, crowding: Crowding
+) -> tuple[Calibration, list[Skipped]]:
+    """Measures the encoder on photographs; the largest face of each counts.
+
+    One sub-folder a person, or one a group of people with one a person in it: then each group is measured within
+    itself, too. Raises CannotCalibrate.
+    """
+    faces, skipped = list[_Face](), list[Skipped]()
+    for photograph in _photographs(folder):
+        try:
+            face = finder.find(photograph.path.read_bytes(), FacePolicy.LARGEST).faces[0]
+        except TesseraError as error:
+            skipped.append(Skipped(photograph.path, error.message))
+            continue
+        encodings = encoder.encode(face.chip[None])
+        faces.append(
+            _Face(
+                f"{photograph.group}/{photograph.person}",
+                encodings.embeddings[0],
+                float(encodings.lengths[0]),
+                face.detected.box.side,
+                photograph.group,
+            )
+        )
+    return _table(faces, encoder, crowding, f"{len(faces)} photographs of {folder.name}"), skipped
+
+
+def _photographs(folder: Path) -> Iterator[_Photograph]:
+    """Every file of a person's folder, with the names of that folder and of its group; hidden ones are passed over."""
+    if not folder.is_dir():
+        raise CannotCalibrate(f"{folder} is not a folder; give one with a sub-folder of photographs for each person.")
+    grouped = {first: _shown(first, Path.is_dir) for first in _shown(folder, Path.is_dir)}
+    if any(grouped.values()):
+        for first, people in grouped.items():
+            if _shown(first, Path.is_file):
+                raise CannotCalibrate(
+                    f"{first} holds photographs, and other folders beside it hold folders of people: give every person "
+                    "a folder within a group, or nobody."
+                )
+            for person in people:
+                for path in _shown(person, Path.is_file):
+                    yield _Photograph(first.name, person.name, path)
+        return
+    for person in grouped:
+        for path in _shown(person, Path.is_file):
+            yield _Photograph("", person.name, path)
+
+
+def _shown(folder: Path, kind: Callable[[Path], bool]) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if kind(p) and not p.name.startswith("."))
+
+
+def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRuntime, crowding: Crowding) -> Calibration:
+    """Measures the encoder on the templates of a collection; subjects with several say how often one is missed.
+
+    Raises CollectionNotFound, CannotCalibrate.
+    """
+    faces = [
+        _Face(subject.subject_id, embedding, length)
+        for subject in every_subject(gallery, collection)
+        for embedding, length in zip(subject.embeddings, subject.lengths.tolist(), strict=True)
+    ]
+    return _table(faces, encoder, crowding, f"{len(faces)} templates of the collection {collection}")
+
+
+def _table(faces: Sequence[_Face], encoder: EncoderRuntime, crowding: Crowding, description: str) -> Calibration:
+    if not faces:
+        raise CannotCalibrate("There is no face to calibrate on.")
+    info = encoder.info
+    labelled = Labelled(
+        embeddings=np.stack([face.embedding for face in faces]),
+        lengths=np.array([face.length for face in faces], dtype=np.float32),
+        subject=np.unique([face.person for face in faces], return_inverse=True)[1],
+        family=np.full(len(faces), UNKNOWN),
+        source=np.full(len(faces), "own"),
+        face_side=np.array([face.side for face in faces], dtype=np.float32),
+    )
+    names = sorted({face.group for face in faces} - {""})
+    measured = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)
+    try:
+        groups = [_group(name, [face for face in faces if face.group == name], crowding) for name in names]
+        return make_table(labelled, measured, description, fuse, crowding, groups=groups)
+    except ValueError as error:
+        raise CannotCalibrate(f"These faces cannot calibrate an encoder: {error}.") from error
+
+
+def _group(name: str, faces: Sequence[_Face], crowding: Crowding) -> GroupFaces:
+    embeddings = np.stack([face.embedding for face in faces])
+    subject = np.unique([face.person for face in faces], return_inverse=True)[1]
+    part = Part(embeddings, crowding(embeddings), subject)
+    return GroupFaces(name, f"photographs in the folder {name}", [part])

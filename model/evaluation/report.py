@@ -1,0 +1,103 @@
+"""The results of one encoder, as they are kept in ``report.json`` and shown in tables."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from model.evaluation.bootstrap import Interval
+
+
+class Estimate(BaseModel):
+    """A share, 0..1, with the bounds of its 95 % interval."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: Interval) -> Estimate:
+        """The same as a part of a report."""
+        return cls(value=value.value, low=value.low, high=value.high)
+
+    def percent(self) -> str:
+        """Such as ``98.67 [98.11, 99.10]``."""
+        return f"{100 * self.value:.2f} [{100 * self.low:.2f}, {100 * self.high:.2f}]"
+
+
+class PairResult(BaseModel):
+    """A protocol of pairs in ten folds: mean accuracy and its standard error, and true accepts at false accepts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pairs: int
+    faces_missed: int
+    accuracy: float
+    standard_error: float
+    threshold: float
+    tar: dict[str, Estimate]
+
+
+class AllPairsResult(BaseModel):
+    """Every face with every other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subjects: int
+    faces: int
+    mated: int
+    non_mated: int
+    tar: dict[str, Estimate]
+
+
+class SearchResult(BaseModel):
+    """1:N over random galleries, with standard deviations over them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subjects: int
+    rank1: float
+    rank1_deviation: float
+    dir_at_1: float
+    dir_at_1_deviation: float
+
+
+class Report(BaseModel):
+    """What was measured of an encoder. Parts whose data were not given are absent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str
+    lfw: PairResult | None = None
+    lfw_all: AllPairsResult | None = None
+    lfw_search: SearchResult | None = None
+    cfp_ff: PairResult | None = None
+    cfp_fp: PairResult | None = None
+    heldout: AllPairsResult | None = None
+    heldout_unrelated: dict[str, float] | None = None
+    heldout_by_source: dict[str, AllPairsResult] | None = None
+
+
+def _pair_cells(result: PairResult | None, fars: tuple[str, ...]) -> list[str]:
+    if result is None:
+        return ["-"] * (1 + len(fars))
+    accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.standard_error:.2f}"
+    return [accuracy, *_tar_cells(result, fars)]
+
+
+def _tar_cells(result: PairResult | AllPairsResult | None, fars: tuple[str, ...]) -> list[str]:
+    """A rate that too few pairs were there to show is absent, as a part is that was not measured."""
+    return [result.tar[far].percent() if result and far in result.tar else "-" for far in fars]
+
+
+def markdown_table(reports: dict[str, Report]) -> str:
+    """One row an encoder, percent; ± is the standard error of the mean over folds, brackets are 95 % intervals."""
+    heads = ["", "LFW accuracy", "LFW TAR@1e-3", "CFP-FF", "CFP-FP", "CFP-FP TAR@1e-2"]
+    heads += ["held-out TAR@1e-3", "held-out TAR@1e-4", "held-out TAR@1e-5"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, report in reports.items():
+        cells = _pair_cells(report.lfw, ("1e-03",)) + _pair_cells(report.cfp_ff, ())
+        cells += _pair_cells(report.cfp_fp, ("1e-02",)) + _tar_cells(report.heldout, ("1e-03", "1e-04", "1e-05"))
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Objectives on unit-length embeddings, one class each."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared L2 between unit vectors, float [N, D] and [M, D] -> [N, M] in 0..4."""
+    return (2 - 2 * a @ b.T).clamp_min(0)
+
+
+class TripletLoss(nn.Module):
+    """FaceNet's ``mean(max(d(A, P) - d(A, N) + margin, 0))`` with squared L2 (Schroff et al. 2015, arXiv 1503.03832).
+
+    ``margin`` is in squared distance. The mean runs over the triplets given; without any the loss is 0.
+    """
+
+    def __init__(self, margin: float = 0.2) -> None:
+        super().__init__()
+        if margin <= 0:
+            raise ValueError("the margin must be positive: at 0 a constant embedding has no loss")
+        self.margin = margin
+
+    def forward(self, distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Squared distances float [B, B] and rows (anchor, positive, negative), int64 [T] each -> scalar."""
+        anchor, positive, negative = triplets
+        if len(anchor) == 0:
+            return distances.sum() * 0
+        violations = distances[anchor, positive] - distances[anchor, negative] + self.margin
+        return violations.clamp_min(0).mean()
+
+
+class SoftMarginTripletLoss(nn.Module):
+    """``mean(log(1 + exp(d(A, P) - d(A, N))))`` with squared L2 (Hermans et al. 2017, arXiv 1703.07737).
+
+    It never stops pulling; a collapsed encoder has a loss of ln 2. Without triplets the loss is 0.
+    """
+
+    def forward(self, distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """As ``TripletLoss.forward``."""
+        anchor, positive, negative = triplets
+        if len(anchor) == 0:
+            return distances.sum() * 0
+        return functional.softplus(distances[anchor, positive] - distances[anchor, negative]).mean()
+
+
+class MarginHead(nn.Module):
+    """A classifier over identities that asks for a margin; it is thrown away after training.
+
+    ``cosface``: ``scale * (cos - margin)`` for the right identity (Wang et al. 2018, arXiv 1801.09414); ``arcface``:
+    ``scale * cos(angle + margin)`` (Deng et al. 2019, arXiv 1801.07698), and beyond ``pi - margin``, where that would
+    rise again, ``scale * (cos - margin * sin(margin))``. The others have ``scale * cos``; cross-entropy over all.
+    """
+
+    def __init__(
+        self, kind: Literal["cosface", "arcface"], classes: int, size: int, scale: float, margin: float
+    ) -> None:
+        super().__init__()
+        self.kind, self.scale, self.margin = kind, scale, margin
+        self.weight = nn.Parameter(functional.normalize(torch.randn(classes, size), dim=1))
+
+    def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
+        """Unit-length float [B, D], int64 [B] -> scalar; without faces 0."""
+        if len(embeddings) == 0:
+            return embeddings.sum() + self.weight.sum() * 0
+        cosine = embeddings @ functional.normalize(self.weight, dim=1).T
+        right = cosine.gather(1, classes[:, None])
+        if self.kind == "cosface":
+            wanted = right - self.margin
+        else:
+            sine = (1 - right.square()).clamp_min(1e-12).sqrt()
+            turned = right * math.cos(self.margin) - sine * math.sin(self.margin)
+            wanted = torch.where(right > -math.cos(self.margin), turned, right - self.margin * math.sin(self.margin))
+        return functional.cross_entropy(self.scale * cosine.scatter(1, classes[:, None], wanted), classes)
+
+
+class DistillationLoss(nn.Module):
+    """``cosine_weight * mean(1 - cos(student, teacher)) + similarity_weight * mean((S_student - S_teacher)^2)``.
+
+    ``S`` is the cosine matrix of the batch (similarity-preserving distillation, Tung and Mori 2019, arXiv 1907.09682)
+    and, where they are given, of the batch with others. In its mean a pair whose larger similarity is ``s`` has the
+    weight ``1 + focus * max(s, 0)^2``: error rates are decided by the few pairs that are alike.
+    """
+
+    def __init__(self, similarity_weight: float = 10.0, cosine_weight: float = 1.0, focus: float = 0.0) -> None:
+        super().__init__()
+        self.similarity_weight, self.cosine_weight, self.focus = similarity_weight, cosine_weight, focus
+
+    def forward(self, student: Tensor, teacher: Tensor, others: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Unit-length float [B, D] and [B, T], and of others [N, D] and [N, T], without gradient -> scalar."""
+        of_student, of_teacher = (student, teacher) if others is None else (
+            torch.cat([student, others[0]]), torch.cat([teacher, others[1]])
+        )
+        wanted, found = teacher @ of_teacher.T, student @ of_student.T
+        weights = 1 + self.focus * torch.maximum(wanted, found.detach()).clamp_min(0).square()
+        structure = (weights * (found - wanted).square()).sum() / weights.sum()
+        loss = self.similarity_weight * structure
+        if self.cosine_weight:
+            loss = loss + self.cosine_weight * (1 - (student * teacher).sum(dim=1)).mean()
+        return loss
+
+
+class ImitationLoss(nn.Module):
+    """Squared difference of two feature maps as a share of the teacher's variance: 0 equal, 1 nothing learnt.
+
+    Hints from within the teacher (FitNets, Romero et al. 2015, arXiv 1412.6550) say far more of a face than its
+    embedding does.
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Float [B, C, H, W] each -> scalar. The variance is about each channel's mean."""
+        student, teacher = student.float(), teacher.float()
+        deviation = (teacher - teacher.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+        return (student - teacher).square().mean() / deviation
+
+
+def spread(embeddings: Tensor) -> Tensor:
+    """Root mean square over dimensions of the standard deviation, float [N, D] -> scalar.
+
+    About ``1 / sqrt(D)`` (0.088 at 128) for a healthy encoder, 0 for one that maps every face to one point.
+    """
+    return embeddings.var(dim=0, unbiased=False).mean().sqrt()

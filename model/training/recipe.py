@@ -1,0 +1,197 @@
+"""A recipe: what decides the weights beside the faces, read from one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from model.data.augmentation import Augmentation
+from model.networks.backbone import BackboneConfig
+
+SFACE_START = "sface"
+
+
+class Stage(BaseModel):
+    """One stretch of training with one objective.
+
+    Batches are ``batch_size`` shuffled faces, or ``identities`` x ``images`` faces. The learning rate rises over
+    ``warmup_steps`` and falls to zero along a cosine; what came from the recipe's start learns ``inherited_rate`` times
+    as fast.
+
+    An identity of a source of n people is drawn in proportion to ``n ** (source_balance - 1)``: at 1 all people are
+    equally likely, at 0 all sources.
+
+    The objective is the weighted sum of distillation (``cosine_weight`` for each embedding, ``similarity_weight`` for
+    the matrix of similarities, in which pairs that are alike count more with ``similarity_focus``), of anchoring (each embedding shall stay where the network that the recipe starts from
+    puts the same picture), of triplets (``margin`` in squared distance, ``memory``: so many faces of past batches are
+    candidates too), of classification by a head that is thrown away, and of imitation: the map before the last
+    ``imitation_blocks`` blocks shall be that of the network which the recipe starts from.
+
+    ``freeze_blocks`` keeps the stem and so many blocks as they are. At the end the weights are averaged with those of
+    the recipe's start, which have ``start_share``: what lies between the two often generalises better than either
+    (Wortsman et al. 2022, arXiv 2109.01903).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w-]+$")
+    steps: PositiveInt
+    learning_rate: PositiveFloat
+    inherited_rate: float = Field(default=1, ge=0)
+    weight_decay: float = Field(ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    batch_size: PositiveInt | None = None
+    identities: int | None = Field(default=None, ge=2)
+    images: int | None = Field(default=None, ge=2)
+    source_balance: float = Field(default=1, ge=0, le=1)
+    distillation_weight: float = Field(default=0, ge=0)
+    cosine_weight: float = Field(default=1, ge=0)
+    similarity_weight: float = Field(default=10, ge=0)
+    similarity_focus: float = Field(default=0, ge=0)
+    anchor_weight: float = Field(default=0, ge=0)
+    triplet_weight: float = Field(default=0, ge=0)
+    margin: PositiveFloat = 0.2
+    soft_margin: bool = False
+    miner: Literal["semi_hard", "batch_hard", "hard_negative"] = "semi_hard"
+    memory: int = Field(default=0, ge=0)
+    classification_weight: float = Field(default=0, ge=0)
+    head: Literal["cosface", "arcface"] = "cosface"
+    head_margin: float = Field(default=0.35, ge=0)
+    head_scale: PositiveFloat = 32
+    imitation_weight: float = Field(default=0, ge=0)
+    imitation_blocks: PositiveInt = 1
+    freeze_batch_norm: bool = False
+    freeze_blocks: int = Field(default=0, ge=0)
+    start_share: float = Field(default=0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        by_identity = self.identities is not None and self.images is not None
+        half = (self.identities is None) != (self.images is None)
+        if half or (self.batch_size is None) != by_identity:
+            raise ValueError("a stage has either batch_size or both identities and images")
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) is more than steps ({self.steps})")
+        if self.triplet_weight and not by_identity:
+            raise ValueError("triplet_weight needs batches of identities x images")
+        if not self.trains_embeddings and not self.imitation_weight:
+            weights = ("triplet_weight", "distillation_weight", "classification_weight", "imitation_weight")
+            raise ValueError(f"a stage needs one of these to be positive: {', '.join(weights)}")
+        return self
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the objective looks at embeddings and not only at feature maps."""
+        return bool(self.triplet_weight or self.distillation_weight or self.classification_weight)
+
+
+class Start(BaseModel):
+    """Weights to begin with instead of random ones.
+
+    ``weights`` is ``sface``, or ``RECIPE/STAGE`` for the result of another run that lies beside this one. With
+    ``last_blocks`` only so many of the backbone's last blocks and the linear layer are taken over. ``centre`` moves the
+    mean of the embeddings to the origin, as that of the teacher's is.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str = Field(pattern=rf"^({SFACE_START}|[\w.-]+/[\w-]+)$")
+    last_blocks: PositiveInt | None = None
+    centre: bool = False
+
+
+class Subset(BaseModel):
+    """Only so many people to train on, and so many faces of each, chosen at random; the others are not looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    people: int = Field(ge=2)
+    faces: int = Field(ge=2)
+
+
+class Recipe(BaseModel):
+    """A whole training run.
+
+    ``teachers`` are those of ``model.training.teacher`` whose embeddings, side by side, are what distillation asks for.
+
+    A face farther than ``max_centre_distance`` from the centre of its identity (squared, between the teacher's
+    centred embeddings) loses its label.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    validate_every: PositiveInt
+    checkpoint_every: PositiveInt
+    log_every: PositiveInt
+    ema_decay: float = Field(ge=0, lt=1)
+    backbone: BackboneConfig
+    augmentation: Augmentation
+    start: Start | None = None
+    teachers: tuple[Literal["sface", "retail-0095"], ...] = Field(default=("sface",), min_length=1)
+    max_centre_distance: PositiveFloat | None = None
+    subset: Subset | None = None
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_start(self) -> Self:
+        if self.start is None and any(stage.imitation_weight for stage in self.stages):
+            raise ValueError("imitation_weight needs a start, whose feature maps are imitated")
+        if self.start is None and any(stage.anchor_weight for stage in self.stages):
+            raise ValueError("anchor_weight needs a start, whose embeddings are kept")
+        whole = self.start is not None and self.start.last_blocks is None
+        if not whole and any(stage.start_share for stage in self.stages):
+            raise ValueError("start_share needs a start that is taken over whole")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_blocks(self) -> Self:
+        blocks = sum(stage.depth for stage in self.backbone.stages)
+        wanted = [("start.last_blocks", self.start.last_blocks or 0)] if self.start else []
+        wanted += [("freeze_blocks", stage.freeze_blocks) for stage in self.stages]
+        wanted += [("imitation_blocks", stage.imitation_blocks) for stage in self.stages if stage.imitation_weight]
+        for name, count in wanted:
+            if count > blocks:
+                raise ValueError(f"{name} is {count}, but the backbone has {blocks} blocks")
+        return self
+
+    @model_validator(mode="after")
+    def _own_files(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names) or "checkpoint" in names:
+            raise ValueError(f"each stage needs a name of its own for its weights, and not 'checkpoint': {names}")
+        return self
+
+
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and makes ``changes`` to it, each ``FIELD=VALUE`` or ``PART.FIELD=VALUE``, such as a stage's name.
+
+    A file with ``extends = "OTHER.toml"`` holds only what differs from that file, which lies beside it and extends no
+    third: each of its top-level keys takes the place of the other's. Raises ValueError for a change of what is not
+    there; pydantic.ValidationError, naming the field, where the outcome does not make sense.
+    """
+    document = tomllib.loads(path.read_text())
+    if "extends" in document:
+        document = {**tomllib.loads((path.parent / document.pop("extends")).read_text()), **document}
+    for change in changes:
+        _apply(document, change)
+    return Recipe.model_validate(document)
+
+
+def _apply(document: dict[str, Any], change: str) -> None:
+    """Makes one change. The value is written as in TOML; what TOML cannot read is taken for text."""
+    name, equals, text = change.partition("=")
+    part, dot, field = name.strip().rpartition(".")
+    stages = {stage["name"]: stage for stage in document.get("stages", ()) if "name" in stage}
+    holder = {**document, **stages}.get(part) if dot else document
+    if not equals or not field or not isinstance(holder, dict):
+        known = ", ".join([*stages, *(key for key, value in document.items() if isinstance(value, dict))])
+        raise ValueError(f"{change!r} is not FIELD=VALUE or PART.FIELD=VALUE with one of these parts: {known}")
+    try:
+        holder[field] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        holder[field] = text

@@ -1,0 +1,328 @@
+"""The one training loop: bf16 on the CPU, resumable after a kill at any moment.
+
+    python -m model.training.train model/recipes/tessera-l-2.toml --faces runs/faces --out runs/tessera-l-2
+
+Running the same command again continues from the newest checkpoint. Batches and augmentations are functions of seed
+and step, so weights, averages, the objective's own state and the optimizer's are all that is needed to go on exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from torch import Tensor, nn
+
+from model.data.augmentation import augment
+from model.data.cleaning import without_outliers
+from model.data.face_set import UNLABELLED, FaceSet, join, load_face_set
+from model.data.sampling import IdentitySampler, Sampler, ShuffledSampler
+from model.evaluation.metrics import all_pair_distances, can_show, tar_at_far
+from model.networks.backbone import Encoder, embed, load_encoder, save_encoder
+from model.training.losses import ImitationLoss, spread
+from model.training.objective import Objective
+from model.training.optimisation import Ema, learning_rate, make_optimizer
+from model.training.recipe import SFACE_START, Recipe, Stage, Start, Subset, load_recipe
+from model.training.teacher import Floats, load_targets
+from model.training.warm_start import centre, copy_weights, inherited_parts, sample_for_centre, sface_encoder
+
+CHECKPOINT_FILE = "checkpoint.pt"
+COLLAPSE_SHARE = 0.2
+VALIDATION_FARS = (1e-3, 1e-4, 1e-5)
+
+
+class CollapseError(RuntimeError):
+    """The encoder maps all faces to nearly one point; going on would be a waste."""
+
+
+def make_sampler(identity: npt.NDArray[np.int64], source: npt.NDArray[np.str_], stage: Stage, seed: int) -> Sampler:
+    """The sampler that a stage asks for, over faces of these identities and sources."""
+    if stage.batch_size is not None:
+        return ShuffledSampler(len(identity), stage.batch_size, seed)
+    assert stage.identities is not None
+    assert stage.images is not None
+    return IdentitySampler(identity, stage.identities, stage.images, seed, source, stage.source_balance)
+
+
+def choose_subset(identity: npt.NDArray[np.int64], subset: Subset, seed: int) -> npt.NDArray[np.bool_]:
+    """The faces of a random part of the people, bool [N]. Raises ValueError where too few have enough faces."""
+    labels, counts = np.unique(identity[identity != UNLABELLED], return_counts=True)
+    able = labels[counts >= subset.faces]
+    if len(able) < subset.people:
+        raise ValueError(f"{subset.people} people of {subset.faces} faces wanted, {len(able)} are there")
+    rng, chosen = np.random.default_rng(seed), np.zeros(len(identity), dtype=np.bool_)
+    for label in rng.choice(able, subset.people, replace=False):
+        chosen[rng.choice(np.flatnonzero(identity == label), subset.faces, replace=False)] = True
+    return chosen
+
+
+class Trainer:
+    """One run of one recipe in one directory."""
+
+    def __init__(self, recipe: Recipe, faces: FaceSet, teacher: Floats | None, out: Path) -> None:
+        self.recipe, self.out = recipe, out
+        self.teacher = None if teacher is None else torch.from_numpy(teacher)
+        self.train_faces, heldout = faces.of_split("train"), faces.of_split("heldout")
+        if recipe.subset is not None:
+            chosen = choose_subset(self.train_faces.identity, recipe.subset, recipe.seed)
+            self.train_faces = self.train_faces.where(chosen)
+            self.teacher = None if self.teacher is None else self.teacher[torch.from_numpy(chosen)]
+        self.heldout = heldout.where(heldout.identity != UNLABELLED)
+        torch.manual_seed(recipe.seed)
+        self.encoder = Encoder(recipe.backbone).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.source = None if recipe.start is None else self._load_start(recipe.start)
+        self.ema = Ema(self.encoder, recipe.ema_decay)
+        self.identity, self.classes = self._labels(recipe)
+        self._fingerprint = self._digest_of_faces()
+        self.stage_number, self.step = 0, 0
+        self._begin_stage()
+        out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def _labels(self, recipe: Recipe) -> tuple[Tensor, int]:
+        """Identities of the training faces, numbered from 0, and how many there are."""
+        identity = self.train_faces.identity
+        if recipe.max_centre_distance is not None:
+            if self.teacher is None:
+                raise ValueError("max_centre_distance needs the teacher's embeddings")
+            identity = without_outliers(self.teacher.numpy(), identity, recipe.max_centre_distance)
+        labels, numbers = np.unique(identity[identity != UNLABELLED], return_inverse=True)
+        compact = np.full(len(identity), UNLABELLED)
+        compact[identity != UNLABELLED] = numbers
+        return torch.from_numpy(compact), len(labels)
+
+    def _begin_stage(self) -> None:
+        stage = self.recipe.stages[self.stage_number]
+        with torch.random.fork_rng():
+            # A classifier begins anew in each stage, with the same numbers whether or not the run was interrupted.
+            torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.stage_number]).generate_state(1)[0]))
+            self.objective = Objective(stage, self.classes, self.recipe.backbone.embedding_size)
+        self.optimizer = make_optimizer(self.encoder, self.objective, stage, self._inherited())
+
+    def _inherited(self) -> set[Tensor]:
+        """The parameters that came from the recipe's start."""
+        if self.recipe.start is None:
+            return set()
+        parts = inherited_parts(self.encoder, self.recipe.start.last_blocks)
+        return {parameter for part in parts for parameter in part.parameters()}
+
+    def _load_start(self, start: Start) -> Encoder:
+        """The network to begin with, whose weights are copied."""
+        path = self.out.parent / f"{start.weights}.pt"
+        if start.weights != SFACE_START and not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing, which this recipe starts from; train {path.parent.name} into {path.parent} first"
+            )
+        source = sface_encoder() if start.weights == SFACE_START else load_encoder(path)
+        source.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+        if start.centre:
+            centre(source, torch.from_numpy(sample_for_centre(self.train_faces, self.recipe.seed)))
+        copy_weights(source, self.encoder, start.last_blocks)
+        return source
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT_FILE
+        if not path.is_file():
+            return
+        state = torch.load(path, weights_only=True)
+        # Read again and not compared as text: settings that did not exist then have their defaults now.
+        if Recipe.model_validate_json(state["recipe"]) != self.recipe:
+            raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
+        if state["faces"] != self._fingerprint:
+            raise ValueError(
+                f"{path} was trained on other faces; give the same --faces and --views, or choose another --out"
+            )
+        self.stage_number, self.step = state["stage"], state["step"]
+        self.encoder.load_state_dict(state["encoder"])
+        self.ema.encoder.load_state_dict(state["ema"])
+        self.ema.updates = state["ema_updates"]
+        if self.stage_number < len(self.recipe.stages):
+            self._begin_stage()
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def _digest_of_faces(self) -> str:
+        """Digest of who is on which training face, and of what the teacher said of them."""
+        digest = hashlib.sha256(self.train_faces.identity.tobytes() + self.train_faces.finished.tobytes())
+        if self.teacher is not None:
+            digest.update(self.teacher.numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self) -> None:
+        """Replaces the checkpoint in one step, so that a kill leaves the old one or the new one."""
+        state = {
+            "recipe": self.recipe.model_dump_json(),
+            "faces": self._fingerprint,
+            "stage": self.stage_number,
+            "step": self.step,
+            "encoder": self.encoder.state_dict(),
+            "ema": self.ema.encoder.state_dict(),
+            "ema_updates": self.ema.updates,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.out / f"{CHECKPOINT_FILE}.part"
+        torch.save(state, part)
+        part.replace(self.out / CHECKPOINT_FILE)
+
+    def log(self, **values: Any) -> None:
+        """Appends one JSON line to ``log.jsonl`` and shows it."""
+        line = json.dumps({"stage": self.recipe.stages[self.stage_number].name, "step": self.step, **values})
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+        typer.echo(line)
+
+    def run(self) -> None:
+        """Trains every stage that is left; ``<stage>.pt`` holds the averaged weights after each."""
+        while self.stage_number < len(self.recipe.stages):
+            stage = self.recipe.stages[self.stage_number]
+            self._run_stage(stage)
+            if stage.start_share and self.source is not None:
+                self.ema.mix(self.source, stage.start_share)
+            self._validate()
+            save_encoder(self.ema.encoder, self.out / f"{stage.name}.pt")
+            self.stage_number, self.step = self.stage_number + 1, 0
+            if self.stage_number < len(self.recipe.stages):
+                self.encoder.load_state_dict(self.ema.encoder.state_dict())
+                self._begin_stage()
+            self.save()
+
+    def _run_stage(self, stage: Stage) -> None:
+        sampler = make_sampler(
+            self.identity.numpy(), self.train_faces.source, stage, self.recipe.seed + self.stage_number
+        )
+        if self.step == 0:
+            # An average that remembers the stage before would hide most of a short stage.
+            self.ema = Ema(self.encoder, self.recipe.ema_decay)
+        started, images, sums, count = time.monotonic(), 0, dict[str, float](), 0
+        while self.step < stage.steps:
+            index = sampler.batch(self.step)
+            values = self._train_step(stage, index)
+            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+            images, count, self.step = images + len(index), count + 1, self.step + 1
+            if self.step % self.recipe.log_every == 0:
+                means = {name: round(value / count, 5) for name, value in sums.items()}
+                if "spread" in means:
+                    self._check_collapse(means["spread"])
+                self.log(**means, images_per_second=round(images / (time.monotonic() - started), 1))
+                started, images, sums, count = time.monotonic(), 0, {}, 0
+            if self.step % self.recipe.checkpoint_every == 0:
+                self.save()
+            if self.step % self.recipe.validate_every == 0 and self.step < stage.steps:
+                self._validate()
+
+    def _check_collapse(self, value: float) -> None:
+        floor = COLLAPSE_SHARE / math.sqrt(self.recipe.backbone.embedding_size)
+        if self.step > self.recipe.log_every and not value > floor:
+            raise CollapseError(
+                f"the embeddings' spread fell to {value:.4f} (below {floor:.4f}) at step {self.step}: "
+                "lower the learning rate, mine semi-hard negatives, or raise the distillation weight"
+            )
+
+    def _train_step(self, stage: Stage, index: npt.NDArray[np.int64]) -> dict[str, float]:
+        """One update. Returns what is logged."""
+        seeds = np.random.SeedSequence([self.recipe.seed, self.stage_number, self.step])
+        rng = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+        pixels = self._pixels(index, rng)
+        self.encoder.train()
+        if stage.freeze_batch_norm:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                    module.eval()
+        self.encoder.freeze(stage.freeze_blocks)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(stage, self.step) * group["share"]
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        loss, values = torch.zeros(()), dict[str, float]()
+        blocks = len(self.encoder.blocks) - stage.imitation_blocks
+        with torch.autocast("cpu", torch.bfloat16):
+            features = self.encoder.features(pixels, blocks)
+            embeddings = self.encoder.finish(features, blocks) if stage.trains_embeddings else None
+        if stage.imitation_weight:
+            term = ImitationLoss()(features, self._features_to_imitate(pixels, stage.imitation_blocks))
+            loss, values["imitation"] = loss + stage.imitation_weight * term, term.item()
+        if embeddings is not None:
+            rows = torch.from_numpy(index)
+            teacher = None if self.teacher is None else self.teacher[rows]
+            term, terms = self.objective(embeddings, self.identity[rows], teacher)
+            loss, values = loss + term, {**values, "spread": spread(embeddings.detach()).item(), **terms}
+            if stage.anchor_weight:
+                term = (1 - (embeddings * self._anchors(pixels)).sum(dim=1)).mean()
+                loss, values["anchor"] = loss + stage.anchor_weight * term, term.item()
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.ema.update(self.encoder)
+        return {"loss": loss.item(), **values}
+
+    def _pixels(self, index: npt.NDArray[np.int64], rng: torch.Generator) -> Tensor:
+        """Augmented faces, float [B, 3, 112, 112]; finished pictures are only mirrored at random."""
+        chips, finished = torch.from_numpy(self.train_faces.images(index)), self.train_faces.finished[index]
+        if not finished.any():
+            return augment(chips, self.recipe.augmentation, rng)
+        pixels = chips.permute(0, 3, 1, 2).float()
+        if not finished.all():
+            pixels[~finished] = augment(chips[~finished], self.recipe.augmentation, rng)
+        mirrored = torch.from_numpy(finished) & (torch.rand(len(index), generator=rng) < 0.5)
+        pixels[mirrored] = pixels[mirrored].flip(3)
+        return pixels
+
+    @torch.no_grad()
+    def _features_to_imitate(self, pixels: Tensor, last_blocks: int) -> Tensor:
+        assert self.source is not None
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.source.features(pixels, len(self.source.blocks) - last_blocks)
+
+    @torch.no_grad()
+    def _anchors(self, pixels: Tensor) -> Tensor:
+        """Where the network that the recipe starts from puts the same pictures, unit-length float [B, D]."""
+        assert self.source is not None
+        self.source.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            anchors: Tensor = self.source(pixels)
+        return anchors
+
+    def _validate(self) -> None:
+        """Logs the rate of true accepts on held-out identities, all pairs, averaged weights.
+
+        False accept rates that so few pairs cannot show are left out.
+        """
+        chips = torch.from_numpy(self.heldout.images(np.arange(len(self.heldout))))
+        vectors = embed(self.ema.encoder, chips).numpy()
+        pairs = all_pair_distances(vectors, self.heldout.identity)
+        fars = [far for far in VALIDATION_FARS if can_show(pairs.non_mated, far)]
+        self.log(heldout={f"tar@{far:g}": round(tar_at_far(pairs, far), 4) for far in fars})
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="a file of model/recipes")],
+    faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
+    out: Annotated[Path, typer.Option(help="folder for checkpoints, log and weights")],
+    views: Annotated[
+        list[Path] | None, typer.Option(help="folder written by model.data.composites; may be repeated")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch")] = 0,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="one setting changed, as in triplet.margin=0.2; may be repeated")
+    ] = None,
+) -> None:
+    """Trains a recipe, or goes on with it."""
+    if threads:
+        torch.set_num_threads(threads)
+    config, face_set = load_recipe(recipe, change or ()), load_face_set(faces)
+    more = [(path, load_face_set(path).of_split("train")) for path in views or ()]
+    asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
+    teacher = load_targets(faces, config.teachers, face_set.of_split("train"), more) if asks else None
+    Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out).run()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.decisions import Calibration, Claim
+from app.encoding import EncoderInfo, EncoderRuntime
+from app.gallery import GalleryUnavailable
+from app.recognition.service import TesseraService
+from app.types import EMBEDDING_SIZE
+from tests.app.api.conftest import Enroll
+from tests.app.api.helpers import files, ok, problem
+from tests.app.photographs import blank
+
+Sample = Callable[..., float | None]
+
+
+@pytest.fixture
+def sample(client: TestClient) -> Sample:
+    """The value of one metric with these labels, None if it is not shown."""
+
+    def value(name: str, **labels: str) -> float | None:
+        response = client.get("/metrics")
+        assert response.status_code == 200
+        for family in text_string_to_metric_families(response.text):
+            for found in family.samples:
+                if found.name == name and found.labels == labels:
+                    return found.value
+        return None
+
+    return value
+
+
+def raises(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_livez(client: TestClient) -> None:
+    assert ok(client.get("/livez"))["status"] == "ok"
+
+
+def test_readyz_names_every_part(client: TestClient) -> None:
+    assert ok(client.get("/readyz")) == {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok"}}
+
+
+def test_a_gallery_that_does_not_answer_is_not_ready_but_alive(
+    client: TestClient, service: TesseraService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.gallery, "check", raises(GalleryUnavailable("the disk is gone")))
+    answer = problem(client.get("/readyz"), 503, "not_ready")
+    assert "gallery" in answer["detail"]
+    assert answer["checks"] == {"encoder": "ok", "gallery": "the disk is gone"}
+    ok(client.get("/livez"))
+
+
+def test_a_closed_gallery_is_not_ready(client: TestClient, service: TesseraService) -> None:
+    service.gallery.close()
+    answer = problem(client.get("/readyz"), 503, "not_ready")
+    assert "gallery" in answer["detail"]
+    problem(client.get("/collections"), 503, "gallery_unavailable")
+    problem(client.get("/subjects/ada"), 503, "gallery_unavailable")
+    problem(client.get("/metrics"), 503, "gallery_unavailable")
+
+
+class BrokenEncoder:
+    """Fails, or gives numbers that are none."""
+
+    def __init__(self, info: EncoderInfo, error: Exception | None) -> None:
+        self.info, self._error = info, error
+
+    def encode(self, chips: object) -> object:
+        if self._error is not None:
+            raise self._error
+        return np.full((1, EMBEDDING_SIZE), np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no memory"), OSError("library is gone")])
+def test_a_broken_encoder_is_not_ready(
+    client: TestClient,
+    service: TesseraService,
+    encoder: EncoderRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+) -> None:
+    monkeypatch.setattr(service, "_encoder", BrokenEncoder(encoder.info, error))
+    answer = problem(client.get("/readyz"), 503, "not_ready")
+    assert answer["detail"] == "Not working: encoder."
+    assert answer["checks"]["gallery"] == "ok"
+    assert answer["checks"]["encoder"] != "ok"
+
+
+def test_model_says_what_decides(client: TestClient, encoder: EncoderRuntime, calibration: Calibration) -> None:
+    answer = ok(client.get("/model"))
+    info = encoder.info
+    assert answer["encoder"] == {
+        "name": info.name,
+        "version": info.version,
+        "sha256": info.sha256,
+        "runtime": "openvino",
+        "precision": info.precision.value,
+        "device": info.device,
+    }
+    assert answer["encoder"]["precision"] in {"bf16", "f32"}
+    assert answer["calibration_version"] == calibration.version
+    most, point = calibration.most_templates, dict(answer["operating_point"])
+    assert answer["claim"] == "every_group"
+    assert answer["smallest_supported_fmr"] == calibration.smallest_supported(Claim.EVERY_GROUP, most)
+    worst, bound = point.pop("worst_group"), calibration.bound(Claim.EVERY_GROUP, calibration.default_fmr, 1)
+    assert bound is not None
+    assert point in answer["operating_points"]
+    assert point["threshold"] >= bound.threshold
+    assert worst["high"] <= calibration.default_fmr
+    assert answer["cohort_sha256"] == calibration.cohort_sha256
+    assert [group["name"] for group in answer["groups"]] == [group.name for group in calibration.groups]
+    for shown, group in zip(answer["groups"], calibration.groups, strict=True):
+        assert (shown["claimed"], shown["part_of"], shown["subjects"]) == (group.claimed, group.part_of, group.subjects)
+        assert shown["definition"] == group.definition
+        assert shown["smallest_supported_fmr"] == group.smallest_supported_fmr
+        assert len(shown["operating_points"]) == len(group.operating_points)
+        assert (
+            shown["operating_points"][0]["false_match_rate"] == group.operating_points[0].false_match_rate.model_dump()
+        )
+    assert len(answer["operating_points"]) == len(calibration.curve(1).operating_points)
+    assert (answer["target_fmr"], answer["target_fpir"]) == (calibration.default_fmr, calibration.default_fpir)
+    assert answer["weak_below"] == calibration.quality.limit
+    assert answer["ambiguous_below"] == calibration.margin.limit
+    assert answer["most_templates"] == calibration.most_templates
+
+
+def test_metrics_are_in_the_prometheus_format(client: TestClient) -> None:
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    names = {family.name for family in text_string_to_metric_families(response.text)}
+    assert {"tessera_http_requests", "tessera_http_request_duration_seconds", "tessera_gallery_templates"} <= names
+
+
+def test_requests_are_counted_by_the_template_of_their_route(client: TestClient, sample: Sample) -> None:
+    for subject_id in ("a", "b"):
+        client.get(f"/subjects/{subject_id}")
+    labels = {"method": "GET", "route": "/subjects/{subject_id}"}
+    assert sample("tessera_http_requests_total", **labels, status="404") == 2
+    assert sample("tessera_http_request_duration_seconds_count", **labels) == 2
+    client.get("/subjects/a")
+    assert sample("tessera_http_requests_total", **labels, status="404") == 3
+
+
+def test_paths_that_do_not_exist_share_one_label(client: TestClient, sample: Sample) -> None:
+    for path in ("/nothing", "/nowhere"):
+        client.get(path)
+    assert sample("tessera_http_requests_total", method="GET", route="unmatched", status="404") == 2
+
+
+def test_failures_are_counted_with_their_status(client: TestClient, sample: Sample) -> None:
+    client.post("/verify", files=files(blank(), reference=blank()))
+    assert sample("tessera_http_requests_total", method="POST", route="/verify", status="422") == 1
+    assert sample("tessera_http_requests_in_progress") == 1
+
+
+def test_decisions_are_counted(enroll: Enroll, client: TestClient, sample: Sample, ada: bytes, grace: bytes) -> None:
+    enroll(ada, subject_id="ada")
+    for image in (ada, ada, grace):
+        client.post("/verify", files=files(image), data={"subject_id": "ada"})
+    client.post("/identify", files=files(grace))
+    assert sample("tessera_decisions_total", verb="verify", decision="match") == 2
+    assert sample("tessera_decisions_total", verb="verify", decision="no_match") == 1
+    assert sample("tessera_decisions_total", verb="identify", decision="no_match") == 1
+    assert sample("tessera_decisions_total", verb="identify", decision="match") is None
+
+
+def test_the_gallery_is_measured(enroll: Enroll, client: TestClient, sample: Sample, ada: bytes) -> None:
+    client.post("/collections", json={"id": "staff"})
+    enroll(ada, ada, subject_id="a", collection="staff")
+    assert sample("tessera_gallery_templates", collection="staff") == 2
+    assert sample("tessera_gallery_subjects", collection="staff") == 1
+    assert sample("tessera_gallery_subjects", collection="default") == 0
+    client.delete("/collections/staff")
+    assert sample("tessera_gallery_templates", collection="staff") is None
+
+
+def test_invented_methods_share_one_time_series(client: TestClient) -> None:
+    assert client.request("BREW", "/livez").status_code == 405
+    shown = client.get("/metrics").text
+    assert "BREW" not in shown
+    assert 'method="other"' in shown

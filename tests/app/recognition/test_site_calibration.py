@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.crowding import COHORT_FILE, Crowding, NoCrowding, read_cohort
+from app.decisions import CalibrationError, Claim, read_calibration
+from app.encoding import EncoderInfo, EncoderRuntime, Precision, RuntimeName
+from app.faces import FaceFinder
+from app.gallery import CollectionNotFound, SqliteGallery
+from app.recognition.site_calibration import CannotCalibrate, calibrate_folder, calibrate_gallery
+from app.settings import EncodingSettings
+from app.types import Encodings, NewTemplate
+from tests.app.photographs import blank, collins, hopper, variants
+from tests.app.process import tessera
+
+INFO = EncoderInfo("fake", "1", "ab" * 32, RuntimeName.OPENVINO, Precision.F32, "none")
+
+
+class Fake:
+    """Only says which encoder it is."""
+
+    info = INFO
+
+    def encode(self, chips: object) -> Encodings:
+        raise AssertionError("a gallery holds embeddings already")
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[SqliteGallery]:
+    opened = SqliteGallery(tmp_path / "gallery", encoder_digest=INFO.sha256)
+    yield opened
+    opened.close()
+
+
+class MadeUpCrowding:
+    digest = "ef" * 32
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        crowding: np.ndarray = (0.3 * np.sin(9 * embeddings[:, 0])).astype(np.float32)
+        return crowding
+
+
+def enrol_people(gallery: SqliteGallery, count: int, templates: int) -> None:
+    rng = np.random.default_rng(0)
+    for person in range(count):
+        centre = rng.normal(size=128)
+        for number in range(templates):
+            vector = centre + 0.5 * rng.normal(size=128)
+            embedding = (vector / np.linalg.norm(vector)).astype(np.float32)
+            new = NewTemplate(f"{person}-{number}", embedding, 10.0 + number)
+            gallery.enroll("default", f"p{person}", [new])
+
+
+def test_what_is_enrolled_gives_a_table(gallery: SqliteGallery) -> None:
+    enrol_people(gallery, 40, 3)
+    table = calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+    assert (table.data.subjects, table.data.faces) == (40, 120)
+    assert (table.encoder_sha256, table.version) == (INFO.sha256, "fake-1-abababab")
+    assert "collection default" in table.data.description
+    assert [curve.templates for curve in table.curves] == [1, 2]
+    # 780 pairs of people show no rate below 3 / 780.
+    assert table.default_fmr >= 3 / 780
+    assert table.default.false_non_match_rate.value == 0
+
+
+def test_too_few_people_are_refused_and_so_is_an_unknown_collection(gallery: SqliteGallery) -> None:
+    with pytest.raises(CannotCalibrate, match="no face"):
+        calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+    enrol_people(gallery, 5, 2)
+    with pytest.raises(CannotCalibrate, match="5 subjects cannot show"):
+        calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+    with pytest.raises(CollectionNotFound):
+        calibrate_gallery(gallery, "none", Fake(), NoCrowding())
+
+
+def test_people_of_one_photograph_each_are_refused(gallery: SqliteGallery) -> None:
+    enrol_people(gallery, 40, 1)
+    with pytest.raises(CannotCalibrate, match="no person has two faces"):
+        calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two people in twelve photographs, and a wall."""
+    folder = tmp_path / "people"
+    for name, image in (("collins", collins()), ("hopper", hopper())):
+        (folder / name).mkdir(parents=True)
+        for variant, data in variants(image).items():
+            (folder / name / variant).write_bytes(data)
+    (folder / "hopper" / "wall").write_bytes(blank())
+    (folder / "hopper" / ".hidden").write_bytes(b"")
+    (folder / "notes.txt").write_text("not a person")
+    return folder
+
+
+def test_photographs_without_a_face_are_skipped_by_name(
+    photographs: Path, face_finder: FaceFinder, encoder: EncoderRuntime
+) -> None:
+    with pytest.raises(CannotCalibrate, match="2 subjects cannot show"):
+        calibrate_folder(photographs, face_finder, encoder, NoCrowding())
+    # The same two people under many names: enough to measure, and badly.
+    for number in range(12):
+        for person in ("collins", "hopper"):
+            shutil.copytree(photographs / person, photographs / f"{person}-{number}")
+    table, skipped = calibrate_folder(photographs, face_finder, encoder, NoCrowding())
+    assert len(skipped) == 13
+    assert {s.path.name for s in skipped} == {"wall"}
+    assert "No face" in skipped[0].reason
+    assert (table.data.subjects, table.data.faces) == (26, 26 * 6)
+    assert table.encoder_sha256 == encoder.info.sha256
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime) -> None:
+    with pytest.raises(CannotCalibrate, match="not a folder"):
+        calibrate_folder(tmp_path / "none", face_finder, encoder, NoCrowding())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CannotCalibrate, match="no face"):
+        calibrate_folder(tmp_path / "empty", face_finder, encoder, NoCrowding())
+
+
+def copies(photographs: Path, folder: Path, people: int) -> None:
+    """The same two people under many names: enough to measure, and badly."""
+    for number in range(people):
+        shutil.copytree(photographs / ("collins", "hopper")[number % 2], folder / f"p{number}")
+
+
+@pytest.mark.parametrize("crowding", [NoCrowding(), MadeUpCrowding()], ids=["plain", "crowded"])
+def test_a_folder_of_groups_measures_each_within_itself(
+    photographs: Path, tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime, crowding: Crowding
+) -> None:
+    folder = tmp_path / "grouped"
+    copies(photographs, folder / "staff", 14)
+    copies(photographs, folder / "guests", 16)
+    (folder / "staff" / ".hidden").mkdir()
+    (folder / "notes.txt").write_text("not a group")
+    table, skipped = calibrate_folder(folder, face_finder, encoder, crowding)
+    # People of one name in two groups are two people.
+    assert (table.data.subjects, table.data.faces) == (30, 30 * 6)
+    assert [(g.name, g.subjects, g.faces) for g in table.groups] == [("guests", 16, 96), ("staff", 14, 84)]
+    assert all(g.claimed and g.part_of is None for g in table.groups)
+    assert "staff" in table.groups[1].definition
+    # Within a group of 14 there are 14 * 13 / 2 pairs of people with 6 * 6 comparisons each.
+    assert table.groups[1].non_mated == 91 * 36
+    assert len(skipped) == 15
+    assert table.cohort_sha256 == (None if isinstance(crowding, NoCrowding) else crowding.digest)
+    assert table.bound(Claim.EVERY_GROUP, table.default_fmr, 1) is not None
+
+
+def test_a_folder_of_people_has_no_groups(
+    photographs: Path, tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime
+) -> None:
+    copies(photographs, tmp_path / "flat", 26)
+    table, _ = calibrate_folder(tmp_path / "flat", face_finder, encoder, NoCrowding())
+    assert table.groups == ()
+    assert table.data.subjects == 26
+
+
+def test_photographs_beside_folders_of_people_are_refused(
+    photographs: Path, tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime
+) -> None:
+    folder = tmp_path / "mixed"
+    copies(photographs, folder / "staff", 14)
+    shutil.copytree(photographs / "collins", folder / "ada")
+    with pytest.raises(CannotCalibrate, match="within a group, or nobody") as refused:
+        calibrate_folder(folder, face_finder, encoder, NoCrowding())
+    assert "ada" in str(refused.value)
+    # Likewise where one folder holds both.
+    shutil.rmtree(folder / "ada")
+    shutil.copy(photographs / "collins" / "compressed", folder / "staff" / "photograph")
+    with pytest.raises(CannotCalibrate, match="staff holds photographs"):
+        calibrate_folder(folder, face_finder, encoder, NoCrowding())
+
+
+@pytest.mark.parametrize("people", [1, 2])
+def test_a_group_of_too_few_people_is_refused_by_name(
+    photographs: Path, tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime, people: int
+) -> None:
+    folder = tmp_path / "grouped"
+    copies(photographs, folder / "staff", 26)
+    copies(photographs, folder / "guests", people)
+    with pytest.raises(CannotCalibrate, match=f"{people} people of the group 'guests'"):
+        calibrate_folder(folder, face_finder, encoder, NoCrowding())
+
+
+def test_what_is_enrolled_is_measured_with_its_crowding(tmp_path: Path) -> None:
+    crowding = MadeUpCrowding()
+    gallery = SqliteGallery(tmp_path / "crowded", encoder_digest=INFO.sha256, crowding=crowding)
+    enrol_people(gallery, 40, 3)
+    crowded, plain = (calibrate_gallery(gallery, "default", Fake(), c) for c in (crowding, NoCrowding()))
+    gallery.close()
+    assert (crowded.cohort_sha256, plain.cohort_sha256) == (crowding.digest, None)
+    assert crowded.default.threshold != pytest.approx(plain.default.threshold, abs=1e-3)
+
+
+def test_the_command_refuses_in_one_line_and_writes_nothing(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own.json"
+    result = tessera("calibrate", str(out), "--photographs", str(photographs))
+    assert result.returncode == 1
+    assert "2 subjects cannot show" in result.stderr
+    assert "skipped" not in result.stdout
+    assert not out.exists()
+    assert tessera("calibrate", str(out)).returncode == 2
+
+
+def test_the_command_writes_what_the_service_takes(tmp_path: Path, encoder: EncoderRuntime) -> None:
+    data, out = tmp_path / "data", tmp_path / "own.json"
+    gallery = SqliteGallery(data, encoder_digest=encoder.info.sha256)
+    enrol_people(gallery, 40, 3)
+    gallery.close()
+    result = tessera("calibrate", str(out), "--collection", "default", "--data-dir", str(data))
+    assert result.returncode == 0, result.stderr
+    assert "1 templates: threshold" in result.stdout
+    table = read_calibration(out, encoder.info.sha256)
+    assert table.data.subjects == 40
+    # With the cohort that lies beside the encoder, which the service then asks for.
+    shipped = read_cohort(EncodingSettings().directory / COHORT_FILE)
+    assert table.cohort_sha256 == shipped.digest
+    audit = tessera("gallery", "audit", "--data-dir", str(data), TESSERA_DECISIONS__CALIBRATION=str(out))
+    assert audit.returncode == 0, audit.stderr
+    missing = tessera("serve", "--data-dir", str(data), TESSERA_DECISIONS__CALIBRATION=str(tmp_path / "none.json"))
+    assert missing.returncode == 1
+    assert "none.json" in missing.stderr
+    with pytest.raises(CalibrationError):
+        read_calibration(out, "cd" * 32)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import skimage.data
+from PIL import Image
+from typer.testing import CliRunner
+
+from app.faces import FaceFinder, FacePolicy, YunetDetector
+from tests.model.support import make_chips
+
+pytest.importorskip("pyarrow")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.data.face_set import CHIPS_FILE, UNLABELLED, load_face_set
+from model.data.prepare import ChipWriter, app, choose_heldout, decode_chip, list_photographs
+
+
+def encoded(pixels: npt.NDArray[np.uint8], kind: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind, **options)
+    return out.getvalue()
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+# --- parquet
+
+
+def test_parquet_unpacks_chips_and_labels(tmp_path: Path) -> None:
+    chips = make_chips([0, 1, 0])
+    table = {
+        "image": [encoded(chip) for chip in chips],
+        "identity": ["b", "a", "b"],
+        "split": ["train", "heldout", "train"],
+        "source": ["s", "s", "t"],
+        "family": ["", "f", None],
+    }
+    pq.write_table(pa.table(table), tmp_path / "faces.parquet")
+    result = run("parquet", tmp_path / "faces.parquet", tmp_path / "out" / "faces")
+    assert result.exit_code == 0, result.output
+    assert "3 faces" in result.output
+    faces = load_face_set(tmp_path / "out" / "faces")
+    np.testing.assert_array_equal(faces.images(np.arange(3)), chips)
+    assert faces.identity.tolist() == [1, 0, 1]
+    assert faces.family.tolist() == [UNLABELLED, 0, UNLABELLED]
+    assert faces.split.tolist() == table["split"]
+    assert faces.source.tolist() == table["source"]
+    assert faces.origin.tolist() == ["", "", ""]
+
+
+def test_several_files_are_one_set_and_a_name_is_one_person(tmp_path: Path) -> None:
+    chips = make_chips([0, 1, 2])
+    first = {"image": [encoded(chips[0]), encoded(chips[1])], "identity": ["b", "a"], "split": ["train"] * 2}
+    second = {"image": [encoded(chips[2])], "identity": ["b"], "split": ["train"], "origin": ["Asian"], "age": ["9"]}
+    for name, table in (("1", first), ("2", second)):
+        pq.write_table(pa.table({**table, "source": [name] * len(table["image"])}), tmp_path / f"{name}.parquet")
+    result = run("parquet", tmp_path / "1.parquet", tmp_path / "2.parquet", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    faces = load_face_set(tmp_path / "out")
+    np.testing.assert_array_equal(faces.images(np.arange(3)), chips)
+    assert faces.identity.tolist() == [1, 0, 1]
+    assert faces.source.tolist() == ["1", "1", "2"]
+    assert faces.origin.tolist() == ["", "", "Asian"]
+    assert faces.age.tolist() == ["", "", "9"]
+
+
+def test_a_chip_of_another_size_is_refused(tmp_path: Path) -> None:
+    wide = encoded(np.zeros((112, 96, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="112x112 pixels, not 96x112"):
+        decode_chip(wide)
+    columns = {name: ["x"] for name in ("identity", "split", "source", "family")}
+    pq.write_table(pa.table({"image": [wide], **columns}), tmp_path / "faces.parquet")
+    result = run("parquet", tmp_path / "faces.parquet", tmp_path / "out")
+    assert isinstance(result.exception, ValueError)
+    with pytest.raises(FileNotFoundError):
+        load_face_set(tmp_path / "out")
+
+
+def test_a_grey_chip_gets_three_channels() -> None:
+    grey = np.arange(112 * 112, dtype=np.uint32).reshape(112, 112).astype(np.uint8)
+    np.testing.assert_array_equal(decode_chip(encoded(grey)), np.repeat(grey[..., None], 3, axis=2))
+
+
+# --- folder
+
+PORTRAIT = skimage.data.astronaut()[:300, 80:380]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Four people with a photograph each, one with two, one with none that shows a face."""
+    folder = tmp_path / "crew"
+    for name in ("ann", "bea", "cid", "dan"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.png").write_bytes(encoded(PORTRAIT))
+    (folder / "bea" / "2.jpg").write_bytes(encoded(PORTRAIT[:, ::-1], "JPEG", quality=95))
+    (folder / "bea" / ".hidden").write_bytes(b"not meant")
+    (folder / "nobody").mkdir()
+    (folder / "nobody" / "wall.png").write_bytes(encoded(np.full((200, 200, 3), 127, dtype=np.uint8)))
+    (folder / "nobody" / "notes.txt").write_bytes(b"no photograph at all")
+    (folder / "stray.png").write_bytes(encoded(PORTRAIT))
+    return folder
+
+
+def test_folder_cuts_faces_as_the_service_does(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "faces"
+    result = run("folder", photographs, out, "--heldout-share", 0.25)
+    assert result.exit_code == 0, result.output
+    faces = load_face_set(out)
+    assert faces.identity.tolist() == [0, 1, 1, 2, 3]
+    assert faces.family.tolist() == [UNLABELLED] * 5
+    assert faces.source.tolist() == ["crew"] * 5
+    finder = FaceFinder(YunetDetector())
+    for row, name in enumerate(["ann/1.png", "bea/1.png", "bea/2.jpg", "cid/1.png", "dan/1.png"]):
+        expected = finder.find((photographs / name).read_bytes(), FacePolicy.LARGEST).faces[0].chip
+        np.testing.assert_array_equal(faces.images(np.array([row]))[0], expected)
+
+
+def test_folder_names_what_it_leaves_out_and_why(photographs: Path, tmp_path: Path) -> None:
+    result = run("folder", photographs, tmp_path / "faces")
+    assert "left out nobody/wall.png: No face was found" in result.output
+    assert "left out nobody/notes.txt: " in result.output
+    assert "left out 2 of 7 photographs" in result.output
+    assert "5 faces of 4 identities" in result.output
+
+
+def test_folder_holds_whole_identities_out(photographs: Path, tmp_path: Path) -> None:
+    run("folder", photographs, tmp_path / "faces", "--heldout-share", 0.5, "--seed", 3)
+    faces = load_face_set(tmp_path / "faces")
+    heldout = set(faces.of_split("heldout").identity.tolist())
+    assert len(heldout) == 2
+    assert heldout.isdisjoint(faces.of_split("train").identity.tolist())
+
+
+def test_single_leaves_out_photographs_of_several_faces(tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    (folder / "ann").mkdir(parents=True)
+    (folder / "ann" / "alone.png").write_bytes(encoded(PORTRAIT))
+    (folder / "ann" / "two.png").write_bytes(encoded(np.concatenate([PORTRAIT, PORTRAIT], axis=1)))
+    largest = run("folder", folder, tmp_path / "largest")
+    single = run("folder", folder, tmp_path / "single", "--policy", "single")
+    assert len(load_face_set(tmp_path / "largest")) == 2, largest.output
+    assert len(load_face_set(tmp_path / "single")) == 1
+    assert "left out ann/two.png: The photograph shows 2 faces" in single.output
+
+
+def test_folder_refuses_what_makes_no_sense(photographs: Path, tmp_path: Path) -> None:
+    every = run("folder", photographs, tmp_path / "out", "--policy", "all")
+    empty = run("folder", photographs / "ann", tmp_path / "out")
+    share = run("folder", photographs, tmp_path / "out", "--heldout-share", 1.5)
+    assert [every.exit_code, empty.exit_code, share.exit_code] == [2, 2, 2]
+    assert "one identity" in every.output
+    assert "no sub-folders" in empty.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_photographs_are_listed_in_one_order(photographs: Path) -> None:
+    names = [str(p.relative_to(photographs)) for p in list_photographs(photographs)]
+    assert names == sorted(names)
+    assert len(names) == 7
+    assert not any("hidden" in n or "stray" in n for n in names)
+
+
+def test_heldout_identities_are_a_share_chosen_by_name_and_seed() -> None:
+    names = [f"person {i}" for i in range(100)]
+    chosen = choose_heldout(names * 3, 0.1, seed=1)
+    assert len(chosen) == 10
+    assert chosen <= set(names)
+    assert choose_heldout(reversed(names), 0.1, seed=1) == chosen
+    assert choose_heldout(names, 0.1, seed=2) != chosen
+    assert chosen < choose_heldout(names, 0.3, seed=1)
+    assert len(choose_heldout(names[:3], 0.1, seed=1)) == 1
+    assert choose_heldout(names, 0, seed=1) == set()
+    assert choose_heldout(names, 1, seed=1) == set(names)
+
+
+@pytest.mark.parametrize("count", [0, 1, 11])
+def test_the_chip_writer_makes_a_plain_npy_file(tmp_path: Path, count: int) -> None:
+    chips = make_chips(list(range(count))) if count else np.empty((0, 112, 112, 3), dtype=np.uint8)
+    writer = ChipWriter(tmp_path / CHIPS_FILE)
+    for chip in chips:
+        writer.append(chip)
+    writer.close()
+    np.testing.assert_array_equal(np.load(tmp_path / CHIPS_FILE), chips)
+    if count:
+        np.testing.assert_array_equal(np.load(tmp_path / CHIPS_FILE, mmap_mode="r"), chips)
