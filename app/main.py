@@ -1,32 +1,64 @@
-"""The application: builds the parts once and wires the routers."""
+"""The application: builds its components once and wires the routers."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from fastapi_swagger import patch_fastapi
 
-from app.api.dependencies import Parts
+from app.api.admission import AdmissionControl
+from app.api.dependencies import Components
 from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.problems import Problem, install_problem_handlers
 from app.api.request_parsing import request_definitions
 from app.api.routes import audits, collections, health, recognition, subjects
-from app.crowding import load_crowding
-from app.decisions import load_calibration, read_calibration
+from app.audits.jobs import AuditJobs
+from app.crowding import Crowding, load_crowding
+from app.decisions import Calibration, load_calibration, read_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
 from app.gallery import SqliteGallery
 from app.openvino import available_cores
-from app.recognition.service import TesseraService
+from app.recognition.collections import CollectionService
+from app.recognition.criteria import Criteria
+from app.recognition.service import RecognitionService
+from app.recognition.subjects import SubjectService
 from app.settings import Settings
 from app.version import VERSION
+
+THREADS_A_CORE = 2
+"""While some wait for the encoder others decode and look for faces."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderFiles:
+    """An encoder with the calibration and the crowding that belong to it; nothing is compiled yet."""
+
+    weights: EncoderWeights
+    calibration: Calibration
+    crowding: Crowding
+
+
+def load_encoder_files(settings: Settings) -> EncoderFiles:
+    """Reads and checks them. Raises TesseraError, with a message for the operator."""
+    directory, own = settings.encoding.directory, settings.decisions.calibration
+    weights = load_weights(directory)
+    calibration = load_calibration(directory, weights.sha256) if own is None else read_calibration(own, weights.sha256)
+    return EncoderFiles(weights, calibration, load_crowding(directory, calibration.cohort_sha256))
+
+
+def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> SqliteGallery:
+    """The gallery of the data directory. Raises GalleryError."""
+    return SqliteGallery(settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding)
 
 
 def build_encoder(settings: Settings, weights: EncoderWeights) -> EncoderRuntime:
@@ -36,7 +68,7 @@ def build_encoder(settings: Settings, weights: EncoderWeights) -> EncoderRuntime
 
 
 def build_finder(settings: Settings) -> FaceFinder:
-    """What finds faces on photographs, within the limits of the settings."""
+    """What finds faces in photographs, within the limits of the settings."""
     # OpenCV's own threads would only get in each other's way: every core has a request to work on.
     cv2.setNumThreads(1)
     faces = settings.faces
@@ -47,33 +79,29 @@ def build_finder(settings: Settings) -> FaceFinder:
     )
 
 
-def build_service(settings: Settings) -> TesseraService:
+def build_service(settings: Settings) -> RecognitionService:
     """Loads encoder and calibration and opens the gallery.
 
     Raises TesseraError, with a message for the operator, where one of them cannot be used.
     """
-    weights = load_weights(settings.encoding.directory)
-    own = settings.decisions.calibration
-    if own is None:
-        calibration = load_calibration(settings.encoding.directory, weights.sha256)
-    else:
-        calibration = read_calibration(own, weights.sha256)
-    crowding = load_crowding(settings.encoding.directory, calibration.cohort_sha256)
-    encoder = build_encoder(settings, weights)
-    finder = build_finder(settings)
-    gallery = SqliteGallery(settings.gallery.data_dir, encoder_digest=weights.sha256, crowding=crowding)
+    files, decisions = load_encoder_files(settings), settings.decisions
+    criteria = Criteria(
+        files.calibration,
+        target_fmr=decisions.target_fmr,
+        target_fpir=decisions.target_fpir,
+        claim=decisions.claim,
+    )
+    encoder, finder = build_encoder(settings, files.weights), build_finder(settings)
+    gallery = open_gallery(settings, files.weights.sha256, files.crowding)
     try:
-        service = TesseraService(
+        service = RecognitionService(
             finder,
             encoder,
             gallery,
-            calibration,
-            crowding=crowding,
+            criteria,
+            crowding=files.crowding,
             enforce_quality=settings.faces.enforce_quality,
-            target_fmr=settings.decisions.target_fmr,
-            target_fpir=settings.decisions.target_fpir,
-            claim=settings.decisions.claim,
-            inconclusive=settings.decisions.inconclusive,
+            inconclusive=decisions.inconclusive,
         )
         service.warm_up()
         return service
@@ -82,26 +110,44 @@ def build_service(settings: Settings) -> TesseraService:
         raise
 
 
-def create_app(settings: Settings | None = None, service: TesseraService | None = None) -> FastAPI:
+def build_components(settings: Settings, service: RecognitionService, metrics: Metrics) -> Components:
+    """Everything that routes use."""
+    server, cores = settings.server, available_cores()
+    service.observe_encoder(metrics.encoder_ran)
+    return Components(
+        settings=settings,
+        recognition=service,
+        subjects=SubjectService(service.gallery),
+        collections=CollectionService(service.gallery, service.criteria),
+        audits=AuditJobs(service.gallery, service.calibration, service.crowding),
+        admission=AdmissionControl(
+            server.threads or THREADS_A_CORE * cores, server.max_waiting, server.request_seconds, metrics
+        ),
+        metrics=metrics,
+        record_threads=2 * cores + 2,
+    )
+
+
+def create_app(settings: Settings | None = None, service: RecognitionService | None = None) -> FastAPI:
     """The ASGI application. It closes the service, given or built, when it shuts down."""
     chosen = settings or Settings()
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        running = service or build_service(chosen)
-        parts = app.state.parts = Parts(chosen, running, metrics, available_cores())
-        running.watch_encoder(metrics.encoder_ran)
+        components = build_components(chosen, service or build_service(chosen), metrics)
+        app.state.components = components
         try:
             yield
         finally:
-            parts.close()
+            components.close()
 
     app = FastAPI(
         title="Tessera",
         version=VERSION,
         summary="Self-hosted face verification: enrol, verify and identify at a measured false match rate",
         lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
         # FastAPI's own pages load their scripts from a public host; these come with the package.
         docs_url=None,
         redoc_url=None,
@@ -122,3 +168,8 @@ def create_app(settings: Settings | None = None, service: TesseraService | None 
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The name of the function: clients that are generated from the document call ``verify``, ``list_subjects``."""
+    return route.name

@@ -58,7 +58,7 @@ class EncodingSettings(_Room):
         description="tessera-l (accurate), tessera-m (fast, small), tessera-s (fastest)",
     )
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with a folder for each encoder")
-    runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or torch")
+    runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or onnxruntime")
     precision: Precision = Field(default=Precision.AUTO, description="auto, bf16 or f32")
     threads: int = Field(default=0, ge=0, description="threads of the encoder; 0 uses every core available")
 

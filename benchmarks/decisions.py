@@ -27,12 +27,13 @@ import numpy as np
 import numpy.typing as npt
 import typer
 from PIL import Image
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from app.crowding import load_crowding
 from app.decisions import Calibration, Claim, load_calibration
 from app.encoding import create_runtime, load_weights
-from app.evaluation.bootstrap import Interval, draws, interval
+from app.evaluation.bootstrap import Interval, bootstrap_weights, interval
 from app.evaluation.rates import count, single_templates
 from app.settings import Settings
 from benchmarks.lfw_service import CLIENTS, people, send
@@ -72,16 +73,13 @@ class Row:
 
 def wilson(part: int, whole: int) -> Interval:
     """A share with its 95 % interval (Wilson 1927), for trials that share no subject on one side."""
-    z, n = 1.96, max(whole, 1)
-    share = part / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
+    found = binomtest(part, max(whole, 1)).proportion_ci(method="wilson")
+    return Interval(part / max(whole, 1), float(found.low), float(found.high))
 
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Labelled embeddings: unit-length [N, D], subject [N], crowding [N]."""
+    """Embeddings with their subjects: unit-length [N, D], subject [N], crowding [N]."""
 
     embeddings: Floats
     subject: Ints
@@ -93,7 +91,7 @@ def by_people(pairs: Sequence[tuple[str, str]], matched: npt.NDArray[np.bool_]) 
     number = {name: i for i, name in enumerate(sorted({name for pair in pairs for name in pair}))}
     first, second = np.array([[number[a], number[b]] for a, b in pairs]).T
     shares = []
-    for weights in draws(len(number)):
+    for weights in bootstrap_weights(len(number)):
         drawn = weights[first] * weights[second]
         shares.append((drawn @ matched) / max(drawn.sum(), 1.0))
     found = interval(float(matched.mean()), np.array(shares))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from app.gallery import DEFAULT_COLLECTION, SqliteGallery
+from app.embeddings import EMBEDDING_SIZE
+from app.gallery import DEFAULT_COLLECTION, NewTemplate, SqliteGallery
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import Database
 from app.gallery.sqlite.gallery import DATABASE_NAME
-from app.types import EMBEDDING_SIZE, NewTemplate
 
 LENGTH = 10.0
 """Of an embedding before it was scaled to 1: that of a good photograph."""

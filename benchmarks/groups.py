@@ -23,12 +23,12 @@ import numpy.typing as npt
 import typer
 
 from app.crowding import NoCrowding, crowding_beside
-from app.decisions.curves import Bound, Estimate, Group, strictest_bound
+from app.decisions.curves import ClaimedThreshold, Estimate, Group, strictest_threshold
 from app.encoding import create_runtime, load_weights
 from app.evaluation.groups import GroupFaces, GroupRates, Part, measure_group
 from model.calibrate import encode_groups
 from model.data.face_set import load_face_set
-from model.data.groups import HELD_OUT, GroupMembers, judged_groups
+from model.data.groups import HELD_OUT, GroupMembers, evaluation_groups
 from model.evaluation.plots import group_curves
 
 TARGETS = (1e-2, 1e-3, 1e-4)
@@ -74,13 +74,13 @@ def without_crowding(groups: Sequence[GroupFaces]) -> list[GroupFaces]:
     return [replace(g, parts=[Part(p.embeddings, plain(p.embeddings), p.subject) for p in g.parts]) for g in groups]
 
 
-def bound_of(way: str, groups: Sequence[Group], target: float) -> Bound | None:
+def bound_of(way: str, groups: Sequence[Group], target: float) -> ClaimedThreshold | None:
     """The threshold that a way of deciding takes from the calibrating half."""
     if way != WAYS[0]:
-        return strictest_bound(groups, target)
+        return strictest_threshold(groups, target)
     pooled = next(group for group in groups if group.name == HELD_OUT)
     point = pooled.at_rate(target)
-    return None if point is None else Bound(point.threshold, None)
+    return None if point is None else ClaimedThreshold(point.threshold, None)
 
 
 def observe(calibrating: Sequence[GroupFaces], judging: Sequence[GroupFaces]) -> Iterator[Observed]:
@@ -129,7 +129,7 @@ def main(
 ) -> None:
     """Prints a table for each direction and target, and exits with 1 where what is served does not keep its claim."""
     runtime, crowding = create_runtime(load_weights(weights)), crowding_beside(weights)
-    groups, refuted = judged_groups(load_face_set(faces), "heldout"), 0
+    groups, refuted = evaluation_groups(load_face_set(faces), "heldout"), 0
     halves = {first: [half for g in groups if (half := of_half(g, first)) is not None] for first in (True, False)}
     encoded = {first: encode_groups(half, runtime, crowding) for first, half in halves.items()}
     for first in (True, False):

@@ -27,12 +27,13 @@ import typer
 from PIL import Image
 from skimage import data
 
+from app.embeddings import EMBEDDING_SIZE
 from app.encoding import create_runtime, load_weights
 from app.faces import TEMPLATE, FaceFinder, FacePolicy, YunetDetector
 from app.faces.align import similarity
 from app.faces.yunet import Yunet, read_weights
 from app.settings import EncodingSettings
-from app.types import CHIP_SIDE, EMBEDDING_SIZE
+from app.types import CHIP_SIDE
 from benchmarks.galleries import fill_gallery
 from benchmarks.running import service
 from benchmarks.search import COUNT

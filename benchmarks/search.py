@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.sqlite.index import VectorIndex
 from app.gallery.sqlite.ranking import SPARE
-from app.types import EMBEDDING_SIZE, Embedding
 
 COUNT = 5 + SPARE
 """So many nearest are asked of the index by ``/identify`` with its default of 5 candidates."""
@@ -36,7 +36,7 @@ Search = Callable[[Embedding], object]
 
 
 @dataclass
-class Measured:
+class EncoderRun:
     """One index: how it searches, what building it took, seconds and bytes, and the milliseconds of each search."""
 
     search: Search
@@ -78,15 +78,15 @@ def resident() -> int:
     return int(faiss.get_mem_usage_kb()) * 1024
 
 
-def built(make: Callable[[Vectors], Search], templates: Vectors) -> Measured:
+def built(make: Callable[[Vectors], Search], templates: Vectors) -> EncoderRun:
     """An index with all templates."""
     before, start = resident(), time.perf_counter()
     search = make(templates)
     seconds = time.perf_counter() - start
-    return Measured(search, seconds, resident() - before)
+    return EncoderRun(search, seconds, resident() - before)
 
 
-def measure(indexes: list[Measured], probes: Vectors) -> None:
+def measure(indexes: list[EncoderRun], probes: Vectors) -> None:
     """Searches for every probe in every index. A turn's first search, which finds the caches cold, does not count."""
     for start in range(0, len(probes), PROBES_A_TURN):
         for index in indexes:

@@ -35,9 +35,9 @@ Reference = Callable[[Floats, Floats], Floats]
 """Templates [S, K, D], unit-length, and their lengths [S, K] -> what probes are compared with, [S, M, D]."""
 
 
-def weighted(templates: Floats, lengths: Floats) -> Floats:
+def weighted(templates: Floats, norms: Floats) -> Floats:
     """The direction of the mean, longer embeddings counting for more."""
-    mean = (templates * lengths[:, :, np.newaxis]).sum(axis=1, keepdims=True)
+    mean = (templates * norms[:, :, np.newaxis]).sum(axis=1, keepdims=True)
     direction: Floats = mean / np.linalg.norm(mean, axis=2, keepdims=True)
     return direction
 
@@ -55,7 +55,7 @@ def distances(references: Floats, probes: Floats) -> Floats:
     return 2 - 2 * nearest
 
 
-def rates(embeddings: Floats, lengths: Floats, subject: Ints, count: int, way: Reference) -> tuple[float, float]:
+def rates(embeddings: Floats, norms: Floats, subject: Ints, count: int, way: Reference) -> tuple[float, float]:
     """FNMR at ``FMR``, and FPIR among ``GALLERY`` subjects at the same threshold; means over the draws."""
     members = [np.flatnonzero(subject == s) for s in range(int(subject.max()) + 1)]
     enrolled = np.array([s for s, faces in enumerate(members) if len(faces) > count])
@@ -63,7 +63,7 @@ def rates(embeddings: Floats, lengths: Floats, subject: Ints, count: int, way: R
     for draw in range(DRAWS):
         rng = np.random.default_rng([count, draw])
         chosen = np.stack([rng.choice(members[s], count, replace=False) for s in enrolled])
-        table = distances(way(embeddings[chosen], lengths[chosen]), embeddings)
+        table = distances(way(embeddings[chosen], norms[chosen]), embeddings)
         same = enrolled[:, np.newaxis] == subject[np.newaxis]
         threshold = threshold_at_fmr(np.sort(table[~same]), FMR)
         same[np.arange(len(enrolled))[:, np.newaxis], chosen] = False
@@ -85,7 +85,7 @@ def main(faces: Annotated[Path, typer.Argument(help="folder written by model.dat
     typer.echo("| templates | " + " | ".join(f"{name}: FNMR | FPIR" for name in WAYS) + " |")
     typer.echo("|" + "---|" * (1 + 2 * len(WAYS)))
     for count in TEMPLATES:
-        found = [rates(encodings.embeddings, encodings.lengths, subject, count, way) for way in WAYS.values()]
+        found = [rates(encodings.embeddings, encodings.norms, subject, count, way) for way in WAYS.values()]
         typer.echo(
             f"| {count} | " + " | ".join(f"{100 * miss:.1f} | {100 * stranger:.2f}" for miss, stranger in found) + " |"
         )

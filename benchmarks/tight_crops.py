@@ -22,11 +22,19 @@ import numpy.typing as npt
 import typer
 from PIL import Image
 
-from app.faces import DecodeLimits, DegenerateLandmarksError, FaceFinder, FacePolicy, NoFaceError, YunetDetector, decode
+from app.evaluation.pairs import all_pair_distances
+from app.faces import (
+    Box,
+    DecodeLimits,
+    DegenerateLandmarksError,
+    FaceFinder,
+    FacePolicy,
+    NoFaceError,
+    YunetDetector,
+    decode,
+)
 from app.settings import Settings
-from app.types import Box
 from model.evaluation.baselines import Encode, load_encode
-from model.evaluation.metrics import all_pair_distances
 from model.evaluation.protocols import LfwPairs, NamedChips, find_central_faces, pair_distances, read_lfw, ten_fold
 
 FMRS = (1e-2, 1e-3, 1e-4)

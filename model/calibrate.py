@@ -19,18 +19,17 @@ import typer
 from app.crowding import Crowding, crowding_beside
 from app.decisions.calibration import CALIBRATION_FILE, Calibration
 from app.embeddings import fuse
-from app.encoding import EncoderRuntime, Precision, create_runtime, load_weights
-from app.evaluation.calibration import Labelled, Measured, Otherwise, describe, make_table
+from app.encoding import EncoderRuntime, Encodings, Precision, create_runtime, load_weights
+from app.evaluation.calibration import AlternativeRun, EncoderRun, LabelledEmbeddings, describe, make_table
 from app.evaluation.groups import GroupFaces, Part
-from app.types import Encodings
 from model.data.face_set import UNLABELLED, FaceSet, load_face_set
-from model.data.groups import GroupMembers, judged_groups
+from model.data.groups import GroupMembers, evaluation_groups
 
 
 def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: int = 64) -> Encodings:
     """What the encoder makes of uint8 [N, 112, 112, 3], in batches."""
     parts = [runtime.encode(chips[i : i + batch]) for i in range(0, len(chips), batch)]
-    return Encodings(np.concatenate([p.embeddings for p in parts]), np.concatenate([p.lengths for p in parts]))
+    return Encodings(np.concatenate([p.embeddings for p in parts]), np.concatenate([p.norms for p in parts]))
 
 
 def calibrate(
@@ -49,16 +48,16 @@ def calibrate(
     """
     chips = faces.images(np.arange(len(faces)))
     encodings, info = encode_all(runtime, chips), runtime.info
-    labelled = Labelled(
+    labelled = LabelledEmbeddings(
         embeddings=encodings.embeddings,
-        lengths=encodings.lengths,
+        norms=encodings.norms,
         subject=np.unique(faces.identity, return_inverse=True)[1],
         family=faces.family,
         source=faces.source,
         face_side=faces.face_side,
     )
-    otherwise = [Otherwise(o.info.runtime, o.info.precision, encode_all(o, chips).embeddings) for o in others]
-    encoder = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)
+    otherwise = [AlternativeRun(o.info.runtime, o.info.precision, encode_all(o, chips).embeddings) for o in others]
+    encoder = EncoderRun(info.name, info.version, info.sha256, info.runtime, info.precision)
     return make_table(
         labelled,
         encoder,
@@ -109,7 +108,7 @@ def main(
         labelled,
         f"identities kept out of training; faces from {sources}",
         crowding,
-        groups=judged_groups(everybody, split),
+        groups=evaluation_groups(everybody, split),
         others=others,
     )
     (weights / CALIBRATION_FILE).write_text(table.model_dump_json(indent=1) + "\n")

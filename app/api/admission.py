@@ -32,7 +32,7 @@ SMOOTHING = 0.1
 """Weight of the newest request in the running mean of service times."""
 
 
-class Workload:
+class AdmissionControl:
     """The queue and the threads."""
 
     def __init__(self, threads: int, most_waiting: int, seconds: float, metrics: Metrics) -> None:

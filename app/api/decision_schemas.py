@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.decisions import Claim, CriterionKind, Origin, Wish
+from app.decisions import Claim, CriterionKind, CriterionSource, RequestedCriterion
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -36,11 +36,11 @@ class ThresholdChoice(BaseModel):
             raise ValueError("a claim is about a rate: give it with a target, not with a distance or a similarity")
         return self
 
-    def wish(self) -> Wish:
+    def requested(self) -> RequestedCriterion:
         """What the request asks for."""
         distance = self.max_distance if self.min_similarity is None else 2 - 2 * self.min_similarity
         target = getattr(self, "target_fmr", None) or getattr(self, "target_fpir", None)
-        return Wish(target, distance, self.claim)
+        return RequestedCriterion(target, distance, self.claim)
 
 
 CRITERIA = (*(kind.value for kind in CriterionKind), "min_similarity")
@@ -107,7 +107,7 @@ class CriterionOut(BaseModel):
 
     kind: CriterionKind
     value: float = Field(description="a rate, 0..1, or a squared distance, 0..4")
-    set_by: Origin
+    set_by: CriterionSource
     claim: Claim | None = Field(description="for whom the rate is promised; null for a distance")
     bound_by: str | None = Field(
         description="the group of people that asked for the strictest threshold; null if all pairs did"

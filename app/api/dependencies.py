@@ -1,4 +1,4 @@
-"""What a route gets: the service, run on threads so that no photograph is ever worked on in the event loop."""
+"""What routes depend on: the components of the application, and threads to run them on."""
 
 from __future__ import annotations
 
@@ -10,57 +10,64 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
-from app.api.admission import Workload
+from app.api.admission import AdmissionControl
 from app.api.metrics import Metrics
 from app.audits.jobs import AuditJobs
-from app.recognition.service import TesseraService
+from app.recognition.collections import CollectionService
+from app.recognition.service import RecognitionService
+from app.recognition.subjects import SubjectService
 from app.settings import Settings
-
-THREADS_A_CORE = 2
-"""While some wait for the encoder others decode and look for faces."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Parts:
-    """The parts of one running application."""
+class Components:
+    """The components of one running application; ``app.main`` builds them."""
 
-    def __init__(self, settings: Settings, service: TesseraService, metrics: Metrics, cores: int) -> None:
-        self.settings, self.service, self.metrics = settings, service, metrics
-        self.audits = AuditJobs(service.gallery, service.calibration, service.crowding)
-        server = settings.server
-        threads = server.threads or THREADS_A_CORE * cores
-        self.workload = Workload(threads, server.max_waiting, server.request_seconds, metrics)
-        self._records = CapacityLimiter(2 * cores + 2)
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        recognition: RecognitionService,
+        subjects: SubjectService,
+        collections: CollectionService,
+        audits: AuditJobs,
+        admission: AdmissionControl,
+        metrics: Metrics,
+        record_threads: int,
+    ) -> None:
+        self.settings, self.recognition, self.subjects, self.collections = settings, recognition, subjects, collections
+        self.audits, self.admission, self.metrics = audits, admission, metrics
+        self._records = CapacityLimiter(record_threads)
 
     def close(self) -> None:
         """Stops what runs in the background, then the service."""
         self.audits.close()
-        self.service.close()
+        self.recognition.close()
 
-    async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs something that only asks the gallery, not behind the photographs that wait."""
+    async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a call that reads or writes records on a thread of its own, not in the queue for photographs."""
         return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._records)
 
 
-def parts_of(request: Request) -> Parts:
-    """The running application's parts."""
-    parts: Parts = request.app.state.parts
-    return parts
+def components_of(request: Request) -> Components:
+    """Those of the running application."""
+    components: Components = request.app.state.components
+    return components
 
 
-async def _parts(request: Request) -> Parts:
+async def _components(request: Request) -> Components:
     # Not a plain function: FastAPI would send each of those to a thread and back.
-    return parts_of(request)
+    return components_of(request)
 
 
-PartsDependency = Annotated[Parts, Depends(_parts)]
+ComponentsDependency = Annotated[Components, Depends(_components)]
 
 
-async def admitted(parts: PartsDependency) -> AsyncIterator[None]:
-    """A dependency of the routes that take photographs: takes the request in, or refuses it before it is read."""
-    async with parts.workload.admit():
+async def admitted(components: ComponentsDependency) -> AsyncIterator[None]:
+    """A dependency of routes that take photographs: admits the request, or refuses it before its body is read."""
+    async with components.admission.admit():
         yield
 
 

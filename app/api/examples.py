@@ -32,7 +32,7 @@ _FACE: Example = {
         "issues": [],
     },
 }
-_PROBE: Example = {"faces_detected": 1, "face": _FACE, "embedding_length": 12.41}
+_PROBE: Example = {"faces_detected": 1, "face": _FACE, "embedding_norm": 12.41}
 _MEASURED: Example = {
     "threshold": 0.9319,
     "false_match_rate": {"value": 0.0000199, "low": 0.0000119, "high": 0.0000347},
@@ -199,7 +199,7 @@ AUDIT: Example = {
         "weak_count": 1,
         "weak": [{"subject_id": "bob", "template_id": TEMPLATE_ID, "length": 8.1}],
         "compared_subjects": 600,
-        "ceiling": [
+        "rates": [
             {
                 "threshold": 1.0671,
                 "calibrated": {"value": 0.000224, "low": 0.000175, "high": 0.000286},

@@ -5,22 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from app.api import schemas
-from app.api.decision_schemas import CriterionOut, OperatingPointOut, RateOut, WorstGroupOut
+from app.api.decision_schemas import CriterionOut, GroupOut, OperatingPointOut, RateOut, WorstGroupOut
 from app.decisions import (
     Calibration,
     Claim,
-    Compared,
+    Comparison,
     CriterionKind,
+    DecisionPolicy,
     RateAtDistance,
-    Rule,
     rate_at,
     similarity,
     worst_rate_at,
 )
 from app.encoding import EncoderInfo
+from app.faces import AlignedFace
+from app.gallery import Candidate, Collection
+from app.recognition.criteria import Criteria
 from app.recognition.results import Enrolment, FaceIdentification, Identification, Probe, Verification
 from app.recognition.service import compared
-from app.types import AlignedFace, Candidate, Collection
 
 LANDMARK_NAMES = tuple(schemas.LandmarksOut.model_fields)
 
@@ -39,11 +41,11 @@ def face(aligned: AlignedFace) -> schemas.FaceOut:
 def probe(used: Probe) -> schemas.ProbeOut:
     """The face used and how many there were."""
     return schemas.ProbeOut(
-        faces_detected=used.faces_detected, face=face(used.face), embedding_length=round(used.length, 2)
+        faces_detected=used.faces_detected, face=face(used.face), embedding_norm=round(used.norm, 2)
     )
 
 
-def candidate(found: Candidate, probe: Probe, rule: Rule) -> schemas.CandidateOut:
+def candidate(found: Candidate, probe: Probe, policy: DecisionPolicy) -> schemas.CandidateOut:
     """A candidate with the decision on it alone."""
     pair = compared(probe, found)
     return schemas.CandidateOut(
@@ -52,22 +54,22 @@ def candidate(found: Candidate, probe: Probe, rule: Rule) -> schemas.CandidateOu
         templates=found.templates,
         distance=found.distance,
         similarity=similarity(found.distance),
-        threshold=rule.threshold(pair),
+        threshold=policy.threshold(pair),
         crowding=pair.crowding,
-        false_match_rate=_rate(rule, pair),
-        worst_group=_worst(rule, pair),
-        decision=rule.plain_decision(pair),
+        false_match_rate=_rate(policy, pair),
+        worst_group=_worst(policy, pair),
+        decision=policy.threshold_decision(pair),
         metadata=dict(found.metadata),
     )
 
 
-def _rate(rule: Rule, pair: Compared) -> RateOut | None:
-    rate = rate_at(rule.calibration, pair.adjusted, pair.templates)
+def _rate(policy: DecisionPolicy, pair: Comparison) -> RateOut | None:
+    rate = rate_at(policy.calibration, pair.adjusted, pair.templates)
     return None if rate is None else RateOut(**_numbers(rate))
 
 
-def _worst(rule: Rule, pair: Compared) -> WorstGroupOut | None:
-    return worst_group(worst_rate_at(rule.calibration, pair.adjusted, pair.templates))
+def _worst(policy: DecisionPolicy, pair: Comparison) -> WorstGroupOut | None:
+    return worst_group(worst_rate_at(policy.calibration, pair.adjusted, pair.templates))
 
 
 def worst_group(rate: RateAtDistance | None) -> WorstGroupOut | None:
@@ -80,25 +82,25 @@ def _numbers(rate: RateAtDistance) -> dict[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high, "at_most": rate.at_most}
 
 
-def _criterion(rule: Rule, templates: int) -> CriterionOut:
-    wanted = rule.criterion
+def _criterion(policy: DecisionPolicy, templates: int) -> CriterionOut:
+    wanted = policy.criterion
     rated = wanted.kind is not CriterionKind.MAX_DISTANCE
     return CriterionOut(
         kind=wanted.kind,
         value=wanted.value,
         set_by=wanted.origin,
         claim=wanted.claim if rated else None,
-        bound_by=rule.bound(templates).group,
-        met=rule.met,
+        bound_by=policy.bound(templates).group,
+        met=policy.met,
     )
 
 
-def operating_point(rule: Rule, templates: int) -> schemas.OperatingPointWithGroup | None:
+def operating_point(policy: DecisionPolicy, templates: int) -> schemas.OperatingPointWithGroup | None:
     """The rates at the threshold for so many templates; None beyond all that was measured."""
-    point = rule.operating_point(templates)
+    point = policy.operating_point(templates)
     if point is None:
         return None
-    worst = worst_group(rule.worst_rate(templates))
+    worst = worst_group(policy.worst_rate(templates))
     return schemas.OperatingPointWithGroup(**OperatingPointOut.model_validate(point).model_dump(), worst_group=worst)
 
 
@@ -123,7 +125,7 @@ def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration)
             schemas.FailureOut(image=r.index, code=r.error.code, detail=r.error.message) for r in result.rejected
         ],
         possible_duplicate=bool(result.possible_duplicates),
-        possible_duplicates=[candidate(c, p, result.rule) for c, p in result.possible_duplicates],
+        possible_duplicates=[candidate(c, p, result.policy) for c, p in result.possible_duplicates],
         **versions(encoder, calibration),
     )
 
@@ -136,12 +138,12 @@ def verification(result: Verification, encoder: EncoderInfo, calibration: Calibr
         reason=result.outcome.reason,
         distance=pair.distance,
         similarity=similarity(pair.distance),
-        threshold=result.rule.threshold(pair),
+        threshold=result.policy.threshold(pair),
         crowding=pair.crowding,
-        criterion=_criterion(result.rule, pair.templates),
-        false_match_rate=_rate(result.rule, pair),
-        worst_group=_worst(result.rule, pair),
-        operating_point=operating_point(result.rule, pair.templates),
+        criterion=_criterion(result.policy, pair.templates),
+        false_match_rate=_rate(result.policy, pair),
+        worst_group=_worst(result.policy, pair),
+        operating_point=operating_point(result.policy, pair.templates),
         subject_id=found.subject_id if found else None,
         template_id=found.template_id if found else None,
         templates=pair.templates,
@@ -151,19 +153,19 @@ def verification(result: Verification, encoder: EncoderInfo, calibration: Calibr
     )
 
 
-def _identified(result: FaceIdentification, rule: Rule) -> schemas.IdentifiedFace:
+def _identified(result: FaceIdentification, policy: DecisionPolicy) -> schemas.IdentifiedFace:
     return schemas.IdentifiedFace(
         decision=result.outcome.decision,
         reason=result.outcome.reason,
         probe=probe(result.probe),
-        candidates=[candidate(c, result.probe, rule) for c in result.candidates],
+        candidates=[candidate(c, result.probe, policy) for c in result.candidates],
     )
 
 
 def identification(result: Identification, encoder: EncoderInfo, calibration: Calibration) -> schemas.IdentifyResponse:
     """Answer of ``/identify``."""
-    rule = result.rule
-    faces = [_identified(f, rule) for f in result.faces]
+    policy = result.policy
+    faces = [_identified(f, policy) for f in result.faces]
     first = faces[0]
     nearest = first.candidates[0] if first.candidates else None
     templates = nearest.templates if nearest else 1
@@ -172,11 +174,11 @@ def identification(result: Identification, encoder: EncoderInfo, calibration: Ca
         subject_id=nearest.subject_id if nearest and first.decision == "match" else None,
         distance=nearest.distance if nearest else None,
         similarity=nearest.similarity if nearest else None,
-        threshold=nearest.threshold if nearest else rule.bound(templates).threshold,
-        criterion=_criterion(rule, templates),
-        operating_point=operating_point(rule, templates),
-        gallery_subjects=rule.subjects or 0,
-        false_positive_identification_rate=rule.false_positive_identification_rate(),
+        threshold=nearest.threshold if nearest else policy.bound(templates).threshold,
+        criterion=_criterion(policy, templates),
+        operating_point=operating_point(policy, templates),
+        gallery_subjects=policy.subjects or 0,
+        false_positive_identification_rate=policy.false_positive_identification_rate(),
         margin=result.faces[0].margin,
         reason="empty_gallery" if result.reason else first.reason,
         probe=first.probe,
@@ -196,4 +198,26 @@ def collection(found: Collection) -> schemas.CollectionOut:
         target_fmr=found.targets.fmr,
         target_fpir=found.targets.fpir,
         claim=None if found.targets.claim is None else Claim(found.targets.claim),
+    )
+
+
+def model(encoder: EncoderInfo, criteria: Criteria) -> schemas.ModelResponse:
+    """Answer of ``/model``."""
+    table = criteria.calibration
+    point = operating_point(criteria.default_policy(), 1)
+    assert point is not None
+    return schemas.ModelResponse(
+        encoder=schemas.EncoderOut.model_validate(encoder),
+        calibration_version=table.version,
+        target_fmr=criteria.target_fmr,
+        target_fpir=criteria.target_fpir,
+        claim=criteria.claim,
+        smallest_supported_fmr=table.smallest_supported(criteria.claim, table.most_templates),
+        weak_below=table.quality.limit,
+        ambiguous_below=table.margin.limit,
+        most_templates=table.most_templates,
+        operating_point=point,
+        operating_points=[OperatingPointOut.model_validate(p) for p in table.curves[0].operating_points],
+        groups=[GroupOut.model_validate(g) for g in table.groups],
+        cohort_sha256=table.cohort_sha256,
     )

@@ -15,7 +15,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.api.dependencies import parts_of
+from app.api.dependencies import components_of
 from app.api.problems import RequestError, invalid_fields
 from app.api.schemas import REQUESTS
 from app.settings import ServerSettings
@@ -36,7 +36,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     """A dependency that reads and validates the body of a request, multipart or JSON, as ``model``."""
 
     async def read(request: Request) -> Body:
-        settings = parts_of(request).settings.server
+        settings = components_of(request).settings.server
         media_type = _media_type(request)
         if media_type == JSON:
             return await _read_json(model, request, settings)
@@ -55,7 +55,7 @@ def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     async def read(request: Request) -> Body:
         if _media_type(request) != JSON:
             raise RequestError("unsupported_media_type", "Send application/json.")
-        return await _read_json(model, request, parts_of(request).settings.server)
+        return await _read_json(model, request, components_of(request).settings.server)
 
     return read
 

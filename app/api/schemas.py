@@ -32,8 +32,7 @@ from app.api.decision_schemas import (
 from app.decisions import Claim, Decision, Reason
 from app.encoding import Precision, RuntimeName
 from app.faces import FacePolicy
-from app.gallery import DEFAULT_COLLECTION, OnConflict
-from app.types import Targets
+from app.gallery import DEFAULT_COLLECTION, OnConflict, Targets
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@:+~-]{0,127}$"
 MAX_TOP_K = 100
@@ -237,7 +236,7 @@ class ProbeOut(BaseModel):
 
     faces_detected: int
     face: FaceOut
-    embedding_length: float = Field(
+    embedding_norm: float = Field(
         description="the less the encoder recognises in a face the shorter; below the limit in /model it is weak"
     )
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from app.audits.report import AuditReport, Ceiling
+from app.audits.report import AuditReport, RateCheck
 
 WIDTH, HEIGHT, MARGIN = 520, 340, 54
 
@@ -34,13 +34,13 @@ def audit_page(report: AuditReport) -> str:
     """A page without scripts and without anything from elsewhere; every id is escaped."""
     source = files("app.audits").joinpath("audit.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source).render(report=report, plot=_plot(report.ceiling) if report.ceiling else None)
+    return environment.from_string(source).render(report=report, plot=_plot(report.rates) if report.rates else None)
 
 
-def _plot(ceiling: tuple[Ceiling, ...]) -> dict[str, object]:
+def _plot(rates: tuple[RateCheck, ...]) -> dict[str, object]:
     """Places in pixels of what is drawn: observed rates against calibrated ones, both on logarithmic axes."""
-    rates = [r for c in ceiling for r in (c.calibrated.value, c.observed.value, c.observed.high) if r > 0]
-    low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
+    shown = [r for c in rates for r in (c.calibrated.value, c.observed.value, c.observed.high) if r > 0]
+    low, high = math.floor(math.log10(min(shown))), math.ceil(math.log10(max(shown)))
     x = _Axis(low, max(high, low + 1), MARGIN, WIDTH - 12)
     y = _Axis(low, max(high, low + 1), HEIGHT - MARGIN, 12)
     points = [
@@ -50,10 +50,10 @@ def _plot(ceiling: tuple[Ceiling, ...]) -> dict[str, object]:
             "top": y.place(c.observed.high),
             "bottom": y.place(c.observed.low),
         }
-        for c in ceiling
+        for c in rates
     ]
-    band = [(x.place(c.calibrated.value), y.place(c.calibrated.high)) for c in ceiling]
-    band += [(x.place(c.calibrated.value), y.place(c.calibrated.low)) for c in reversed(ceiling)]
+    band = [(x.place(c.calibrated.value), y.place(c.calibrated.high)) for c in rates]
+    band += [(x.place(c.calibrated.value), y.place(c.calibrated.low)) for c in reversed(rates)]
     return {
         "width": WIDTH,
         "height": HEIGHT,

@@ -17,11 +17,10 @@ import numpy.typing as npt
 
 from app.crowding import Crowding
 from app.decisions import Calibration, Estimate
-from app.embeddings import fused_template
-from app.evaluation.bootstrap import draws
+from app.embeddings import EMBEDDING_SIZE, fused_template
+from app.evaluation.bootstrap import bootstrap_weights
 from app.evaluation.pairs import adjusted_distances
-from app.gallery import Gallery, every_subject
-from app.types import EMBEDDING_SIZE, SubjectVectors
+from app.gallery import Gallery, SubjectVectors, every_subject
 
 LISTED = 100
 CONFUSABLE = 20
@@ -73,11 +72,11 @@ class WeakTemplate:
 
     subject_id: str
     template_id: str
-    length: float
+    norm: float
 
 
 @dataclass(frozen=True, slots=True)
-class Ceiling:
+class RateCheck:
     """At one threshold: the calibrated false match rate and the share of the collection's own pairs that lie within."""
 
     threshold: float
@@ -102,7 +101,7 @@ class AuditReport:
     weak_count: int
     weak: tuple[WeakTemplate, ...]
     compared_subjects: int
-    ceiling: tuple[Ceiling, ...]
+    rates: tuple[RateCheck, ...]
     population: Population
 
 
@@ -124,9 +123,9 @@ def audit(
         singles.append(subject.embeddings[-1])
         outliers += _outliers(subject, calibration, crowding)
         weak += [
-            WeakTemplate(subject.subject_id, id_, length)
-            for id_, length in zip(subject.template_ids, subject.lengths.tolist(), strict=True)
-            if length < limit
+            WeakTemplate(subject.subject_id, id_, norm)
+            for id_, norm in zip(subject.template_ids, subject.norms.tolist(), strict=True)
+            if norm < limit
         ]
         for candidate in gallery.search(collection, fused_template(subject.embeddings), NEIGHBOURS):
             if candidate.subject_id != subject.subject_id:
@@ -138,9 +137,9 @@ def audit(
     ranked = [_pair(names, *distances, calibration) for names, distances in by_likeness]
     duplicates = ranked[: sum(crowded <= threshold for _, (_, crowded) in by_likeness)]
     outliers.sort(key=lambda o: o.threshold - o.distance)
-    weak.sort(key=lambda w: w.length)
+    weak.sort(key=lambda w: w.norm)
     compared = _sample(singles)
-    ceiling = measure_ceiling(compared, crowding(compared), calibration)
+    rates = check_rates(compared, crowding(compared), calibration)
     progress(1.0)
     return AuditReport(
         collection=collection,
@@ -155,8 +154,8 @@ def audit(
         weak_count=len(weak),
         weak=tuple(weak[:LISTED]),
         compared_subjects=len(compared),
-        ceiling=ceiling,
-        population=judge(ceiling),
+        rates=rates,
+        population=compare_population(rates),
     )
 
 
@@ -188,9 +187,9 @@ def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     )
 
 
-def measure_ceiling(
+def check_rates(
     vectors: npt.NDArray[np.float32], crowding: npt.NDArray[np.float32], calibration: Calibration
-) -> tuple[Ceiling, ...]:
+) -> tuple[RateCheck, ...]:
     """Shares of the pairs of subjects within each calibrated threshold, with intervals over draws of subjects.
 
     vectors: one embedding a subject, unit-length float32 [S, D], and the crowding of each, [S]. Thresholds at which
@@ -200,7 +199,9 @@ def measure_ceiling(
     pairs = count * (count - 1) // 2
     distances = adjusted_distances(vectors, vectors, crowding, crowding)
     np.fill_diagonal(distances, np.inf)
-    weights = np.array(draws(count, replicates=REPLICATES) if count else np.empty((REPLICATES, 0)), dtype=np.float32)
+    weights = np.array(
+        bootstrap_weights(count, replicates=REPLICATES) if count else np.empty((REPLICATES, 0)), dtype=np.float32
+    )
     rows = []
     for point in calibration.curve(1).operating_points:
         if point.false_match_rate.value * pairs < FEW_PAIRS:
@@ -211,15 +212,15 @@ def measure_ceiling(
         low, high = np.quantile(drawn / total, [0.025, 0.975])
         value = float(within.sum()) / (2 * pairs)
         observed = Estimate.around(value, float(low), float(high))
-        rows.append(Ceiling(point.threshold, point.false_match_rate, observed, pairs))
+        rows.append(RateCheck(point.threshold, point.false_match_rate, observed, pairs))
     return tuple(rows)
 
 
-def judge(ceiling: tuple[Ceiling, ...]) -> Population:
+def compare_population(rates: tuple[RateCheck, ...]) -> Population:
     """By the strictest threshold that the collection says something of: are the two intervals apart?"""
-    if not ceiling:
+    if not rates:
         return Population.TOO_FEW
-    strictest = ceiling[-1]
+    strictest = rates[-1]
     if strictest.observed.low > strictest.calibrated.high:
         return Population.HARDER
     if strictest.observed.high < strictest.calibrated.low:

@@ -1,49 +1,49 @@
 """Distance -> decision: the calibration table, and the rules that thresholds are taken from it by."""
 
 from app.decisions.calibration import Calibration, CalibrationError, load_calibration, read_calibration
-from app.decisions.curves import Bound, Claim, Estimate, Group, GroupPoint, OperatingPoint
+from app.decisions.curves import Claim, ClaimedThreshold, Estimate, Group, GroupPoint, OperatingPoint
 from app.decisions.decide import Decision, Outcome, Reason, decide, similarity
 from app.decisions.rules import (
-    Compared,
+    Comparison,
     Criterion,
     CriterionKind,
-    Origin,
+    CriterionSource,
+    DecisionPolicy,
     RateAtDistance,
-    Rule,
+    RequestedCriterion,
     TargetUnsupported,
-    Wish,
+    identification_policy,
     rate_at,
-    rule_for_comparison,
-    rule_for_search,
+    verification_policy,
     worst_rate_at,
 )
 
 __all__ = [
-    "Bound",
     "Calibration",
     "CalibrationError",
     "Claim",
-    "Compared",
+    "ClaimedThreshold",
+    "Comparison",
     "Criterion",
     "CriterionKind",
+    "CriterionSource",
     "Decision",
+    "DecisionPolicy",
     "Estimate",
     "Group",
     "GroupPoint",
     "OperatingPoint",
-    "Origin",
     "Outcome",
     "RateAtDistance",
     "Reason",
-    "Rule",
+    "RequestedCriterion",
     "TargetUnsupported",
-    "Wish",
     "decide",
+    "identification_policy",
     "load_calibration",
     "rate_at",
     "read_calibration",
-    "rule_for_comparison",
-    "rule_for_search",
     "similarity",
+    "verification_policy",
     "worst_rate_at",
 ]

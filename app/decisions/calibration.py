@@ -1,7 +1,7 @@
 """The calibration table: thresholds with the error rates that were measured at them, bound to one encoder.
 
-Rates are those of ISO/IEC 19795-1. Bounds are 95 % intervals over draws of subjects (see ``model.calibrate``). Every
-threshold is one of adjusted distances: squared distances plus the crowding of both faces (``app.crowding``).
+Rates are those of ISO/IEC 19795-1. Bounds are 95 % intervals over draws of subjects (see ``app.evaluation.bootstrap``).
+Every threshold is one of adjusted distances: squared distances plus the crowding of both faces (``app.crowding``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from app.decisions.curves import (
-    Bound,
     Claim,
+    ClaimedThreshold,
     Estimate,
     Group,
     GroupPoint,
@@ -25,7 +25,7 @@ from app.decisions.curves import (
     Table,
     TemplateCurve,
     smallest_group_claim,
-    strictest_bound,
+    strictest_threshold,
 )
 from app.errors import TesseraError
 
@@ -174,29 +174,29 @@ class Calibration(Table):
                 raise ValueError(f"default_fmr is below what is supported for {templates} templates")
         return self
 
-    def bound(self, claim: Claim, fmr: float, templates: int) -> Bound | None:
+    def bound(self, claim: Claim, fmr: float, templates: int) -> ClaimedThreshold | None:
         """The largest threshold that keeps a claim for a subject of so many templates; None if it cannot be shown.
 
         A group that is too small to show the rate is answered for by the larger one that it is part of.
         """
-        return self.remembered_bound(claim, fmr, templates)
+        return self.cached_threshold(claim, fmr, templates)
 
     @cached_property
-    def remembered_bound(self) -> Callable[[Claim, float, int], Bound | None]:
+    def cached_threshold(self) -> Callable[[Claim, float, int], ClaimedThreshold | None]:
         """The same, for ``bound``: a candidate is decided on by the same few as the one before."""
-        return lru_cache(maxsize=256)(self._find_bound)
+        return lru_cache(maxsize=256)(self._find_threshold)
 
-    def _find_bound(self, claim: Claim, fmr: float, templates: int) -> Bound | None:
+    def _find_threshold(self, claim: Claim, fmr: float, templates: int) -> ClaimedThreshold | None:
         if claim is Claim.POOLED or not self.claimed_groups:
             point = self.curve(templates).at_rate(fmr)
-            return None if point is None else Bound(point.threshold, None)
-        strictest = strictest_bound(self.groups, fmr)
+            return None if point is None else ClaimedThreshold(point.threshold, None)
+        strictest = strictest_threshold(self.groups, fmr)
         if strictest is None:
             return None
         pooled = self.curve(1).at_rate(fmr)
         if pooled is not None and pooled.threshold < strictest.threshold:
-            strictest = Bound(pooled.threshold, None)
-        return Bound(strictest.threshold + self.shift(templates), strictest.group)
+            strictest = ClaimedThreshold(pooled.threshold, None)
+        return ClaimedThreshold(strictest.threshold + self.shift(templates), strictest.group)
 
     def shift(self, templates: int) -> float:
         """How much farther the threshold of so many templates may be than that of a single one: 0 or less, mostly.
@@ -226,14 +226,14 @@ class Calibration(Table):
         """
         single, worst = distance - self.shift(templates), None
         for group in self.claimed_groups:
-            point = self.answering(group, single).at_distance(single)
+            point = self.responsible_group(group, single).at_distance(single)
             if point is None:
                 return None
             if worst is None or point.false_match_rate.value > worst[1].false_match_rate.value:
                 worst = (group, point)
         return worst
 
-    def answering(self, group: Group, distance: float) -> Group:
+    def responsible_group(self, group: Group, distance: float) -> Group:
         """The group itself, or, where a distance is smaller than it can measure, the larger one that it is part of."""
         larger = self._larger(group)
         return larger if larger is not None and distance < group.strictest.threshold else group

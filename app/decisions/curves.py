@@ -39,7 +39,7 @@ class Estimate(Table):
 
     @classmethod
     def around(cls, value: float, low: float, high: float) -> Self:
-        """A rate with the bounds of its draws; of one that no draw moves, such as 0, rounding may put them past it."""
+        """A rate with the bounds of its replicates; where no draw moves it, such as 0, rounding may cross it."""
         return cls(value=value, low=min(low, value), high=min(max(high, value), 1.0))
 
 
@@ -163,14 +163,14 @@ class Claim(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class ClaimedThreshold:
     """A threshold (adjusted squared distance), and the group that no more permissive one would do for; None: all."""
 
     threshold: float
     group: str | None
 
 
-def strictest_bound(groups: Sequence[Group], fmr: float) -> Bound | None:
+def strictest_threshold(groups: Sequence[Group], fmr: float) -> ClaimedThreshold | None:
     """The largest threshold at which every claimed group has at most this false match rate, upper bounds included.
 
     A group that is too small to show the rate is answered for by the larger one that it is part of, and still keeps the
@@ -187,7 +187,7 @@ def strictest_bound(groups: Sequence[Group], fmr: float) -> Bound | None:
                 return None
             point = point if own is None or point.threshold <= own.threshold else own
         if strictest is None or point.threshold < strictest.threshold:
-            strictest = Bound(point.threshold, group.name)
+            strictest = ClaimedThreshold(point.threshold, group.name)
     return strictest
 
 

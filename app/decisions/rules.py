@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.decisions.calibration import Calibration
-from app.decisions.curves import Bound, Claim, Estimate, OperatingPoint
+from app.decisions.curves import Claim, ClaimedThreshold, Estimate, OperatingPoint
 from app.decisions.decide import Decision, Outcome, Reason, decide
 from app.errors import TesseraError
 
@@ -32,7 +32,7 @@ class CriterionKind(StrEnum):
     """The largest squared distance that matches."""
 
 
-class Origin(StrEnum):
+class CriterionSource(StrEnum):
     """Who asked for it."""
 
     REQUEST = "request"
@@ -58,12 +58,12 @@ class Criterion:
 
     kind: CriterionKind
     value: float
-    origin: Origin
+    origin: CriterionSource
     claim: Claim = Claim.EVERY_GROUP
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RequestedCriterion:
     """What a request says of a decision: a target rate or a largest distance, and for whom a rate is promised.
 
     What is None is left to the collection and to the service.
@@ -87,17 +87,17 @@ class RateAtDistance:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """A probe and a reference: squared distance, templates of the reference, and the lengths of both embeddings.
+class Comparison:
+    """A probe and a reference: squared distance, templates of the reference, and the norms of both embeddings.
 
-    The lengths are those of ``app.types.Encodings``; a subject's is that of its longest template. crowding: of both
+    The norms are those of ``app.encoding.Encodings``; a subject's is the greatest of its templates. crowding: of both
     faces together.
     """
 
     distance: float
     templates: int
-    probe_length: float
-    reference_length: float
+    probe_norm: float
+    reference_norm: float
     crowding: float = 0.0
 
     @property
@@ -107,7 +107,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class DecisionPolicy:
     """A criterion ready for comparisons.
 
     fmr: the false match rate that one comparison may have; None where the distance was given outright. subjects: how
@@ -121,40 +121,40 @@ class Rule:
     subjects: int | None
     met: bool = True
 
-    def bound(self, templates: int) -> Bound:
+    def bound(self, templates: int) -> ClaimedThreshold:
         """The largest adjusted distance that matches a subject of so many templates, and whom it is that strict for.
 
         Of a distance that was given outright, that distance.
         """
         if self.fmr is None:
-            return Bound(self.criterion.value, None)
+            return ClaimedThreshold(self.criterion.value, None)
         # A subject may have gained a template since the rule was made, and its curve support less: be strict then.
         smallest = self.calibration.smallest_supported(self.criterion.claim, templates)
         bound = self.calibration.bound(self.criterion.claim, max(self.fmr, smallest), templates)
         assert bound is not None
         return bound
 
-    def threshold(self, compared: Compared) -> float:
+    def threshold(self, compared: Comparison) -> float:
         """The largest squared distance that matches of these two faces."""
         bound = self.bound(compared.templates).threshold
         return bound if self.fmr is None else bound - compared.crowding
 
-    def nearness(self, compared: Compared) -> float:
+    def ranking_distance(self, compared: Comparison) -> float:
         """What comparisons are ranked by, smallest first: distance and crowding, or a distance compared as it is."""
         return compared.distance if self.fmr is None else compared.adjusted
 
-    def weakness(self, compared: Compared) -> Reason | None:
+    def weakness(self, compared: Comparison) -> Reason | None:
         """Which of the two faces says too little, if one does."""
         limit = self.calibration.quality.limit
-        if compared.probe_length < limit:
+        if compared.probe_norm < limit:
             return Reason.WEAK_PROBE
-        return Reason.WEAK_REFERENCE if compared.reference_length < limit else None
+        return Reason.WEAK_REFERENCE if compared.reference_norm < limit else None
 
-    def plain_decision(self, compared: Compared) -> Decision:
+    def threshold_decision(self, compared: Comparison) -> Decision:
         """Whether the distance is within the threshold, however weak the faces are."""
         return decide(compared.distance, self.threshold(compared))
 
-    def outcome(self, compared: Compared) -> Outcome:
+    def outcome(self, compared: Comparison) -> Outcome:
         """The decision on one comparison.
 
         A weak face cannot say no, for it misses the same person far more often than others do; and where it is taken
@@ -162,21 +162,21 @@ class Rule:
         """
         reason = self.weakness(compared)
         if reason is None:
-            return Outcome(self.plain_decision(compared))
+            return Outcome(self.threshold_decision(compared))
         limit = self._weak_threshold(compared)
         if limit is not None and compared.distance <= limit:
             return Outcome(Decision.MATCH)
         return Outcome(Decision.INCONCLUSIVE, reason)
 
-    def _weak_threshold(self, compared: Compared) -> float | None:
+    def _weak_threshold(self, compared: Comparison) -> float | None:
         if self.fmr is None:
             return self.criterion.value
         rate = self.fmr / self.calibration.quality.inflation
         bound = self.calibration.bound(self.criterion.claim, rate, compared.templates)
         return None if bound is None else bound.threshold - compared.crowding
 
-    def search_outcome(self, ranked: Sequence[Compared]) -> Outcome:
-        """The decision on a search, given its candidates, by ``nearness``.
+    def search_outcome(self, ranked: Sequence[Comparison]) -> Outcome:
+        """The decision on a search, given its candidates, by ``ranking_distance``.
 
         Of two that match, so close to each other that the nearer one is often the wrong one, neither is named.
         """
@@ -184,7 +184,7 @@ class Rule:
             return Outcome(Decision.NO_MATCH)
         first = self.outcome(ranked[0])
         if first.decision is Decision.MATCH and len(ranked) > 1:
-            near = self.nearness(ranked[1]) - self.nearness(ranked[0]) < self.calibration.margin.limit
+            near = self.ranking_distance(ranked[1]) - self.ranking_distance(ranked[0]) < self.calibration.margin.limit
             if near and self.outcome(ranked[1]).decision is Decision.MATCH:
                 return Outcome(Decision.INCONCLUSIVE, Reason.AMBIGUOUS_SUBJECTS)
         return first
@@ -244,14 +244,14 @@ def worst_rate_at(calibration: Calibration, distance: float, templates: int) -> 
         return None
     group, point = found
     single = distance - calibration.shift(templates)
-    at_most = single < calibration.answering(group, single).strictest.threshold
+    at_most = single < calibration.responsible_group(group, single).strictest.threshold
     return RateAtDistance(point.false_match_rate, at_most, group.name)
 
 
-def rule_for_comparison(calibration: Calibration, criterion: Criterion, templates: int) -> Rule:
+def verification_policy(calibration: Calibration, criterion: Criterion, templates: int) -> DecisionPolicy:
     """The rule for comparing with one subject of so many templates. Raises TargetUnsupported, ValueError for a FPIR."""
     if criterion.kind is CriterionKind.MAX_DISTANCE:
-        return Rule(criterion, calibration, None, None)
+        return DecisionPolicy(criterion, calibration, None, None)
     if criterion.kind is CriterionKind.TARGET_FPIR:
         raise ValueError("a rate of identification needs a search")
     if calibration.bound(criterion.claim, criterion.value, templates) is None:
@@ -263,12 +263,12 @@ def rule_for_comparison(calibration: Calibration, criterion: Criterion, template
             claim=criterion.claim.value,
             smallest_supported=smallest,
         )
-    return Rule(criterion, calibration, criterion.value, None)
+    return DecisionPolicy(criterion, calibration, criterion.value, None)
 
 
-def rule_for_search(
+def identification_policy(
     calibration: Calibration, criterion: Criterion, subjects: int, most_templates: int | None = None
-) -> Rule:
+) -> DecisionPolicy:
     """The rule for a search among so many subjects, of so many templates at most (or any number).
 
     Raises TargetUnsupported where a request asks for too much. A default of the server or of a collection is met as far
@@ -276,15 +276,15 @@ def rule_for_search(
     """
     count = max(subjects, 1)
     if criterion.kind is CriterionKind.MAX_DISTANCE:
-        return Rule(criterion, calibration, None, subjects)
+        return DecisionPolicy(criterion, calibration, None, subjects)
     most = calibration.most_templates if most_templates is None else most_templates
     smallest = calibration.smallest_supported(criterion.claim, most)
     wanted = criterion.value if criterion.kind is CriterionKind.TARGET_FMR else fmr_of(criterion.value, count)
     known = count <= calibration.largest_gallery or criterion.kind is CriterionKind.TARGET_FMR
     if wanted >= smallest and known:
-        return Rule(criterion, calibration, wanted, subjects)
-    if criterion.origin is not Origin.REQUEST:
-        return Rule(criterion, calibration, max(wanted, smallest), subjects, met=False)
+        return DecisionPolicy(criterion, calibration, wanted, subjects)
+    if criterion.origin is not CriterionSource.REQUEST:
+        return DecisionPolicy(criterion, calibration, max(wanted, smallest), subjects, met=False)
     if not known:
         raise TargetUnsupported(
             f"The calibration was found to hold for searches among up to {calibration.largest_gallery:g} subjects, and "

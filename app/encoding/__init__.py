@@ -1,7 +1,8 @@
 """Aligned face -> embedding: the weights and the runtimes that execute them."""
 
 from app.encoding.batcher import Batcher
-from app.encoding.runtime import EncoderInfo, EncoderRuntime, Precision, RuntimeName, create_runtime
+from app.encoding.factory import create_runtime
+from app.encoding.runtime import EncoderInfo, EncoderRuntime, Encodings, Precision, RuntimeName
 from app.encoding.weights import EncoderWeights, WeightsError, load_weights
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "EncoderInfo",
     "EncoderRuntime",
     "EncoderWeights",
+    "Encodings",
     "Precision",
     "RuntimeName",
     "WeightsError",

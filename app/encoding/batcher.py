@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.encoding.runtime import EncoderInfo, EncoderRuntime, check_chips
+from app.encoding.runtime import EncoderInfo, EncoderRuntime, Encodings, check_chips
 from app.timing import note
-from app.types import Encodings, Pixels
+from app.types import Pixels
 
 BATCH_SIZE = 8
 """Beyond so many faces a run is hardly cheaper for each, and those who wait for it wait longer."""
@@ -92,7 +92,7 @@ class Batcher:
             ends = np.cumsum([len(job.chips) for job in batch])
             for job, end in zip(batch, ends, strict=True):
                 own = slice(end - len(job.chips), end)
-                job.encodings = Encodings(found.embeddings[own], found.lengths[own])
+                job.encodings = Encodings(found.embeddings[own], found.norms[own])
         except Exception as error:  # every one of them gets it
             for job in batch:
                 job.error = error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from app.encoding.runtime import EncoderInfo, Precision, RuntimeName, check_chips, check_outputs
+from app.encoding.runtime import EncoderInfo, Encodings, Precision, RuntimeName, check_chips, check_outputs
 from app.encoding.weights import EncoderWeights, WeightsError
-from app.openvino import CpuNetwork, Processor, available_cores
-from app.types import Encodings, Pixels
+from app.openvino import CpuNetwork, Processor, available_cores, ov
+from app.types import CHIP_SIDE, Pixels
 
 
 def choose_precision(wanted: Precision, has_bf16: bool) -> Precision:
@@ -17,18 +17,30 @@ def choose_precision(wanted: Precision, has_bf16: bool) -> Precision:
     return wanted
 
 
+def _any_batch(model: ov.Model) -> ov.Model:
+    return model
+
+
+def _one_face(model: ov.Model) -> ov.Model:
+    model.reshape([1, CHIP_SIDE, CHIP_SIDE, 3])
+    return model
+
+
 class OpenvinoRuntime:
-    """An encoder as a ``CpuNetwork``."""
+    """An encoder as two ``CpuNetwork``: one for single faces, whose fixed shape saves a tenth, one for batches."""
 
     def __init__(self, weights: EncoderWeights, *, precision: Precision, threads: int) -> None:
         processor = Processor()
         chosen = choose_precision(precision, processor.has_bf16)
         self.streams = threads or available_cores()
         try:
-            self._network = CpuNetwork(processor, weights.network, precision=chosen.value, threads=self.streams)
+            self._batch, self._single = (
+                CpuNetwork(processor, weights.network, precision=chosen.value, threads=self.streams, prepare=prepare)
+                for prepare in (_any_batch, _one_face)
+            )
         except RuntimeError as error:
             raise WeightsError(f"OpenVINO cannot run the encoder {weights.name} {weights.version}: {error}") from error
-        check_outputs([names[0] if names else "" for names in self._network.output_names], weights)
+        check_outputs([names[0] if names else "" for names in self._batch.output_names], weights)
         self.info = EncoderInfo(
             name=weights.name,
             version=weights.version,
@@ -41,5 +53,6 @@ class OpenvinoRuntime:
     def encode(self, chips: Pixels) -> Encodings:
         """See ``EncoderRuntime.encode``."""
         check_chips(chips)
-        with self._network.outputs(chips) as (embeddings, lengths):
-            return Encodings(embeddings.copy(), lengths[:, 0].copy())
+        network = self._single if len(chips) == 1 else self._batch
+        with network.outputs(chips) as (embeddings, norms):
+            return Encodings(embeddings.copy(), norms[:, 0].copy())

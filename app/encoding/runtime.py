@@ -1,4 +1,4 @@
-"""What every runtime does, and the choice of one."""
+"""What every runtime of an encoder does."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from app.encoding.weights import EncoderWeights, WeightsError
-from app.types import CHIP_SIDE, Encodings, Pixels
+from app.types import CHIP_SIDE, Pixels
 
 
 class RuntimeName(StrEnum):
     """The libraries that can execute an encoder."""
 
     OPENVINO = "openvino"
-    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
 
 
 class Precision(StrEnum):
@@ -26,6 +27,18 @@ class Precision(StrEnum):
     AUTO = "auto"
     F32 = "f32"
     BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class Encodings:
+    """What an encoder makes of B faces.
+
+    embeddings: float32 [B, 128], unit length. norms: float32 [B], of each before it was scaled to 1: the less the
+    encoder recognised in a face, the smaller (see ``app.decisions.calibration.QualityLimit``).
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    norms: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +85,3 @@ def check_chips(chips: Pixels) -> None:
     """Raises ValueError unless ``chips`` is uint8 [B, 112, 112, 3] with B at least 1."""
     if chips.dtype != np.uint8 or chips.ndim != 4 or chips.shape[1:] != (CHIP_SIDE, CHIP_SIDE, 3) or not len(chips):
         raise ValueError(f"chips must be uint8 [B, {CHIP_SIDE}, {CHIP_SIDE}, 3], not {chips.dtype} {chips.shape}")
-
-
-def create_runtime(
-    weights: EncoderWeights,
-    *,
-    runtime: RuntimeName = RuntimeName.OPENVINO,
-    precision: Precision = Precision.AUTO,
-    threads: int = 0,
-) -> EncoderRuntime:
-    """Makes an encoder ready. ``threads`` 0 uses every core that this process may run on.
-
-    Raises WeightsError where the network cannot be read, the library is not installed, or the processor cannot
-    compute in the precision asked for.
-    """
-    # Imported here so that neither library is loaded, or need be installed, unless it is chosen.
-    if runtime is RuntimeName.TORCH:
-        from app.encoding.torch_runtime import TorchRuntime  # noqa: PLC0415
-
-        return TorchRuntime(weights, precision=precision, threads=threads)
-    from app.encoding.openvino_runtime import OpenvinoRuntime  # noqa: PLC0415
-
-    return OpenvinoRuntime(weights, precision=precision, threads=threads)

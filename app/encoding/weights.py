@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.embeddings import EMBEDDING_SIZE
 from app.errors import TesseraError
-from app.types import EMBEDDING_SIZE
 
 DESCRIPTION_FILE = "encoder.json"
 NETWORK_FILE = "encoder.onnx"

@@ -27,7 +27,7 @@ class Interval:
     high: float
 
 
-def draws(subjects: int, seed: int = 0, replicates: int = REPLICATES) -> list[npt.NDArray[np.float64]]:
+def bootstrap_weights(subjects: int, seed: int = 0, replicates: int = REPLICATES) -> list[npt.NDArray[np.float64]]:
     """How often each subject is drawn, float [subjects], once for each replicate."""
     rng = np.random.default_rng([seed, subjects])
     chosen = (rng.integers(subjects, size=subjects) for _ in range(replicates))

@@ -61,7 +61,7 @@ Fuse = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledEmbeddings:
     """Embeddings of faces whose subjects are known.
 
     embeddings: unit-length float32 [N, D]. lengths: float32 [N], before they were scaled to 1. subject: int64 [N],
@@ -70,7 +70,7 @@ class Labelled:
     """
 
     embeddings: Floats
-    lengths: Floats
+    norms: Floats
     subject: Ints
     family: Ints
     source: npt.NDArray[np.str_]
@@ -78,7 +78,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class EncoderRun:
     """What was measured: name and digest of the encoder, and how it ran."""
 
     name: str
@@ -89,7 +89,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Otherwise:
+class AlternativeRun:
     """The same faces through the same encoder in another way."""
 
     runtime: str
@@ -146,7 +146,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
     )
 
 
-def strata(counts: Counts, faces: Labelled) -> list[Stratum]:
+def strata(counts: Counts, faces: LabelledEmbeddings) -> list[Stratum]:
     """The rates at one threshold among relatives, without them, and within each source (of a person's first face)."""
     _, first = np.unique(faces.subject, return_index=True)
     family, source = faces.family[first], faces.source[first]
@@ -158,7 +158,7 @@ def strata(counts: Counts, faces: Labelled) -> list[Stratum]:
     return [_stratum(name, counts.among(chosen)) for name, chosen in kinds.items()]
 
 
-def strata_of_size(faces: Labelled, crowding: Floats, threshold: float) -> list[Stratum]:
+def strata_of_size(faces: LabelledEmbeddings, crowding: Floats, threshold: float) -> list[Stratum]:
     """The rates at one threshold by the smaller of the two faces, where the sizes are known."""
     known = ~np.isnan(faces.face_side)
     if not known.any():
@@ -189,12 +189,12 @@ def _stratum(name: str, counts: Counts) -> Stratum:
 
 
 def quality_limit(
-    embeddings: Floats, lengths: Floats, subject: Ints, crowding: Floats, default: OperatingPoint
+    embeddings: Floats, norms: Floats, subject: Ints, crowding: Floats, default: OperatingPoint
 ) -> QualityLimit:
     """The rates at the default threshold by the length of the weaker face's embedding, and where they are too bad."""
-    edges = np.unique(np.quantile(lengths, BANDS))
+    edges = np.unique(np.quantile(norms, BANDS))
     edges[-1] = np.nextafter(edges[-1], np.inf)
-    band = np.searchsorted(edges[1:-1], lengths, side="right")
+    band = np.searchsorted(edges[1:-1], norms, side="right")
     bands = []
     parts = count_by_weaker(embeddings, subject, crowding, band, len(edges) - 1, default.threshold)
     for number, part in enumerate(parts):
@@ -225,14 +225,14 @@ def quality_limit(
 
 
 def make_table(
-    faces: Labelled,
-    encoder: Measured,
+    faces: LabelledEmbeddings,
+    encoder: EncoderRun,
     description: str,
     fuse: Fuse,
     crowding: Crowding,
     *,
     groups: Sequence[GroupFaces] = (),
-    others: Sequence[Otherwise] = (),
+    others: Sequence[AlternativeRun] = (),
 ) -> Calibration:
     """Everything that is measured of an encoder on faces of people whom it never saw.
 
@@ -284,7 +284,7 @@ def make_table(
         groups=measured,
         identification=tuple(identification),
         strata=(*strata(at_default, faces), *strata_of_size(faces, own, point.threshold)),
-        quality=quality_limit(embeddings, faces.lengths, subject, own, point),
+        quality=quality_limit(embeddings, faces.norms, subject, own, point),
         margin=margin_limit(embeddings, subject, own, point.threshold),
         precisions=tuple(_check(other, subject, crowding, point.threshold) for other in others),
     )
@@ -297,7 +297,7 @@ def _group_galleries(group: GroupFaces, measured: Group) -> Iterator[GallerySize
         yield from gallery_sizes(part.embeddings, part.subject, part.crowding, points, group.name)
 
 
-def _check(other: Otherwise, subject: Ints, crowding: Crowding, threshold: float) -> PrecisionCheck:
+def _check(other: AlternativeRun, subject: Ints, crowding: Crowding, threshold: float) -> PrecisionCheck:
     blocks = single_templates(other.embeddings, subject, crowding(other.embeddings))
     counts = count(blocks, int(subject.max()) + 1, [threshold])
     return PrecisionCheck(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.decisions.curves import Estimate, Group, GroupPoint
-from app.evaluation.bootstrap import draws, interval
+from app.evaluation.bootstrap import bootstrap_weights, interval
 from app.evaluation.pairs import adjusted_distances, pair_blocks
 
 GROUP_TARGETS = tuple(10 ** (-1 - i / 10) for i in range(61))
@@ -154,7 +154,7 @@ class GroupRates:
         within = int(places.max(initial=0))
         first, second, weight = self._first[:within], self._second[:within], self._weight[:within]
         shares = []
-        for weights in draws(self.subjects):
+        for weights in bootstrap_weights(self.subjects):
             sums = np.concatenate([[0.0], np.cumsum(weights[first] * weights[second] * weight)])
             shares.append(sums[places] / max(self._drawn(weights), 1.0))
         return [
@@ -179,7 +179,7 @@ class GroupRates:
         if not len(self.mated):
             return None
         every = np.bincount(self._own, minlength=self.subjects).astype(np.float64)
-        weights = np.array(draws(self.subjects))
+        weights = np.array(bootstrap_weights(self.subjects))
         drawn = weights @ every
         rates = []
         with np.errstate(invalid="ignore"):

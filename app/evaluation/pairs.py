@@ -1,8 +1,9 @@
-"""Every face with every other, and the threshold that a rate asks for: pure functions over numpy arrays."""
+"""Every face with every other, and the threshold that a rate asks for (ISO/IEC 19795-1): pure functions over numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -62,3 +63,42 @@ def threshold_at_fmr(non_mated: Floats, fmr: float) -> float:
     if allowed >= len(non_mated):
         return float(non_mated[-1])
     return float(np.nextafter(np.float32(non_mated[allowed]), np.float32(-np.inf)))
+
+
+@dataclass(frozen=True, slots=True)
+class PairDistances:
+    """Squared distances of all unordered pairs of a labelled set, float32, each ascending."""
+
+    mated: npt.NDArray[np.float32]
+    non_mated: npt.NDArray[np.float32]
+
+
+def all_pair_distances(
+    embeddings: npt.NDArray[np.float32], identity: Ints, family: Ints | None = None, *, block: int = 1024
+) -> PairDistances:
+    """Compares every face with every other once.
+
+    embeddings: unit-length [N, D]; identity: [N], all known. With ``family`` ([N], -1 unknown), non-mated pairs of one
+    family are left out.
+    """
+    mated, non_mated = [], []
+    for start, distances, same, other in pair_blocks(embeddings, identity, block):
+        mated.append(distances[same])
+        if family is None:
+            non_mated.append(distances[other])
+        else:
+            own = family[start : start + len(distances), None]
+            non_mated.append(distances[other & ((own != family[None, start:]) | (own < 0))])
+    return PairDistances(np.sort(np.concatenate(mated)), np.sort(np.concatenate(non_mated)))
+
+
+def accepted_share(sorted_distances: Floats, threshold: float) -> float:
+    """Share of distances ``<= threshold``; the distances ascend. Raises ValueError if there are none."""
+    if not len(sorted_distances):
+        raise ValueError("there are no distances to take a share of")
+    return float(np.searchsorted(sorted_distances, threshold, side="right") / len(sorted_distances))
+
+
+def tar_at_far(pairs: PairDistances, far: float) -> float:
+    """Share of mated pairs accepted at the threshold of ``threshold_at_fmr``, 0..1."""
+    return accepted_share(pairs.mated, threshold_at_fmr(pairs.non_mated, far))

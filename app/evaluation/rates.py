@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.crowding import Crowding
-from app.evaluation.bootstrap import REPLICATES, Interval, draws, interval
+from app.evaluation.bootstrap import REPLICATES, Interval, bootstrap_weights, interval
 from app.evaluation.pairs import adjusted_distances, pair_blocks
 
 Floats = npt.NDArray[np.float32]
@@ -130,7 +130,7 @@ class Counts:
 
     def intervals(self, replicates: int = REPLICATES) -> tuple[list[Interval], list[Interval]]:
         """Of the false match rate and of the false non-match rate at each threshold."""
-        weights = np.array(draws(len(self.mated_total), replicates=replicates), dtype=np.float32)
+        weights = np.array(bootstrap_weights(len(self.mated_total), replicates=replicates), dtype=np.float32)
         total = np.einsum("rs,rs->r", weights @ self.non_mated_total.astype(np.float32), weights)
         genuine = weights @ self.mated_total.astype(np.float32)
         false_matches, false_non_matches = [], []

@@ -22,13 +22,17 @@ from app.faces.errors import (
 )
 from app.faces.finder import FaceFinder, FacePolicy, FoundFaces, choose
 from app.faces.quality import QualityIssue, QualityLimits, assess
+from app.faces.types import AlignedFace, Box, DetectedFace, Landmarks, Photograph, Quality
 
 __all__ = [
     "TEMPLATE",
+    "AlignedFace",
     "AnimatedImageError",
+    "Box",
     "CorruptImageError",
     "DecodeLimits",
     "DegenerateLandmarksError",
+    "DetectedFace",
     "DetectorSettings",
     "DetectorUnavailableError",
     "EmptyImageError",
@@ -38,9 +42,12 @@ __all__ = [
     "FoundFaces",
     "ImageTooLargeError",
     "ImageTooSmallError",
+    "Landmarks",
     "MultipleFacesError",
     "NoFaceError",
+    "Photograph",
     "PhotographError",
+    "Quality",
     "QualityIssue",
     "QualityLimits",
     "TruncatedImageError",

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from app.faces.errors import DegenerateLandmarksError
-from app.types import CHIP_SIDE, OUTSIDE_COLOUR, Landmarks, Pixels
+from app.faces.types import Landmarks
+from app.types import CHIP_SIDE, OUTSIDE_COLOUR, Pixels
 
 Matrix = npt.NDArray[np.float64]
 """float64 [2, 3]: x' = A x + b with A = [:, :2] and b = [:, 2]."""

@@ -47,7 +47,8 @@ from app.faces.errors import (
     TruncatedImageError,
     UnsupportedFormatError,
 )
-from app.types import Photograph, Pixels
+from app.faces.types import Photograph
+from app.types import Pixels
 
 # The plugins are called directly: `Image.open` would judge sizes by the process-wide `Image.MAX_IMAGE_PIXELS`, and
 # would open a multi-picture JPEG as an animation.
@@ -80,7 +81,7 @@ class DecodeLimits:
         max_side: longer side, pixels.
         min_side: shorter side, pixels; of a face in a smaller picture no encoder makes anything.
         working_side: the decoded picture's long side is brought down to this many pixels; smaller ones are left alone.
-        glance_side: at a glance, a JPEG is decoded at a half, a quarter or an eighth of its size where its long side
+        coarse_side: in a coarse pass, a JPEG is decoded at a half, a quarter or an eighth of its size if its long side
             still has this many pixels.
     """
 
@@ -89,16 +90,16 @@ class DecodeLimits:
     max_side: int = 16_384
     min_side: int = 16
     working_side: int = 2048
-    glance_side: int = 960
+    coarse_side: int = 960
 
 
-def decode(data: bytes, limits: DecodeLimits, *, glance: bool = False) -> Photograph:
+def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False) -> Photograph:
     """Decode a photograph, upright and in sRGB as far as the file tells.
 
     Args:
         data: the whole file.
         limits: what is accepted.
-        glance: less detail will do at first; ``finer`` of the photograph says whether it was left out.
+        coarse: less detail will do at first; ``more_detail`` of the photograph says whether it was left out.
 
     Returns:
         The photograph; ``pixels`` is uint8 [H, W, 3], RGB, contiguous and writable. ``scale`` is the ratio of the long
@@ -109,7 +110,7 @@ def decode(data: bytes, limits: DecodeLimits, *, glance: bool = False) -> Photog
     """
     kind = _check_bytes(data, limits)
     try:
-        return _decode(data, kind, limits, glance)
+        return _decode(data, kind, limits, coarse)
     except PhotographError:
         raise
     except Exception as error:  # Pillow's parsers raise nearly every built-in type on hostile bytes
@@ -142,7 +143,7 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
     return kind
 
 
-def _decode(data: bytes, kind: str, limits: DecodeLimits, glance: bool) -> Photograph:
+def _decode(data: bytes, kind: str, limits: DecodeLimits, coarse: bool) -> Photograph:
     """The way of a file whose format is known; may raise anything."""
     if kind == "WebP":
         # The WebP decoder allocates its canvas when it is opened, and reports a short file only as a failure.
@@ -163,8 +164,8 @@ def _decode(data: bytes, kind: str, limits: DecodeLimits, glance: bool) -> Photo
                 f"The {kind} file is animated. Send a single photograph.", frames=getattr(image, "n_frames", None)
             )
         divisor = _divisor(image.size, limits.working_side)
-        coarser = _divisor(image.size, limits.glance_side) if glance else divisor
-        finer = kind == "JPEG" and coarser > divisor
+        coarser = _divisor(image.size, limits.coarse_side) if coarse else divisor
+        more_detail = kind == "JPEG" and coarser > divisor
         if coarser > 1:  # ignored by every format but JPEG
             image.draft(None, (width // coarser, height // coarser))
         image.load()
@@ -178,7 +179,7 @@ def _decode(data: bytes, kind: str, limits: DecodeLimits, glance: bool) -> Photo
         if orientation >= 5:
             width, height = height, width
     pixels: Pixels = np.array(decoded, dtype=np.uint8)
-    return Photograph(pixels=pixels, format=kind, width=width, height=height, scale=scale, finer=finer)
+    return Photograph(pixels=pixels, format=kind, width=width, height=height, scale=scale, more_detail=more_detail)
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:

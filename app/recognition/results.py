@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.decisions import Compared, Outcome, Rule
+from app.decisions import Comparison, DecisionPolicy, Outcome
+from app.embeddings import Embedding
 from app.errors import TesseraError
-from app.faces import FacePolicy
-from app.gallery import OnConflict
-from app.types import AlignedFace, Candidate, Embedding, Subject
+from app.faces import AlignedFace, FacePolicy
+from app.gallery import Candidate, OnConflict, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Probe:
     faces_detected: int
     face: AlignedFace
     embedding: Embedding
-    length: float
+    norm: float
     crowding: float
 
 
@@ -55,7 +55,7 @@ class Enrolment:
     enrolled: tuple[EnrolledImage, ...]
     rejected: tuple[RejectedImage, ...]
     possible_duplicates: tuple[tuple[Candidate, Probe], ...]
-    rule: Rule
+    policy: DecisionPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class Verification:
     """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject."""
 
     outcome: Outcome
-    compared: Compared
-    rule: Rule
+    compared: Comparison
+    policy: DecisionPolicy
     probe: Probe
     reference: Probe | None = None
     candidate: Candidate | None = None
@@ -113,6 +113,6 @@ class FaceIdentification:
 class Identification:
     """Outcome of 1:N; one entry a face used, the one with the nearest candidate first."""
 
-    rule: Rule
+    policy: DecisionPolicy
     faces: tuple[FaceIdentification, ...]
     reason: str | None = field(default=None)

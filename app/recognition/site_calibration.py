@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from app.crowding import Crowding
-from app.decisions import Calibration
+from app.decisions import Calibration, CalibrationError
 from app.embeddings import fuse
 from app.encoding import EncoderRuntime
 from app.errors import TesseraError
-from app.evaluation.calibration import UNKNOWN, Labelled, Measured, make_table
+from app.evaluation.calibration import UNKNOWN, EncoderRun, LabelledEmbeddings, make_table
 from app.evaluation.groups import GroupFaces, Part
 from app.faces import FaceFinder, FacePolicy
 from app.gallery import Gallery, every_subject
 
 
-class CannotCalibrate(ValueError):
+class SiteCalibrationError(CalibrationError):
     """There are too few people or photographs to measure anything by."""
 
 
@@ -47,7 +47,7 @@ class _Photograph:
 class _Face:
     person: str
     embedding: np.ndarray[tuple[int], np.dtype[np.float32]]
-    length: float
+    norm: float
     side: float = math.nan
     group: str = ""
 
@@ -58,7 +58,7 @@ def calibrate_folder(
     """Measures the encoder on photographs; the largest face of each counts.
 
     One sub-folder a person, or one a group of people with one a person in it: then each group is measured within
-    itself, too. Raises CannotCalibrate.
+    itself, too. Raises SiteCalibrationError.
     """
     faces, skipped = list[_Face](), list[Skipped]()
     for photograph in _photographs(folder):
@@ -72,23 +72,32 @@ def calibrate_folder(
             _Face(
                 f"{photograph.group}/{photograph.person}",
                 encodings.embeddings[0],
-                float(encodings.lengths[0]),
+                float(encodings.norms[0]),
                 face.detected.box.side,
                 photograph.group,
             )
         )
-    return _table(faces, encoder, crowding, f"{len(faces)} photographs of {folder.name}"), skipped
+    run, description = encoder_run(encoder), f"{len(faces)} photographs of {folder.name}"
+    return _table(faces, run, crowding, description), skipped
+
+
+def encoder_run(encoder: EncoderRuntime) -> EncoderRun:
+    """Which encoder runs, and how."""
+    info = encoder.info
+    return EncoderRun(info.name, info.version, info.sha256, info.runtime, info.precision)
 
 
 def _photographs(folder: Path) -> Iterator[_Photograph]:
     """Every file of a person's folder, with the names of that folder and of its group; hidden ones are passed over."""
     if not folder.is_dir():
-        raise CannotCalibrate(f"{folder} is not a folder; give one with a sub-folder of photographs for each person.")
+        raise SiteCalibrationError(
+            f"{folder} is not a folder; give one with a sub-folder of photographs for each person."
+        )
     grouped = {first: _shown(first, Path.is_dir) for first in _shown(folder, Path.is_dir)}
     if any(grouped.values()):
         for first, people in grouped.items():
             if _shown(first, Path.is_file):
-                raise CannotCalibrate(
+                raise SiteCalibrationError(
                     f"{first} holds photographs, and other folders beside it hold folders of people: give every person "
                     "a folder within a group, or nobody."
                 )
@@ -105,38 +114,36 @@ def _shown(folder: Path, kind: Callable[[Path], bool]) -> list[Path]:
     return sorted(p for p in folder.iterdir() if kind(p) and not p.name.startswith("."))
 
 
-def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRuntime, crowding: Crowding) -> Calibration:
+def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRun, crowding: Crowding) -> Calibration:
     """Measures the encoder on the templates of a collection; subjects with several say how often one is missed.
 
-    Raises CollectionNotFound, CannotCalibrate.
+    Raises CollectionNotFound, SiteCalibrationError.
     """
     faces = [
-        _Face(subject.subject_id, embedding, length)
+        _Face(subject.subject_id, embedding, norm)
         for subject in every_subject(gallery, collection)
-        for embedding, length in zip(subject.embeddings, subject.lengths.tolist(), strict=True)
+        for embedding, norm in zip(subject.embeddings, subject.norms.tolist(), strict=True)
     ]
     return _table(faces, encoder, crowding, f"{len(faces)} templates of the collection {collection}")
 
 
-def _table(faces: Sequence[_Face], encoder: EncoderRuntime, crowding: Crowding, description: str) -> Calibration:
+def _table(faces: Sequence[_Face], encoder: EncoderRun, crowding: Crowding, description: str) -> Calibration:
     if not faces:
-        raise CannotCalibrate("There is no face to calibrate on.")
-    info = encoder.info
-    labelled = Labelled(
+        raise SiteCalibrationError("There is no face to calibrate on.")
+    labelled = LabelledEmbeddings(
         embeddings=np.stack([face.embedding for face in faces]),
-        lengths=np.array([face.length for face in faces], dtype=np.float32),
+        norms=np.array([face.norm for face in faces], dtype=np.float32),
         subject=np.unique([face.person for face in faces], return_inverse=True)[1],
         family=np.full(len(faces), UNKNOWN),
         source=np.full(len(faces), "own"),
         face_side=np.array([face.side for face in faces], dtype=np.float32),
     )
     names = sorted({face.group for face in faces} - {""})
-    measured = Measured(info.name, info.version, info.sha256, info.runtime, info.precision)
     try:
         groups = [_group(name, [face for face in faces if face.group == name], crowding) for name in names]
-        return make_table(labelled, measured, description, fuse, crowding, groups=groups)
+        return make_table(labelled, encoder, description, fuse, crowding, groups=groups)
     except ValueError as error:
-        raise CannotCalibrate(f"These faces cannot calibrate an encoder: {error}.") from error
+        raise SiteCalibrationError(f"These faces cannot calibrate an encoder: {error}.") from error
 
 
 def _group(name: str, faces: Sequence[_Face], crowding: Crowding) -> GroupFaces:

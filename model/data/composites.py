@@ -55,7 +55,7 @@ def _augmented(faces: FaceSet, index: npt.NDArray[np.int64], seed: int) -> Image
     return changed.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def make_views(faces: FaceSet, out: Path, *, augmented: int, blends: int, swaps: int, seed: int) -> None:
+def make_composites(faces: FaceSet, out: Path, *, augmented: int, blends: int, swaps: int, seed: int) -> None:
     """Writes a packed set of unlabelled training faces; the same arguments give the same pixels.
 
     Every face is augmented once before any is a second time. Raises ValueError if nothing is asked for.
@@ -102,7 +102,7 @@ def main(
     if out.resolve() == faces.resolve():
         raise typer.BadParameter("the pictures need a folder of their own: these faces would be overwritten")
     members = load_face_set(faces).of_split("train")
-    make_views(members, out, augmented=augmented, blends=blends, swaps=swaps, seed=seed)
+    make_composites(members, out, augmented=augmented, blends=blends, swaps=swaps, seed=seed)
 
 
 if __name__ == "__main__":

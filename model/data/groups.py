@@ -103,7 +103,7 @@ def people(faces: FaceSet) -> Ints:
     return person
 
 
-def judged_groups(faces: FaceSet, split: str) -> list[GroupMembers]:
+def evaluation_groups(faces: FaceSet, split: str) -> list[GroupMembers]:
     """The groups that the faces allow: none without origins.
 
     Women and men of each origin, each origin as a whole (women among women and men among men), all origins so, the

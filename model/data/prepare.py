@@ -26,7 +26,7 @@ from PIL import Image
 
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, YunetDetector
-from app.types import AlignedFace
+from app.faces import AlignedFace
 from model.data.face_set import CHIP_SIDE, CHIPS_FILE, LABEL_COLUMNS, SIDE_COLUMN, begin_packing, write_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)

@@ -1,6 +1,6 @@
 """What photographs suffer, in measured doses: for curves of accuracy against JPEG quality, size, blur and the like.
 
-Every perturbation maps one chip, uint8 [112, 112, 3] RGB, to another, given a strength in the unit of its name.
+Every corruption maps one chip, uint8 [112, 112, 3] RGB, to another, given a strength in the unit of its name.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def landmarks(chip: Chip, sigma: float, rng: np.random.Generator) -> Chip:
 
 
 @dataclass(frozen=True, slots=True)
-class Perturbation:
+class Corruption:
     """A kind of change with the strengths that are measured, from harmless to hard; brightness is hard at both ends."""
 
     title: str
@@ -88,20 +88,20 @@ class Perturbation:
     strengths: tuple[float, ...]
 
 
-PERTURBATIONS: dict[str, Perturbation] = {
-    "jpeg": Perturbation("JPEG quality", jpeg, (90, 50, 30, 20, 10, 5)),
-    "small": Perturbation("side, pixels", small, (80, 56, 40, 28, 20, 14)),
-    "blur": Perturbation("blur sigma, pixels", blur, (1, 1.5, 2, 3, 4)),
-    "brightness": Perturbation("brightness factor", brightness, (0.1, 0.25, 0.5, 1.5, 2, 3)),
-    "mask": Perturbation("covered from below, share", mask, (0.1, 0.2, 0.3, 0.4, 0.5)),
-    "sunglasses": Perturbation("band over the eyes, pixels", sunglasses, (8, 16, 24, 32)),
-    "rotation": Perturbation("rotation, degrees", rotation, (5, 10, 15, 20, 30)),
-    "landmarks": Perturbation("landmark error sigma, pixels", landmarks, (1, 2, 3, 4, 6)),
+CORRUPTIONS: dict[str, Corruption] = {
+    "jpeg": Corruption("JPEG quality", jpeg, (90, 50, 30, 20, 10, 5)),
+    "small": Corruption("side, pixels", small, (80, 56, 40, 28, 20, 14)),
+    "blur": Corruption("blur sigma, pixels", blur, (1, 1.5, 2, 3, 4)),
+    "brightness": Corruption("brightness factor", brightness, (0.1, 0.25, 0.5, 1.5, 2, 3)),
+    "mask": Corruption("covered from below, share", mask, (0.1, 0.2, 0.3, 0.4, 0.5)),
+    "sunglasses": Corruption("band over the eyes, pixels", sunglasses, (8, 16, 24, 32)),
+    "rotation": Corruption("rotation, degrees", rotation, (5, 10, 15, 20, 30)),
+    "landmarks": Corruption("landmark error sigma, pixels", landmarks, (1, 2, 3, 4, 6)),
 }
 
 
-def perturb(chips: Chip, name: str, strength: float, seed: int = 0) -> Chip:
+def corrupt(chips: Chip, name: str, strength: float, seed: int = 0) -> Chip:
     """Every chip changed, uint8 [N, 112, 112, 3]; the same seed gives the same pixels."""
-    change = PERTURBATIONS[name].change
+    change = CORRUPTIONS[name].change
     rng = np.random.default_rng(seed)
     return np.stack([change(chip, strength, rng) for chip in chips])

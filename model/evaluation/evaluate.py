@@ -23,11 +23,12 @@ import typer
 
 from app.decisions.calibration import CALIBRATION_FILE, load_calibration
 from app.encoding import Precision, RuntimeName, load_weights
+from app.evaluation.bootstrap import REPLICATES, interval
+from app.evaluation.pairs import all_pair_distances, can_show, tar_at_far
+from app.evaluation.roc import Comparisons, all_comparisons, bootstrap_tar
 from model.data.face_set import FaceSet, load_face_set
 from model.evaluation.baselines import DLIB, Encode, dlib_embeddings, load_encode
-from model.evaluation.bootstrap import REPLICATES, Comparisons, all_comparisons, bootstrap_tar, interval
-from model.evaluation.corruptions import PERTURBATIONS, perturb
-from model.evaluation.metrics import all_pair_distances, can_show, tar_at_far
+from model.evaluation.corruptions import CORRUPTIONS, corrupt
 from model.evaluation.plots import distance_histogram, robustness_curves, roc_and_det
 from model.evaluation.protocols import (
     Embeddings,
@@ -282,30 +283,30 @@ def robustness(
 ) -> None:
     """How many held-out people are still recognised when the probe photograph suffers.
 
-    Probes are perturbed and the faces they are compared with are not; the threshold is the one at which a share of
+    Probes are corrupted and the faces they are compared with are not; the threshold is the one at which a share of
     1e-3 of the unharmed non-mated pairs is accepted, as a service would have it set.
     """
     members = _load_heldout(faces)
     rows = np.sort(np.random.default_rng(0).permutation(len(members))[:ROBUSTNESS_FACES])
     clean, identity = members.images(np.arange(len(members))), members.identity
     mated = (identity[rows, None] == identity[None, :]) & (rows[:, None] != np.arange(len(members))[None, :])
-    curves: dict[str, dict[str, dict[float, float]]] = {name: {} for name in PERTURBATIONS}
+    curves: dict[str, dict[str, dict[float, float]]] = {name: {} for name in CORRUPTIONS}
     encoders = {Path(e).name: load_encode(e)[1] for e in encoder}
     if len(encoders) < len(encoder):
         raise typer.BadParameter("two folders of one name cannot be told apart in the plot", param_hint="--encoder")
     gallery = {name: encode(clean) for name, encode in encoders.items()}
     limits = {n: all_comparisons(v, identity) for n, v in gallery.items()}
-    for kind, perturbation in PERTURBATIONS.items():
-        for strength in perturbation.strengths:
-            changed = perturb(clean[rows], kind, strength)
+    for kind, corruption in CORRUPTIONS.items():
+        for strength in corruption.strengths:
+            changed = corrupt(clean[rows], kind, strength)
             for name, encode in encoders.items():
                 distances = 2 - 2 * encode(changed) @ gallery[name].T
                 limit = limits[name].threshold_at_far(ROBUSTNESS_FAR)
                 rate = float((distances[mated] < limit).mean())
                 curves[kind].setdefault(name, {})[strength] = rate
-                typer.echo(f"{perturbation.title} {strength:g}: {name} {100 * rate:.1f} %")
+                typer.echo(f"{corruption.title} {strength:g}: {name} {100 * rate:.1f} %")
     out.mkdir(parents=True, exist_ok=True)
-    titles = {kind: p.title for kind, p in PERTURBATIONS.items()}
+    titles = {kind: p.title for kind, p in CORRUPTIONS.items()}
     robustness_curves(curves, titles, out / "robustness.svg")
 
 

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from scipy.stats import norm
 
 from app.decisions.curves import Group
-from model.evaluation.bootstrap import Comparisons, Interval
+from app.evaluation.bootstrap import Interval
+from app.evaluation.roc import Comparisons
 
 mpl.use("Agg")
 # The same picture gives the same file.
@@ -68,7 +69,7 @@ def distance_histogram(
 
 
 def robustness_curves(curves: dict[str, dict[str, dict[float, float]]], titles: dict[str, str], path: Path) -> None:
-    """For every perturbation (name -> encoder -> strength -> true accepts, 0..1) one panel."""
+    """For every corruption (name -> encoder -> strength -> true accepts, 0..1) one panel."""
     columns = 4
     rows = -(-len(curves) // columns)
     _, panels = plt.subplots(rows, columns, figsize=(3.2 * columns, 3 * rows), squeeze=False)

@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from app.faces import DegenerateLandmarksError, FaceFinder, FacePolicy, NoFaceError, YunetDetector
-from app.types import AlignedFace
-from model.evaluation.bootstrap import Comparisons
+from app.evaluation.roc import Comparisons
+from app.faces import AlignedFace, DegenerateLandmarksError, FaceFinder, FacePolicy, NoFaceError, YunetDetector
 
 FAILED_DISTANCE = 4.0
 """Of a pair with a photograph in which no face is found: the farthest possible, so that it is never accepted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from model.evaluation.bootstrap import Interval
+from app.evaluation.bootstrap import Interval
 
 
 class Estimate(BaseModel):

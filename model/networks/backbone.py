@@ -200,6 +200,18 @@ def _make_block(stage: StageConfig, inputs: int, stride: int, side: int) -> nn.M
     return DepthwiseBlock(inputs, stride)
 
 
+def _interpolation(span: tuple[int, int], side: int) -> Tensor:
+    """What each of ``side`` pixels takes of those in a span of a chip's row, bilinearly: float [112, side]."""
+    first, end = span
+    weights = functional.interpolate(torch.eye(end - first)[None], size=side, mode="linear", align_corners=False)[0]
+    return functional.pad(weights, (0, 0, first, CHIP_SIDE - end))
+
+
+def _pixels(weights: Tensor) -> Tensor:
+    """The same of pixels with three colours each: float [112, side] -> [336, 3 * side]."""
+    return torch.kron(weights, torch.eye(3))
+
+
 class Encoder(nn.Module):
     """float [B, 3, 112, 112] RGB in 0..255 -> unit-length float32 [B, embedding_size].
 
@@ -208,13 +220,18 @@ class Encoder(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config, self._frozen = config, 0
         stem = config.stem
-        self.register_buffer("mean", torch.tensor(config.input.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(config.input.scale).view(1, 3, 1, 1), persistent=False)
+        view = config.input
+        self.register_buffer("mean", torch.tensor(view.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(view.scale).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("rows", _interpolation((0, CHIP_SIDE), view.side).T.contiguous(), persistent=False)
+        self.register_buffer("columns", _pixels(_interpolation(view.columns, view.side)), persistent=False)
         convolution = nn.Conv2d(
             3, stem.width, stem.kernel, stem.stride, 1 if stem.kernel == 3 else 0, bias=stem.one_slope
         )
@@ -235,11 +252,17 @@ class Encoder(nn.Module):
         return self.finish(self.features(pixels, 0), 0)
 
     def prepare(self, pixels: Tensor) -> Tensor:
-        """What the stem sees of float [B, 3, 112, 112] RGB in 0..255."""
-        view, (first, end) = self.config.input, self.config.input.columns
-        if (first, end, view.side) != (0, CHIP_SIDE, CHIP_SIDE):
-            size = (view.side, view.side)
-            pixels = functional.interpolate(pixels[..., first:end], size=size, mode="bilinear", align_corners=False)
+        """What the stem sees of float [B, 3, 112, 112] RGB in 0..255.
+
+        Bilinear interpolation as two products of matrices, colours last: an inference engine runs them in a quarter of
+        the time that its own interpolation takes.
+        """
+        side = self.config.input.side
+        if self.config.input.columns != (0, CHIP_SIDE) or side != CHIP_SIDE:
+            lines = pixels.permute(0, 2, 3, 1).reshape(-1, CHIP_SIDE, 3 * CHIP_SIDE)
+            with torch.autocast(pixels.device.type, enabled=False):
+                lines = self.rows @ (lines.float() @ self.columns)
+            pixels = lines.view(-1, side, side, 3).permute(0, 3, 1, 2)
         return (pixels - self.mean) * self.scale
 
     def features(self, pixels: Tensor, blocks: int) -> Tensor:
@@ -287,6 +310,12 @@ class FusedEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return functional.normalize(self.project(self.side_by_side(pixels)).float(), dim=1)
+
+    def freeze(self, blocks: int) -> None:
+        """See ``Encoder.freeze``; so many blocks of each part."""
+        for part in self.parts:
+            assert isinstance(part, Encoder)
+            part.freeze(blocks)
 
     def side_by_side(self, pixels: Tensor) -> Tensor:
         """The embeddings of all parts, float32 [B, sum of their sizes], each of them of unit length."""

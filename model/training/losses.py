@@ -83,27 +83,18 @@ class MarginHead(nn.Module):
 class DistillationLoss(nn.Module):
     """``cosine_weight * mean(1 - cos(student, teacher)) + similarity_weight * mean((S_student - S_teacher)^2)``.
 
-    ``S`` is the cosine matrix of the batch (similarity-preserving distillation, Tung and Mori 2019, arXiv 1907.09682)
-    and, where they are given, of the batch with others. In its mean a pair whose larger similarity is ``s`` has the
-    weight ``1 + focus * max(s, 0)^2``: error rates are decided by the few pairs that are alike.
+    ``S`` is the cosine matrix of the batch (similarity-preserving distillation, Tung and Mori 2019, arXiv 1907.09682).
     """
 
-    def __init__(self, similarity_weight: float = 10.0, cosine_weight: float = 1.0, focus: float = 0.0) -> None:
+    def __init__(self, similarity_weight: float = 10.0, cosine_weight: float = 1.0) -> None:
         super().__init__()
-        self.similarity_weight, self.cosine_weight, self.focus = similarity_weight, cosine_weight, focus
+        self.similarity_weight, self.cosine_weight = similarity_weight, cosine_weight
 
-    def forward(self, student: Tensor, teacher: Tensor, others: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Unit-length float [B, D] and [B, T], and of others [N, D] and [N, T], without gradient -> scalar."""
-        of_student, of_teacher = (student, teacher) if others is None else (
-            torch.cat([student, others[0]]), torch.cat([teacher, others[1]])
-        )
-        wanted, found = teacher @ of_teacher.T, student @ of_student.T
-        weights = 1 + self.focus * torch.maximum(wanted, found.detach()).clamp_min(0).square()
-        structure = (weights * (found - wanted).square()).sum() / weights.sum()
-        loss = self.similarity_weight * structure
-        if self.cosine_weight:
-            loss = loss + self.cosine_weight * (1 - (student * teacher).sum(dim=1)).mean()
-        return loss
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Unit-length float [B, D] each -> scalar."""
+        cosine = (student * teacher).sum(dim=1)
+        structure = functional.mse_loss(student @ student.T, teacher @ teacher.T)
+        return self.cosine_weight * (1 - cosine).mean() + self.similarity_weight * structure
 
 
 class ImitationLoss(nn.Module):

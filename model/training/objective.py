@@ -19,27 +19,23 @@ class EmbeddingMemory(nn.Module):
     """
 
     embeddings: Tensor
-    targets: Tensor
     identity: Tensor
 
     def __init__(self, faces: int, size: int) -> None:
         super().__init__()
         self.register_buffer("embeddings", torch.zeros(faces, size))
-        self.register_buffer("targets", torch.zeros(faces, size))
         self.register_buffer("identity", torch.full((faces,), UNLABELLED))
 
-    def filled(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings and the teacher's, float [M, D] each, and identities, int64 [M], of what is remembered so far."""
+    def filled(self) -> tuple[Tensor, Tensor]:
+        """Embeddings float [M, D] and identities int64 [M] of what is remembered so far."""
         known = self.identity != UNLABELLED
-        return self.embeddings[known], self.targets[known], self.identity[known]
+        return self.embeddings[known], self.identity[known]
 
     @torch.no_grad()
-    def add(self, embeddings: Tensor, targets: Tensor | None, identity: Tensor) -> None:
-        """Remembers float [B, D] each and int64 [B] in place of the oldest; unlabelled faces are not given again."""
+    def add(self, embeddings: Tensor, identity: Tensor) -> None:
+        """Remembers float [B, D] and int64 [B] in place of the oldest."""
         count = min(len(identity), len(self.identity))
-        targets = torch.zeros_like(embeddings) if targets is None else targets
         self.embeddings = torch.cat([self.embeddings[count:], embeddings[-count:]])
-        self.targets = torch.cat([self.targets[count:], targets[-count:]])
         self.identity = torch.cat([self.identity[count:], identity[-count:]])
 
 
@@ -62,12 +58,10 @@ class Objective(nn.Module):
     def forward(self, embeddings: Tensor, identity: Tensor, teacher: Tensor | None) -> tuple[Tensor, dict[str, float]]:
         """Unit-length float [B, D], int64 [B] (``UNLABELLED`` where unknown) and the teacher's [B, D] -> loss, log."""
         stage, loss, values = self.stage, embeddings.new_zeros(()), dict[str, float]()
-        past = None if self.memory is None else self.memory.filled()
         if stage.distillation_weight:
             if teacher is None:
                 raise ValueError(f"stage {stage.name!r} distils, but no teacher embeddings were given")
-            distil = DistillationLoss(stage.similarity_weight, stage.cosine_weight, stage.similarity_focus)
-            term = distil(embeddings, teacher, None if past is None else past[:2])
+            term = DistillationLoss(stage.similarity_weight, stage.cosine_weight)(embeddings, teacher)
             loss = loss + stage.distillation_weight * term
             values["distillation"] = term.item()
         if self.head is not None:
@@ -76,19 +70,17 @@ class Objective(nn.Module):
             loss = loss + stage.classification_weight * term
             values["classification"] = term.item()
         if stage.triplet_weight:
-            term, statistics = self._triplets(embeddings, identity, past)
+            term, statistics = self._triplets(embeddings, identity)
             loss = loss + stage.triplet_weight * term
             values |= statistics
-        if self.memory is not None:
-            self.memory.add(embeddings.detach(), teacher, identity)
         return loss, values
 
-    def _triplets(
-        self, embeddings: Tensor, identity: Tensor, past: tuple[Tensor, Tensor, Tensor] | None
-    ) -> tuple[Tensor, dict[str, float]]:
+    def _triplets(self, embeddings: Tensor, identity: Tensor) -> tuple[Tensor, dict[str, float]]:
         others, candidates = embeddings, identity
-        if past is not None:
-            others, candidates = torch.cat([embeddings, past[0]]), torch.cat([identity, past[2]])
+        if self.memory is not None:
+            past, past_identity = self.memory.filled()
+            others, candidates = torch.cat([embeddings, past]), torch.cat([identity, past_identity])
+            self.memory.add(embeddings.detach(), identity)
         distances = squared_distances(embeddings, others)
         triplets = MINERS[self.stage.miner](distances.detach(), identity, candidates, self.stage.margin)
         loss = SoftMarginTripletLoss() if self.stage.soft_margin else TripletLoss(self.stage.margin)

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from model.networks.backbone import Encoder
+from model.networks.backbone import AnyEncoder
 from model.training.objective import Objective
 from model.training.recipe import Stage
 
 
-class Ema:
-    """Exponential moving average of weights and batch-norm statistics, with a short memory in the first steps."""
+def averaged(encoder: AnyEncoder, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and statistics, which remembers little in its first updates.
 
-    def __init__(self, encoder: Encoder, decay: float) -> None:
-        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
-        self._decay, self.updates = decay, 0
+    ``module`` is the averaged encoder; tell it of each update with ``update_parameters(encoder)``.
+    """
 
-    @torch.no_grad()
-    def update(self, encoder: Encoder) -> None:
-        self.updates += 1
-        decay = min(self._decay, self.updates / (self.updates + 10))
-        for mean, value in zip(self.encoder.state_dict().values(), encoder.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
+    def average(mean: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
+        if not mean.is_floating_point():
+            return value
+        return torch.lerp(mean, value, 1 - min(decay, float(updates) / (float(updates) + 10)))
 
-    @torch.no_grad()
-    def mix(self, other: Encoder, share: float) -> None:
-        """Moves the average towards another encoder of the same shape, which gets this share of it."""
-        for mean, value in zip(self.encoder.state_dict().values(), other.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, share)
+    average_model = AveragedModel(encoder, avg_fn=average, use_buffers=True)
+    average_model.requires_grad_(False)
+    return average_model
+
+
+@torch.no_grad()
+def mix(encoder: nn.Module, other: nn.Module, share: float) -> None:
+    """Moves weights, in place, towards those of another encoder of the same shape, which gets this share."""
+    for mean, value in zip(encoder.state_dict().values(), other.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, share)
 
 
 def learning_rate(stage: Stage, step: int) -> float:
@@ -46,7 +45,9 @@ def learning_rate(stage: Stage, step: int) -> float:
     return stage.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def make_optimizer(encoder: Encoder, objective: Objective, stage: Stage, inherited: set[Tensor]) -> torch.optim.AdamW:
+def make_optimizer(
+    encoder: AnyEncoder, objective: Objective, stage: Stage, inherited: set[Tensor]
+) -> torch.optim.AdamW:
     """AdamW; normalisation weights, slopes and biases do not decay.
 
     The share of the learning rate that a group has, less for ``inherited`` parameters, stands in its ``share``.

@@ -26,10 +26,11 @@ class Stage(BaseModel):
     equally likely, at 0 all sources.
 
     The objective is the weighted sum of distillation (``cosine_weight`` for each embedding, ``similarity_weight`` for
-    the matrix of similarities, in which pairs that are alike count more with ``similarity_focus``), of anchoring (each embedding shall stay where the network that the recipe starts from
-    puts the same picture), of triplets (``margin`` in squared distance, ``memory``: so many faces of past batches are
-    candidates too), of classification by a head that is thrown away, and of imitation: the map before the last
-    ``imitation_blocks`` blocks shall be that of the network which the recipe starts from.
+    the matrix of similarities), of anchoring (each embedding stays where the network that the recipe starts from puts
+    the same picture), of triplets (``margin`` in
+    squared distance, ``memory``: so many faces of past batches are candidates too), of classification by a head that is
+    thrown away, and of imitation (the map before the last ``imitation_blocks`` blocks is that of the network which the
+    recipe starts from).
 
     ``freeze_blocks`` keeps the stem and so many blocks as they are. At the end the weights are averaged with those of
     the recipe's start, which have ``start_share``: what lies between the two often generalises better than either
@@ -51,7 +52,6 @@ class Stage(BaseModel):
     distillation_weight: float = Field(default=0, ge=0)
     cosine_weight: float = Field(default=1, ge=0)
     similarity_weight: float = Field(default=10, ge=0)
-    similarity_focus: float = Field(default=0, ge=0)
     anchor_weight: float = Field(default=0, ge=0)
     triplet_weight: float = Field(default=0, ge=0)
     margin: PositiveFloat = 0.2
@@ -116,6 +116,8 @@ class Subset(BaseModel):
 class Recipe(BaseModel):
     """A whole training run.
 
+    Without ``backbone`` the network has the shape of the start, which may be several networks side by side.
+
     ``teachers`` are those of ``model.training.teacher`` whose embeddings, side by side, are what distillation asks for.
 
     A face farther than ``max_centre_distance`` from the centre of its identity (squared, between the teacher's
@@ -129,7 +131,7 @@ class Recipe(BaseModel):
     checkpoint_every: PositiveInt
     log_every: PositiveInt
     ema_decay: float = Field(ge=0, lt=1)
-    backbone: BackboneConfig
+    backbone: BackboneConfig | None = None
     augmentation: Augmentation
     start: Start | None = None
     teachers: tuple[Literal["sface", "retail-0095"], ...] = Field(default=("sface",), min_length=1)
@@ -150,6 +152,12 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _enough_blocks(self) -> Self:
+        if self.backbone is None:
+            if self.start is None or self.start.last_blocks is not None:
+                raise ValueError("without a backbone, a recipe needs a start that is taken over whole")
+            if any(stage.imitation_weight for stage in self.stages):
+                raise ValueError("imitation_weight needs a backbone whose feature maps imitate those of the start")
+            return self
         blocks = sum(stage.depth for stage in self.backbone.stages)
         wanted = [("start.last_blocks", self.start.last_blocks or 0)] if self.start else []
         wanted += [("freeze_blocks", stage.freeze_blocks) for stage in self.stages]

@@ -8,6 +8,7 @@ and step, so weights, averages, the objective's own state and the optimizer's ar
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -21,15 +22,15 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from app.evaluation.pairs import all_pair_distances, can_show, tar_at_far
 from model.data.augmentation import augment
 from model.data.cleaning import without_outliers
 from model.data.face_set import UNLABELLED, FaceSet, join, load_face_set
 from model.data.sampling import IdentitySampler, Sampler, ShuffledSampler
-from model.evaluation.metrics import all_pair_distances, can_show, tar_at_far
-from model.networks.backbone import Encoder, embed, load_encoder, save_encoder
+from model.networks.backbone import AnyEncoder, Encoder, embed, load_any_encoder, save_encoder
 from model.training.losses import ImitationLoss, spread
 from model.training.objective import Objective
-from model.training.optimisation import Ema, learning_rate, make_optimizer
+from model.training.optimisation import averaged, learning_rate, make_optimizer, mix
 from model.training.recipe import SFACE_START, Recipe, Stage, Start, Subset, load_recipe
 from model.training.teacher import Floats, load_targets
 from model.training.warm_start import centre, copy_weights, inherited_parts, sample_for_centre, sface_encoder
@@ -77,15 +78,22 @@ class Trainer:
             self.teacher = None if self.teacher is None else self.teacher[torch.from_numpy(chosen)]
         self.heldout = heldout.where(heldout.identity != UNLABELLED)
         torch.manual_seed(recipe.seed)
-        self.encoder = Encoder(recipe.backbone).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fresh = None if recipe.backbone is None else Encoder(recipe.backbone)
         self.source = None if recipe.start is None else self._load_start(recipe.start)
-        self.ema = Ema(self.encoder, recipe.ema_decay)
+        self.encoder = self._with_weights_of_start(fresh, recipe.start)
+        self.average = averaged(self.encoder, recipe.ema_decay)
         self.identity, self.classes = self._labels(recipe)
         self._fingerprint = self._digest_of_faces()
         self.stage_number, self.step = 0, 0
         self._begin_stage()
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
+
+    @property
+    def averaged_encoder(self) -> AnyEncoder:
+        """The encoder with averaged weights, which is what a stage results in."""
+        assert isinstance(self.average.module, AnyEncoder)
+        return self.average.module
 
     def _labels(self, recipe: Recipe) -> tuple[Tensor, int]:
         """Identities of the training faces, numbered from 0, and how many there are."""
@@ -104,29 +112,46 @@ class Trainer:
         with torch.random.fork_rng():
             # A classifier begins anew in each stage, with the same numbers whether or not the run was interrupted.
             torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.stage_number]).generate_state(1)[0]))
-            self.objective = Objective(stage, self.classes, self.recipe.backbone.embedding_size)
+            self.objective = Objective(stage, self.classes, self.encoder.config.embedding_size)
         self.optimizer = make_optimizer(self.encoder, self.objective, stage, self._inherited())
 
     def _inherited(self) -> set[Tensor]:
         """The parameters that came from the recipe's start."""
         if self.recipe.start is None:
             return set()
+        if self.recipe.backbone is None:
+            return set(self.encoder.parameters())
+        assert isinstance(self.encoder, Encoder)
         parts = inherited_parts(self.encoder, self.recipe.start.last_blocks)
         return {parameter for part in parts for parameter in part.parameters()}
 
-    def _load_start(self, start: Start) -> Encoder:
+    def _load_start(self, start: Start) -> AnyEncoder:
         """The network to begin with, whose weights are copied."""
         path = self.out.parent / f"{start.weights}.pt"
         if start.weights != SFACE_START and not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing, which this recipe starts from; train {path.parent.name} into {path.parent} first"
             )
-        source = sface_encoder() if start.weights == SFACE_START else load_encoder(path)
+        source = sface_encoder() if start.weights == SFACE_START else load_any_encoder(path)
         source.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         if start.centre:
+            if not isinstance(source, Encoder):
+                raise ValueError(f"{path} holds several networks, whose common mean is at the origin already")
             centre(source, torch.from_numpy(sample_for_centre(self.train_faces, self.recipe.seed)))
-        copy_weights(source, self.encoder, start.last_blocks)
         return source
+
+    def _with_weights_of_start(self, fresh: Encoder | None, start: Start | None) -> AnyEncoder:
+        """The network to train: that of the start itself, or a fresh one with the weights that it takes over."""
+        encoder: AnyEncoder
+        if fresh is None:
+            assert self.source is not None
+            encoder = copy.deepcopy(self.source).requires_grad_(True)
+        else:
+            encoder = fresh
+            if start is not None:
+                assert isinstance(self.source, Encoder)
+                copy_weights(self.source, encoder, start.last_blocks)
+        return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT_FILE
@@ -142,8 +167,7 @@ class Trainer:
             )
         self.stage_number, self.step = state["stage"], state["step"]
         self.encoder.load_state_dict(state["encoder"])
-        self.ema.encoder.load_state_dict(state["ema"])
-        self.ema.updates = state["ema_updates"]
+        self.average.load_state_dict(state["average"])
         if self.stage_number < len(self.recipe.stages):
             self._begin_stage()
             self.objective.load_state_dict(state["objective"])
@@ -164,8 +188,7 @@ class Trainer:
             "stage": self.stage_number,
             "step": self.step,
             "encoder": self.encoder.state_dict(),
-            "ema": self.ema.encoder.state_dict(),
-            "ema_updates": self.ema.updates,
+            "average": self.average.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -186,12 +209,12 @@ class Trainer:
             stage = self.recipe.stages[self.stage_number]
             self._run_stage(stage)
             if stage.start_share and self.source is not None:
-                self.ema.mix(self.source, stage.start_share)
+                mix(self.average.module, self.source, stage.start_share)
             self._validate()
-            save_encoder(self.ema.encoder, self.out / f"{stage.name}.pt")
+            save_encoder(self.averaged_encoder, self.out / f"{stage.name}.pt")
             self.stage_number, self.step = self.stage_number + 1, 0
             if self.stage_number < len(self.recipe.stages):
-                self.encoder.load_state_dict(self.ema.encoder.state_dict())
+                self.encoder.load_state_dict(self.average.module.state_dict())
                 self._begin_stage()
             self.save()
 
@@ -201,7 +224,7 @@ class Trainer:
         )
         if self.step == 0:
             # An average that remembers the stage before would hide most of a short stage.
-            self.ema = Ema(self.encoder, self.recipe.ema_decay)
+            self.average = averaged(self.encoder, self.recipe.ema_decay)
         started, images, sums, count = time.monotonic(), 0, dict[str, float](), 0
         while self.step < stage.steps:
             index = sampler.batch(self.step)
@@ -220,7 +243,7 @@ class Trainer:
                 self._validate()
 
     def _check_collapse(self, value: float) -> None:
-        floor = COLLAPSE_SHARE / math.sqrt(self.recipe.backbone.embedding_size)
+        floor = COLLAPSE_SHARE / math.sqrt(self.encoder.config.embedding_size)
         if self.step > self.recipe.log_every and not value > floor:
             raise CollapseError(
                 f"the embeddings' spread fell to {value:.4f} (below {floor:.4f}) at step {self.step}: "
@@ -242,13 +265,18 @@ class Trainer:
             group["lr"] = learning_rate(stage, self.step) * group["share"]
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         loss, values = torch.zeros(()), dict[str, float]()
-        blocks = len(self.encoder.blocks) - stage.imitation_blocks
-        with torch.autocast("cpu", torch.bfloat16):
-            features = self.encoder.features(pixels, blocks)
-            embeddings = self.encoder.finish(features, blocks) if stage.trains_embeddings else None
+        embeddings: Tensor | None
         if stage.imitation_weight:
+            assert isinstance(self.encoder, Encoder)
+            blocks = len(self.encoder.blocks) - stage.imitation_blocks
+            with torch.autocast("cpu", torch.bfloat16):
+                features = self.encoder.features(pixels, blocks)
+                embeddings = self.encoder.finish(features, blocks) if stage.trains_embeddings else None
             term = ImitationLoss()(features, self._features_to_imitate(pixels, stage.imitation_blocks))
             loss, values["imitation"] = loss + stage.imitation_weight * term, term.item()
+        else:
+            with torch.autocast("cpu", torch.bfloat16):
+                embeddings = self.encoder(pixels)
         if embeddings is not None:
             rows = torch.from_numpy(index)
             teacher = None if self.teacher is None else self.teacher[rows]
@@ -260,7 +288,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
-        self.ema.update(self.encoder)
+        self.average.update_parameters(self.encoder)
         return {"loss": loss.item(), **values}
 
     def _pixels(self, index: npt.NDArray[np.int64], rng: torch.Generator) -> Tensor:
@@ -277,7 +305,7 @@ class Trainer:
 
     @torch.no_grad()
     def _features_to_imitate(self, pixels: Tensor, last_blocks: int) -> Tensor:
-        assert self.source is not None
+        assert isinstance(self.source, Encoder)
         with torch.autocast("cpu", torch.bfloat16):
             return self.source.features(pixels, len(self.source.blocks) - last_blocks)
 
@@ -296,7 +324,7 @@ class Trainer:
         False accept rates that so few pairs cannot show are left out.
         """
         chips = torch.from_numpy(self.heldout.images(np.arange(len(self.heldout))))
-        vectors = embed(self.ema.encoder, chips).numpy()
+        vectors = embed(self.averaged_encoder, chips).numpy()
         pairs = all_pair_distances(vectors, self.heldout.identity)
         fars = [far for far in VALIDATION_FARS if can_show(pairs.non_mated, far)]
         self.log(heldout={f"tar@{far:g}": round(tar_at_far(pairs, far), 4) for far in fars})

@@ -12,12 +12,13 @@ from app.decisions import Calibration, load_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.faces import DecodeLimits, FaceFinder, YunetDetector
 from app.gallery import SqliteGallery
-from app.recognition.service import TesseraService
+from app.recognition.criteria import Criteria
+from app.recognition.service import RecognitionService
 from app.settings import EncodingSettings
 from tests.app.photographs import collins, hopper, jpeg, lfw_people
 from tests.shared_data import LFW
 
-MakeService = Callable[[Path], TesseraService]
+MakeService = Callable[[Path], RecognitionService]
 
 
 @pytest.fixture(scope="session")
@@ -42,15 +43,15 @@ def face_finder() -> FaceFinder:
 
 @pytest.fixture(scope="session")
 def make_service(face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration) -> MakeService:
-    def make(data_dir: Path) -> TesseraService:
+    def make(data_dir: Path) -> RecognitionService:
         gallery = SqliteGallery(data_dir, encoder_digest=encoder.info.sha256)
-        return TesseraService(face_finder, encoder, gallery, calibration, crowding=NoCrowding())
+        return RecognitionService(face_finder, encoder, gallery, Criteria(calibration), crowding=NoCrowding())
 
     return make
 
 
 @pytest.fixture
-def service(make_service: MakeService, tmp_path: Path) -> Iterator[TesseraService]:
+def service(make_service: MakeService, tmp_path: Path) -> Iterator[RecognitionService]:
     running = make_service(tmp_path / "data")
     yield running
     running.close()

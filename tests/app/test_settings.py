@@ -44,7 +44,7 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
         "TESSERA_SERVER__MAX_BODY_BYTES": "20000000",
         "TESSERA_FACES__ENFORCE_QUALITY": "false",
         "TESSERA_FACES__DETECTION_THRESHOLD": "0.5",
-        "TESSERA_ENCODING__RUNTIME": "torch",
+        "TESSERA_ENCODING__RUNTIME": "onnxruntime",
         "TESSERA_ENCODING__PRECISION": "f32",
         "TESSERA_GALLERY__DATA_DIR": "/var/lib/tessera",
         "TESSERA_GALLERY__REPORT_DUPLICATES": "0",
@@ -54,7 +54,7 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert (settings.server.port, settings.server.max_body_bytes) == (9000, 20_000_000)
     assert (settings.faces.enforce_quality, settings.faces.detection_threshold) == (False, 0.5)
-    assert (settings.encoding.runtime, settings.encoding.precision) == (RuntimeName.TORCH, Precision.F32)
+    assert (settings.encoding.runtime, settings.encoding.precision) == (RuntimeName.ONNXRUNTIME, Precision.F32)
     assert (settings.gallery.data_dir, settings.gallery.report_duplicates) == (Path("/var/lib/tessera"), False)
     assert settings.decisions.claim is Claim.POOLED
     assert settings.server.host == "127.0.0.1"

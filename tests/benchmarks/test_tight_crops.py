@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.types import Box
+from app.faces import Box
 from benchmarks.tight_crops import cropped, differing, first_folds, main, read_crops, true_accepts
 from model.evaluation.protocols import LfwPairs
 from tests.app.photographs import collins, hopper, jpeg, png

@@ -18,9 +18,10 @@ import torch
 
 from model.data import composites
 from model.data.face_set import CHIP_SIDE, CHIPS_FILE, FaceSet, load_face_set, write_table
+from model.networks.backbone import load_encoder
 from model.training.recipe import Recipe
 from model.training.teacher import SFACE, cache_file, load_targets
-from model.training.train import Trainer, load_encoder
+from model.training.train import Trainer
 
 DISTIL: dict[str, Any] = {
     "name": "distil",
@@ -107,8 +108,8 @@ def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
         assert torch.equal(value, b[name]), name
 
 
-def make_views(faces: Path, folder: Path) -> FaceSet:
+def make_composites(faces: Path, folder: Path) -> FaceSet:
     """Nine pictures with a teacher's word on each."""
-    composites.make_views(load_face_set(faces).of_split("train"), folder, augmented=4, blends=3, swaps=2, seed=0)
+    composites.make_composites(load_face_set(faces).of_split("train"), folder, augmented=4, blends=3, swaps=2, seed=0)
     np.save(folder / SFACE_CACHE, unit_vectors(9, 32, seed=5))
     return load_face_set(folder)

@@ -9,8 +9,7 @@ import pytest
 
 from app.decisions import CalibrationError, Claim, load_calibration
 from app.decisions.calibration import CALIBRATION_FILE, Calibration
-from app.encoding import EncoderInfo, Precision, RuntimeName
-from app.types import Encodings
+from app.encoding import EncoderInfo, Encodings, Precision, RuntimeName
 from tests.model.support import unit_vectors
 
 pytest.importorskip("pyarrow")
@@ -30,13 +29,13 @@ class FakeRuntime:
         self.info = EncoderInfo("fake", "7", SHA256, RuntimeName.OPENVINO, precision, "none")
         self.batches: list[int] = []
         self.table = table
-        self.lengths = np.full(len(table), 10, dtype=np.float32)
+        self.norms = np.full(len(table), 10, dtype=np.float32)
 
     def encode(self, chips: npt.NDArray[np.uint8]) -> Encodings:
         self.batches.append(len(chips))
         first = chips[:, 0, 0].astype(np.int64)
         rows = first[:, 0] * 256 + first[:, 1]
-        return Encodings(self.table[rows], self.lengths[rows])
+        return Encodings(self.table[rows], self.norms[rows])
 
 
 def face_set(identity: npt.NDArray[np.int64], family: npt.NDArray[np.int64]) -> FaceSet:
@@ -218,11 +217,11 @@ def test_the_weak_are_those_whose_persons_are_missed_far_more_often() -> None:
     weak = np.arange(len(faces)) % 4 == 0
     runtime.table[weak] += rng.normal(0, 0.11, (int(weak.sum()), 128)).astype(np.float32)
     runtime.table /= np.linalg.norm(runtime.table, axis=1, keepdims=True)
-    runtime.lengths = np.where(weak, 5.0, 10.0).astype(np.float32) + rng.uniform(0, 1, len(faces)).astype(np.float32)
+    runtime.norms = np.where(weak, 5.0, 10.0).astype(np.float32) + rng.uniform(0, 1, len(faces)).astype(np.float32)
     quality = calibrate(runtime, faces, "made up", NoCrowding()).quality
     assert 5.5 < quality.limit < 10.1
     bands = quality.bands
-    assert bands[0].shortest == pytest.approx(float(runtime.lengths.min()))
+    assert bands[0].shortest == pytest.approx(float(runtime.norms.min()))
     assert all(band.longest == after.shortest for band, after in pairwise(bands))
     assert all(b.false_non_match_rate.value >= quality.missed for b in bands if b.longest <= quality.limit)
     pairs = len(faces) * (len(faces) - 1) // 2
@@ -256,6 +255,6 @@ def test_encode_all_works_in_batches(count: int) -> None:
     runtime, faces = FakeRuntime(vectors), face_set(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64))
     encodings = encode_all(runtime, faces.images(np.arange(count)))
     np.testing.assert_array_equal(encodings.embeddings, vectors)
-    np.testing.assert_array_equal(encodings.lengths, runtime.lengths)
+    np.testing.assert_array_equal(encodings.norms, runtime.norms)
     assert sum(runtime.batches) == count
     assert max(runtime.batches) <= 64

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import examples, schemas
 from app.api.decision_schemas import EstimateOut
-from app.api.dependencies import PartsDependency
+from app.api.dependencies import ComponentsDependency
 from app.api.problems import RequestError, problems
 from app.audits.jobs import AuditStatus
 from app.audits.page import audit_page
@@ -50,10 +50,10 @@ class WeakTemplateOut(_FromAttributes):
 
     subject_id: str
     template_id: str
-    length: float
+    norm: float
 
 
-class CeilingOut(_FromAttributes):
+class RateCheckOut(_FromAttributes):
     """The false match rate as calibrated, and the share of the collection's own pairs, at one threshold."""
 
     threshold: float
@@ -76,8 +76,8 @@ class AuditReportOut(_FromAttributes):
     outliers: list[OutlierOut]
     weak_count: int
     weak: list[WeakTemplateOut]
-    compared_subjects: int = Field(description="so many were compared with each other for the ceiling")
-    ceiling: list[CeilingOut]
+    compared_subjects: int = Field(description="how many subjects were compared with each other for `rates`")
+    rates: list[RateCheckOut]
 
 
 class AuditOut(_FromAttributes):
@@ -94,18 +94,18 @@ class AuditOut(_FromAttributes):
 
 
 @router.post("", status_code=202, summary="Audit a collection", responses=problems(*CODES))
-async def start_audit(parts: PartsDependency, collection: CollectionId) -> AuditOut:
+async def start_audit(components: ComponentsDependency, collection: CollectionId) -> AuditOut:
     """Looks for subjects enrolled twice, templates that do not fit and people who are hard to tell apart.
 
     It runs in the background; ask with `GET` how far it is. One that is under way is not started again.
     """
-    return AuditOut.model_validate(await parts.read(parts.audits.start, collection))
+    return AuditOut.model_validate(await components.on_thread(components.audits.start, collection))
 
 
 @router.get("", summary="The last audit of a collection", responses=problems(*CODES, "audit_not_found"))
-async def get_audit(parts: PartsDependency, collection: CollectionId) -> AuditOut:
+async def get_audit(components: ComponentsDependency, collection: CollectionId) -> AuditOut:
     """How far it is and, when it is done, what it found. Audits are kept until the service stops."""
-    return AuditOut.model_validate(await parts.read(parts.audits.get, collection))
+    return AuditOut.model_validate(await components.on_thread(components.audits.get, collection))
 
 
 @router.get(
@@ -115,9 +115,9 @@ async def get_audit(parts: PartsDependency, collection: CollectionId) -> AuditOu
     responses=problems(*CODES, "audit_not_found", "audit_not_done")
     | {200: {"content": {"text/html": {"example": "<!doctype html>"}}}},
 )
-async def get_audit_page(parts: PartsDependency, collection: CollectionId) -> HTMLResponse:
+async def get_audit_page(components: ComponentsDependency, collection: CollectionId) -> HTMLResponse:
     """The report for a person to read, with a plot."""
-    job = await parts.read(parts.audits.get, collection)
+    job = await components.on_thread(components.audits.get, collection)
     if job.report is None:
         raise RequestError(
             "audit_not_done",

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path
 
 from app.api import presenters, schemas
-from app.api.dependencies import PartsDependency
+from app.api.dependencies import ComponentsDependency
 from app.api.problems import problems
 from app.api.request_parsing import json_body_of, openapi_json_body
 
@@ -17,9 +17,9 @@ CollectionId = Annotated[str, Path(pattern=schemas.ID_PATTERN)]
 
 
 @router.get("", summary="List collections", responses=problems("gallery_unavailable"))
-async def list_collections(parts: PartsDependency) -> schemas.CollectionList:
+async def list_collections(components: ComponentsDependency) -> schemas.CollectionList:
     """All collections with their counts; `default` always exists."""
-    found = await parts.read(parts.service.gallery.collections)
+    found = await components.on_thread(components.collections.list)
     return schemas.CollectionList(collections=[presenters.collection(c) for c in found])
 
 
@@ -39,10 +39,11 @@ async def list_collections(parts: PartsDependency) -> schemas.CollectionList:
     ),
 )
 async def create_collection(
-    parts: PartsDependency, body: Annotated[schemas.NewCollection, Depends(json_body_of(schemas.NewCollection))]
+    components: ComponentsDependency,
+    body: Annotated[schemas.NewCollection, Depends(json_body_of(schemas.NewCollection))],
 ) -> schemas.CollectionOut:
     """Creates an empty collection, with targets of its own if they are given."""
-    return presenters.collection(await parts.read(parts.service.create_collection, body.id, body.targets()))
+    return presenters.collection(await components.on_thread(components.collections.create, body.id, body.targets()))
 
 
 @router.put(
@@ -60,12 +61,12 @@ async def create_collection(
     ),
 )
 async def update_collection(
-    parts: PartsDependency,
+    components: ComponentsDependency,
     collection: CollectionId,
     body: Annotated[schemas.CollectionUpdate, Depends(json_body_of(schemas.CollectionUpdate))],
 ) -> schemas.CollectionOut:
     """Replaces both targets; one that is left out is the service's again."""
-    return presenters.collection(await parts.read(parts.service.update_collection, collection, body.targets()))
+    return presenters.collection(await components.on_thread(components.collections.update, collection, body.targets()))
 
 
 @router.delete(
@@ -73,6 +74,6 @@ async def update_collection(
     summary="Erase a collection",
     responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
 )
-async def delete_collection(parts: PartsDependency, collection: CollectionId) -> schemas.Erased:
+async def delete_collection(components: ComponentsDependency, collection: CollectionId) -> schemas.Erased:
     """Erases a collection with all its subjects; `default` is emptied and stays."""
-    return schemas.Erased(templates=await parts.read(parts.service.gallery.delete_collection, collection))
+    return schemas.Erased(templates=await components.on_thread(components.collections.delete, collection))

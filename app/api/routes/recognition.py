@@ -1,4 +1,4 @@
-"""``/enroll``, ``/verify``, ``/identify`` and ``/detect``."""
+"""``/enroll``, ``/verify``, ``/identify`` and ``/detect``: photographs in, decisions out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pydantic_core
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from app.api import presenters, schemas
-from app.api.dependencies import Admitted, PartsDependency
+from app.api.dependencies import Admitted, ComponentsDependency
 from app.api.problems import problems
 from app.api.request_parsing import body_of, openapi_body
 from app.decisions import Decision
 from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Replay, Verification
 from app.timing import stage
 
-router = APIRouter(tags=["verbs"], dependencies=[Admitted])
+router = APIRouter(tags=["recognition"], dependencies=[Admitted])
 
 SERIALISE = "serialise"
 BODY_CODES = (
@@ -88,14 +88,14 @@ def fingerprint(body: schemas.EnrollRequest) -> str:
     ),
 )
 async def enroll(
-    request: Request, body: EnrollBody, parts: PartsDependency, idempotency_key: IdempotencyKey = None
+    request: Request, body: EnrollBody, components: ComponentsDependency, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Makes a template of each photograph that shows one good face and stores them under the subject.
 
     Photographs that give none are listed in `failures`; the request fails only if none does. Subjects that look the
     same are listed in `possible_duplicates`; the enrolment stands all the same.
     """
-    service = parts.service
+    service = components.recognition
 
     def render(result: Enrolment) -> str:
         return presenters.enrolment(result, service.encoder, service.calibration).model_dump_json()
@@ -108,7 +108,7 @@ async def enroll(
         metadata=body.metadata,
         face_policy=body.face_policy,
         on_conflict=body.on_conflict,
-        report_duplicates=parts.settings.gallery.report_duplicates if report is None else report,
+        report_duplicates=components.settings.gallery.report_duplicates if report is None else report,
     )
     idempotency = Idempotency(idempotency_key, fingerprint(body), render) if idempotency_key else None
 
@@ -119,7 +119,7 @@ async def enroll(
         with stage(SERIALISE):
             return render(result), False
 
-    content, replayed = await parts.workload.run(request, answer)
+    content, replayed = await components.admission.run(request, answer)
     return _answer(content, 201, {"Idempotency-Replayed": "true"} if replayed else None)
 
 
@@ -130,21 +130,23 @@ async def enroll(
     openapi_extra=openapi_body(schemas.VerifyRequest),
     responses=problems(*FACE_CODES, "subject_not_found", "target_unsupported"),
 )
-async def verify(request: Request, body: VerifyBody, parts: PartsDependency) -> Response:
+async def verify(request: Request, body: VerifyBody, components: ComponentsDependency) -> Response:
     """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
 
     What a match is follows from `target_fmr`, the false match rate that you put up with, in every measured group of
     people unless `claim` says otherwise, or from `max_distance` or `min_similarity`; the answer says how often
     strangers come as near as these two faces.
     """
-    service = parts.service
+    service = components.recognition
 
     def compare() -> Verification:
-        policy, wish = body.face_policy, body.wish()
+        policy, requested = body.face_policy, body.requested()
         if body.reference is not None:
-            return service.verify(body.image, body.reference, face_policy=policy, wish=wish)
+            return service.verify(body.image, body.reference, face_policy=policy, requested=requested)
         assert body.subject_id is not None
-        return service.verify_subject(body.image, body.collection, body.subject_id, face_policy=policy, wish=wish)
+        return service.verify_subject(
+            body.image, body.collection, body.subject_id, face_policy=policy, requested=requested
+        )
 
     def answer() -> tuple[Decision, str]:
         result = compare()
@@ -152,8 +154,8 @@ async def verify(request: Request, body: VerifyBody, parts: PartsDependency) -> 
             out = presenters.verification(result, service.encoder, service.calibration)
             return result.outcome.decision, out.model_dump_json()
 
-    decision, content = await parts.workload.run(request, answer)
-    parts.metrics.decisions.labels("verify", decision).inc()
+    decision, content = await components.admission.run(request, answer)
+    components.metrics.decisions.labels("verify", decision).inc()
     return _answer(content)
 
 
@@ -164,24 +166,24 @@ async def verify(request: Request, body: VerifyBody, parts: PartsDependency) -> 
     openapi_extra=openapi_body(schemas.IdentifyRequest),
     responses=problems(*FACE_CODES, "target_unsupported"),
 )
-async def identify(request: Request, body: IdentifyBody, parts: PartsDependency) -> Response:
+async def identify(request: Request, body: IdentifyBody, components: ComponentsDependency) -> Response:
     """Searches a collection; candidates come one a subject, nearest first, each with its own decision.
 
     What a match is follows from `target_fpir`, the rate of strangers' searches that may find somebody, and from the
     number of subjects; or from `max_distance` or `min_similarity`.
     """
-    service = parts.service
+    service = components.recognition
 
     def answer() -> tuple[Decision, str]:
         result = service.identify(
-            body.image, body.collection, body.top_k, face_policy=body.face_policy, wish=body.wish()
+            body.image, body.collection, body.top_k, face_policy=body.face_policy, requested=body.requested()
         )
         with stage(SERIALISE):
             out = presenters.identification(result, service.encoder, service.calibration)
             return result.faces[0].outcome.decision, out.model_dump_json()
 
-    decision, content = await parts.workload.run(request, answer)
-    parts.metrics.decisions.labels("identify", decision).inc()
+    decision, content = await components.admission.run(request, answer)
+    components.metrics.decisions.labels("identify", decision).inc()
     return _answer(content)
 
 
@@ -192,16 +194,16 @@ async def identify(request: Request, body: IdentifyBody, parts: PartsDependency)
     openapi_extra=openapi_body(schemas.DetectRequest),
     responses=problems(*BODY_CODES, *IMAGE_CODES, "degenerate_landmarks"),
 )
-async def detect(request: Request, body: DetectBody, parts: PartsDependency) -> Response:
+async def detect(request: Request, body: DetectBody, components: ComponentsDependency) -> Response:
     """Boxes, landmarks and quality of all faces; nothing is stored or compared."""
 
     def answer() -> str:
-        found = parts.service.detect(body.image)
+        found = components.recognition.detect(body.image)
         with stage(SERIALISE):
             faces = [presenters.face(face) for face in found.faces]
             return schemas.DetectResponse(width=found.width, height=found.height, faces=faces).model_dump_json()
 
-    return _answer(await parts.workload.run(request, answer))
+    return _answer(await components.admission.run(request, answer))
 
 
 def _answer(content: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 
 from app.api import schemas
-from app.api.dependencies import PartsDependency
+from app.api.dependencies import ComponentsDependency
 from app.api.problems import invalid_fields, problems
 from app.api.request_parsing import json_body_of, openapi_json_body
 from app.gallery import DEFAULT_COLLECTION
@@ -41,27 +41,26 @@ def decode_cursor(cursor: str) -> str:
     responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
 )
 async def list_subjects(
-    parts: PartsDependency,
+    components: ComponentsDependency,
     collection: CollectionId = DEFAULT_COLLECTION,
     cursor: Annotated[str | None, Query(max_length=256, description="next_cursor of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.SubjectPage:
     """A page of subjects by id."""
     after = decode_cursor(cursor) if cursor is not None else None
-    found = await parts.read(parts.service.gallery.subjects, collection, after=after, limit=limit + 1)
-    page = found[:limit]
+    page = await components.on_thread(components.subjects.list, collection, after=after, limit=limit)
     return schemas.SubjectPage(
-        subjects=[schemas.SubjectOut.model_validate(s) for s in page],
-        next_cursor=encode_cursor(page[-1].id) if len(found) > limit else None,
+        subjects=[schemas.SubjectOut.model_validate(s) for s in page.subjects],
+        next_cursor=None if page.next_after is None else encode_cursor(page.next_after),
     )
 
 
 @router.get("/{subject_id}", summary="Show a subject", responses=problems(*NOT_FOUND))
 async def get_subject(
-    parts: PartsDependency, subject_id: SubjectId, collection: CollectionId = DEFAULT_COLLECTION
+    components: ComponentsDependency, subject_id: SubjectId, collection: CollectionId = DEFAULT_COLLECTION
 ) -> schemas.SubjectOut:
     """Metadata, times and templates of a subject."""
-    found = await parts.read(parts.service.gallery.subject, collection, subject_id)
+    found = await components.on_thread(components.subjects.get, collection, subject_id)
     return schemas.SubjectOut.model_validate(found)
 
 
@@ -72,22 +71,22 @@ async def get_subject(
     responses=problems(*NOT_FOUND, "malformed_body", "unsupported_media_type", "body_too_large"),
 )
 async def update_subject(
-    parts: PartsDependency,
+    components: ComponentsDependency,
     subject_id: SubjectId,
     body: Annotated[schemas.SubjectUpdate, Depends(json_body_of(schemas.SubjectUpdate))],
     collection: CollectionId = DEFAULT_COLLECTION,
 ) -> schemas.SubjectOut:
     """Replaces the stored metadata; templates stay as they are."""
-    found = await parts.read(parts.service.gallery.update_subject, collection, subject_id, body.metadata)
+    found = await components.on_thread(components.subjects.update, collection, subject_id, body.metadata)
     return schemas.SubjectOut.model_validate(found)
 
 
 @router.delete("/{subject_id}", summary="Erase a subject", responses=problems(*NOT_FOUND))
 async def delete_subject(
-    parts: PartsDependency, subject_id: SubjectId, collection: CollectionId = DEFAULT_COLLECTION
+    components: ComponentsDependency, subject_id: SubjectId, collection: CollectionId = DEFAULT_COLLECTION
 ) -> schemas.Erased:
     """Erases a subject with all its templates."""
-    erased = await parts.read(parts.service.gallery.delete_subject, collection, subject_id)
+    erased = await components.on_thread(components.subjects.delete, collection, subject_id)
     return schemas.Erased(templates=erased)
 
 
@@ -97,11 +96,11 @@ async def delete_subject(
     responses=problems(*NOT_FOUND, "template_not_found", "last_template"),
 )
 async def delete_template(
-    parts: PartsDependency,
+    components: ComponentsDependency,
     subject_id: SubjectId,
     template_id: TemplateId,
     collection: CollectionId = DEFAULT_COLLECTION,
 ) -> schemas.SubjectOut:
     """Erases one template; a subject's last one goes only with the subject."""
-    found = await parts.read(parts.service.gallery.delete_template, collection, subject_id, template_id)
+    found = await components.on_thread(components.subjects.delete_template, collection, subject_id, template_id)
     return schemas.SubjectOut.model_validate(found)

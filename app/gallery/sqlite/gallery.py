@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from app.crowding import Crowding, NoCrowding
+from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
@@ -25,22 +26,12 @@ from app.gallery.protocol import (
     SubjectExists,
     SubjectNotFound,
 )
+from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import Database
 from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
 from app.gallery.sqlite.locks import DirectoryLock
-from app.gallery.sqlite.ranking import Ranked, checked, nearest_subjects, rank
-from app.types import (
-    EMBEDDING_SIZE,
-    Candidate,
-    Collection,
-    CollectionSize,
-    Embedding,
-    NewTemplate,
-    Subject,
-    SubjectVectors,
-    Targets,
-)
+from app.gallery.sqlite.ranking import RankedSubject, checked, nearest_subjects, rank
 
 RECEIPT_LIFETIME = timedelta(hours=24)
 DATABASE_NAME = "gallery.sqlite3"
@@ -329,7 +320,7 @@ def _key(subject: int) -> Keys:
     return np.array([subject], dtype=np.int64)
 
 
-def _candidate(ranked: Ranked) -> Candidate:
+def _candidate(ranked: RankedSubject) -> Candidate:
     nearest = ranked.nearest
     metadata = queries.load_metadata(nearest.metadata)
     return Candidate(
@@ -338,6 +329,6 @@ def _candidate(ranked: Ranked) -> Candidate:
         ranked.distance,
         metadata,
         ranked.templates,
-        ranked.length,
+        ranked.norm,
         nearest.crowding,
     )

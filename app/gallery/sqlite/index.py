@@ -11,10 +11,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.protocol import CollectionNotFound, GalleryError, GalleryUnavailable
+from app.gallery.records import CollectionSize
 from app.gallery.sqlite.locks import ReadersWriterLock
-from app.gallery.sqlite.template_counts import TemplateTally
-from app.types import EMBEDDING_SIZE, CollectionSize, Embedding
+from app.gallery.sqlite.template_counts import TemplateCounts
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Batch(NamedTuple):
     templates: npt.NDArray[np.int64]
 
 
-class Found(NamedTuple):
+class SearchHits(NamedTuple):
     """Keys and scores, float32 [N], greatest first: no other vector has a greater score than these."""
 
     keys: Keys
@@ -82,7 +83,7 @@ class VectorIndex:
         if removed != len(keys):
             raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
 
-    def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> Found:
+    def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> SearchHits:
         """The ``count`` (one or more) best vectors, or all where there are fewer; by distance alone unless crowded."""
         asked = np.zeros((1, _COMPONENTS), dtype=np.float32)
         asked[0, :EMBEDDING_SIZE] = probe
@@ -92,7 +93,7 @@ class VectorIndex:
         faiss.omp_set_num_threads(1)
         scores, keys = self._index.search(asked, count)
         found = keys[0] >= 0
-        return Found(keys[0][found], scores[0][found])
+        return SearchHits(keys[0][found], scores[0][found])
 
 
 class CollectionIndex:
@@ -110,7 +111,7 @@ class CollectionIndex:
         self._load = load
         self._lock = ReadersWriterLock()
         self._vectors: VectorIndex | None = None
-        self._tally = TemplateTally()
+        self._counts = TemplateCounts()
         self._dropped = False
 
     def rebuild(self) -> None:
@@ -139,7 +140,7 @@ class CollectionIndex:
     def size(self) -> CollectionSize:
         """How large the collection is. Raises what ``reading`` raises."""
         with self.reading() as vectors:
-            return CollectionSize(vectors.size, self._tally.most)
+            return CollectionSize(vectors.size, self._counts.most)
 
     def follow(self, commit: Callable[[], None], *, removed: Keys, added: Batch | None = None) -> None:
         """Commits, then changes the index accordingly; raises only what ``commit`` raises, the index unchanged.
@@ -171,23 +172,23 @@ class CollectionIndex:
             return
         if len(removed):
             self._vectors.remove(removed)
-            self._tally.remove(removed)
+            self._counts.remove(removed)
         if added is not None:
             self._vectors.add(added.keys, added.vectors, added.crowding)
-            self._tally.add(added.keys, added.templates)
+            self._counts.add(added.keys, added.templates)
 
     def _rebuild(self) -> None:
         self._vectors = None
         try:
-            vectors, tally = VectorIndex(), TemplateTally()
+            vectors, counts = VectorIndex(), TemplateCounts()
             with closing(self._load()) as batches:
                 for batch in batches:
                     vectors.add(batch.keys, batch.vectors, batch.crowding)
-                    tally.add(batch.keys, batch.templates)
+                    counts.add(batch.keys, batch.templates)
         except GalleryError:
             raise
         except Exception as error:
             raise GalleryUnavailable(
                 f"The search index of collection {self._collection!r} cannot be built: {error}."
             ) from error
-        self._vectors, self._tally = vectors, tally
+        self._vectors, self._counts = vectors, counts

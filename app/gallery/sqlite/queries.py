@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from app.crowding import Crowding
-from app.embeddings import MOST_FUSED, fused_template
+from app.embeddings import MOST_FUSED, Embedding, fused_template, have_unit_norm
 from app.gallery.protocol import (
     CollectionNotFound,
     EncoderMismatch,
@@ -23,9 +23,9 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TemplateNotFound,
 )
+from app.gallery.records import Collection, NewTemplate, Subject, SubjectVectors, Targets, Template
 from app.gallery.sqlite.index import Batch, Keys
-from app.gallery.sqlite.ranking import StoredTemplate, are_unit_length, vectors_of
-from app.types import Collection, Embedding, NewTemplate, Subject, SubjectVectors, Targets, Template
+from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
 
 _LOAD_BATCH = 8192
 
@@ -227,7 +227,7 @@ def insert_templates(
                     encoder,
                     template.embedding.astype("<f4", copy=False).tobytes(),
                     timestamp(now),
-                    float(template.length),
+                    float(template.norm),
                 ),
             )
         except sqlite3.IntegrityError as error:
@@ -323,7 +323,7 @@ def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Ba
     )
     subjects = groupby(cursor, key=itemgetter(0, 1))
     while batch := [(subject, [blob for _, _, blob in rows]) for subject, rows in islice(subjects, _LOAD_BATCH)]:
-        if not are_unit_length(vectors_of([blob for _, blobs in batch for blob in blobs])):
+        if not have_unit_norm(vectors_of([blob for _, blobs in batch for blob in blobs])):
             raise GalleryUnavailable(
                 "The gallery's database is damaged: a stored embedding is not of unit length. Put a backup in "
                 "its place."
@@ -363,7 +363,7 @@ def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
         subject_id=templates[0].subject_id,
         template_ids=tuple(template.id for template in templates),
         embeddings=vectors_of([template.embedding for template in templates]),
-        lengths=np.array([template.length for template in templates], dtype=np.float32),
+        norms=np.array([template.norm for template in templates], dtype=np.float32),
         crowding=templates[0].crowding,
     )
 

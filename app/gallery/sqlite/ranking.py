@@ -1,4 +1,4 @@
-"""Embeddings as numbers: what may be stored, how far apart two of them are, which subjects are nearest."""
+"""Stored templates ranked by exact distance, although the index rounds."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from app.embeddings import fused_template
+from app.embeddings import (
+    EMBEDDING_SIZE,
+    MAX_DISTANCE,
+    UNIT_NORM_TOLERANCE,
+    Embedding,
+    Vectors,
+    fused_template,
+    have_unit_norm,
+    squared_distances,
+)
 from app.gallery.sqlite.index import SCORE_TOLERANCE, VectorIndex
-from app.types import EMBEDDING_SIZE, Embedding
-
-UNIT_LENGTH_TOLERANCE = 1e-3
-MAX_DISTANCE = 4.0
 
 # The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
 SPARE = 12
 _GROWTH = 4
 # Distances are cut off at 4, and vectors a little longer than 1 are a little farther.
-_CLIPPED = (2 + UNIT_LENGTH_TOLERANCE) ** 2 - MAX_DISTANCE
-
-Vectors = npt.NDArray[np.float32]
-"""float32 [N, 128]."""
+_CLIPPED = (2 + UNIT_NORM_TOLERANCE) ** 2 - MAX_DISTANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +39,29 @@ class StoredTemplate:
     subject_id: str
     metadata: str
     embedding: bytes
-    length: float
+    norm: float
     crowding: float
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """A subject: squared L2, 0..4, to its fused templates, how many were fused, the greatest length, the nearest."""
+class RankedSubject:
+    """A subject: squared L2, 0..4, to its fused templates, how many were fused, the greatest norm, the nearest."""
 
     distance: float
     templates: int
-    length: float
+    norm: float
     nearest: StoredTemplate
 
-    def nearness(self, *, crowded: bool) -> float:
+    def ranking_distance(self, *, crowded: bool) -> float:
         """What subjects are ranked by: distance and crowding (the probe's is the same for all), or distance alone."""
         return self.distance + self.nearest.crowding if crowded else self.distance
-
-
-def are_unit_length(vectors: Vectors) -> bool:
-    """Whether every row is finite and of length 1 within 1e-3."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    return bool(np.all(np.abs(lengths - 1.0) <= UNIT_LENGTH_TOLERANCE))
 
 
 def checked(embedding: Embedding) -> Embedding:
     """The embedding itself, contiguous; ValueError unless it is float32 [128], finite and of unit length."""
     if not isinstance(embedding, np.ndarray) or embedding.dtype != np.float32 or embedding.shape != (EMBEDDING_SIZE,):
         raise ValueError(f"An embedding is float32 [{EMBEDDING_SIZE}].")
-    if not are_unit_length(embedding[np.newaxis]):
+    if not have_unit_norm(embedding[np.newaxis]):
         raise ValueError("An embedding is finite and of unit length.")
     return np.ascontiguousarray(embedding)
 
@@ -76,14 +71,8 @@ def vectors_of(blobs: Sequence[bytes]) -> Vectors:
     return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, EMBEDDING_SIZE)
 
 
-def squared_distances(probe: Embedding, vectors: Vectors) -> npt.NDArray[np.float32]:
-    """float32 [N], each 0..4: squared L2 between the probe and every row, the same whatever else is in the rows."""
-    distances: npt.NDArray[np.float32] = np.square(vectors - probe).sum(axis=1)
-    return np.clip(distances, 0.0, MAX_DISTANCE)
-
-
-def rank(probe: Embedding, templates: Sequence[StoredTemplate], *, crowded: bool = True) -> list[Ranked]:
-    """One entry a subject by ``nearness``, then by id; ``nearest`` is the older of two templates alike."""
+def rank(probe: Embedding, templates: Sequence[StoredTemplate], *, crowded: bool = True) -> list[RankedSubject]:
+    """One entry a subject by ``ranking_distance``, then by id; ``nearest`` is the older of two templates alike."""
     ordered = sorted(templates, key=lambda t: t.key)
     vectors = vectors_of([template.embedding for template in ordered])
     distances = squared_distances(probe, vectors)
@@ -95,9 +84,9 @@ def rank(probe: Embedding, templates: Sequence[StoredTemplate], *, crowded: bool
         nearest = min(places, key=lambda place: distances[place])
         # One template is fused to itself.
         distance = distances[nearest] if len(places) == 1 else _fused_distance(probe, vectors[places])
-        longest = max(ordered[place].length for place in places)
-        ranked.append(Ranked(float(distance), len(places), longest, ordered[nearest]))
-    return sorted(ranked, key=lambda r: (r.nearness(crowded=crowded), r.nearest.subject_id))
+        longest = max(ordered[place].norm for place in places)
+        ranked.append(RankedSubject(float(distance), len(places), longest, ordered[nearest]))
+    return sorted(ranked, key=lambda r: (r.ranking_distance(crowded=crowded), r.nearest.subject_id))
 
 
 def _fused_distance(probe: Embedding, vectors: Vectors) -> float:
@@ -111,7 +100,7 @@ def nearest_subjects(
     top_k: int,
     *,
     crowded: bool = True,
-) -> list[Ranked]:
+) -> list[RankedSubject]:
     """The ``top_k`` best subjects by exact distance and crowding, or by distance alone, although the index rounds.
 
     The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until nothing that the
@@ -129,7 +118,7 @@ def nearest_subjects(
         if count == index.size:
             return ranked[:top_k]
         best_score_left = float(found.scores[-1]) + SCORE_TOLERANCE
-        nearest_left = probe_square + (1.0 - UNIT_LENGTH_TOLERANCE) ** 2 - 2.0 * best_score_left
-        if len(ranked) >= top_k and ranked[top_k - 1].nearness(crowded=crowded) < nearest_left - _CLIPPED:
+        nearest_left = probe_square + (1.0 - UNIT_NORM_TOLERANCE) ** 2 - 2.0 * best_score_left
+        if len(ranked) >= top_k and ranked[top_k - 1].ranking_distance(crowded=crowded) < nearest_left - _CLIPPED:
             return ranked[:top_k]
         wanted *= _GROWTH

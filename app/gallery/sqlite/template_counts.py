@@ -10,7 +10,7 @@ from app.embeddings import MOST_FUSED
 Ints = npt.NDArray[np.int64]
 
 
-class TemplateTally:
+class TemplateCounts:
     """Knows the greatest number of compared templates of any subject; a subject of one template costs no memory."""
 
     def __init__(self) -> None:

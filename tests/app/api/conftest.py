@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.recognition.service import TesseraService
+from app.recognition.service import RecognitionService
 from app.settings import GallerySettings, ServerSettings, Settings
 from tests.app.api.helpers import files, ok
 
@@ -23,7 +23,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def client(settings: Settings, service: TesseraService) -> Iterator[TestClient]:
+def client(settings: Settings, service: RecognitionService) -> Iterator[TestClient]:
     with TestClient(create_app(settings, service)) as running:
         yield running
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from app.api.admission import preferred_wait
 from app.faces import FoundFaces
-from app.recognition.service import TesseraService
+from app.recognition.service import RecognitionService
 from app.settings import GallerySettings, ServerSettings, Settings
 from tests.app.api.helpers import files, ok, problem
 from tests.app.photographs import collins, jpeg
@@ -30,7 +30,7 @@ STAGES = re.compile(r"([a-z_]+);dur=(\d+\.\d\d)")
 class Door:
     """Stands before the detection of faces, and lets one request in at a time."""
 
-    def __init__(self, service: TesseraService) -> None:
+    def __init__(self, service: RecognitionService) -> None:
         self._detect = service.detect
         self.inside, self.open = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -47,7 +47,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def door(service: TesseraService, monkeypatch: pytest.MonkeyPatch) -> Door:
+def door(service: RecognitionService, monkeypatch: pytest.MonkeyPatch) -> Door:
     made = Door(service)
     monkeypatch.setattr(service, "detect", made.detect)
     return made

@@ -17,7 +17,8 @@ from app.encoding import EncoderRuntime
 from app.faces import FaceFinder, FacePolicy
 from app.gallery import SqliteGallery
 from app.main import create_app
-from app.recognition.service import TesseraService
+from app.recognition.criteria import Criteria
+from app.recognition.service import RecognitionService
 from app.settings import Settings
 from tests.app.api.helpers import files, invalid_field, ok, problem
 from tests.app.decisions.support import curve, group, point, sized, table
@@ -61,17 +62,17 @@ def grouped(encoder: EncoderRuntime) -> Calibration:
     )
 
 
-Make = Callable[..., TesseraService]
+Make = Callable[..., RecognitionService]
 
 
 @pytest.fixture
 def make(face_finder: FaceFinder, encoder: EncoderRuntime, grouped: Calibration, tmp_path: Path) -> Make:
     """A service over one data directory, with settings of its own."""
 
-    def service(claim: Claim = Claim.EVERY_GROUP) -> TesseraService:
+    def service(claim: Claim = Claim.EVERY_GROUP) -> RecognitionService:
         crowding = MadeUpCrowding()
         gallery = SqliteGallery(tmp_path / "crowded", encoder_digest=encoder.info.sha256, crowding=crowding)
-        return TesseraService(face_finder, encoder, gallery, grouped, crowding=crowding, claim=claim)
+        return RecognitionService(face_finder, encoder, gallery, Criteria(grouped, claim=claim), crowding=crowding)
 
     return service
 

@@ -8,10 +8,10 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.decisions import Calibration, Claim
+from app.embeddings import EMBEDDING_SIZE
 from app.encoding import EncoderInfo, EncoderRuntime
 from app.gallery import GalleryUnavailable
-from app.recognition.service import TesseraService
-from app.types import EMBEDDING_SIZE
+from app.recognition.service import RecognitionService
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import files, ok, problem
 from tests.app.photographs import blank
@@ -51,7 +51,7 @@ def test_readyz_names_every_part(client: TestClient) -> None:
 
 
 def test_a_gallery_that_does_not_answer_is_not_ready_but_alive(
-    client: TestClient, service: TesseraService, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, service: RecognitionService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service.gallery, "check", raises(GalleryUnavailable("the disk is gone")))
     answer = problem(client.get("/readyz"), 503, "not_ready")
@@ -60,7 +60,7 @@ def test_a_gallery_that_does_not_answer_is_not_ready_but_alive(
     ok(client.get("/livez"))
 
 
-def test_a_closed_gallery_is_not_ready(client: TestClient, service: TesseraService) -> None:
+def test_a_closed_gallery_is_not_ready(client: TestClient, service: RecognitionService) -> None:
     service.gallery.close()
     answer = problem(client.get("/readyz"), 503, "not_ready")
     assert "gallery" in answer["detail"]
@@ -84,7 +84,7 @@ class BrokenEncoder:
 @pytest.mark.parametrize("error", [None, RuntimeError("no memory"), OSError("library is gone")])
 def test_a_broken_encoder_is_not_ready(
     client: TestClient,
-    service: TesseraService,
+    service: RecognitionService,
     encoder: EncoderRuntime,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception | None,

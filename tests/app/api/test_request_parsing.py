@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from app.faces import NoFaceError
 from app.main import create_app
-from app.recognition.service import TesseraService
+from app.recognition.service import RecognitionService
 from app.settings import FacesSettings, GallerySettings, ServerSettings, Settings
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, jpeg
@@ -27,7 +27,7 @@ BOUNDARY = b"----b"
 
 
 @pytest.fixture
-def small(settings: Settings, service: TesseraService) -> Iterator[TestClient]:
+def small(settings: Settings, service: RecognitionService) -> Iterator[TestClient]:
     """An application that takes 64 KiB."""
     limited = settings.model_copy(
         update={"server": ServerSettings(max_body_bytes=LIMIT, max_images=4, max_metadata_bytes=1024)}
@@ -42,9 +42,9 @@ def part(name: str, value: bytes, filename: str | None = None) -> bytes:
     return b"--" + BOUNDARY + b"\r\n" + head.encode() + value + b"\r\n"
 
 
-def form(*parts: bytes) -> dict[str, Any]:
+def form(*components: bytes) -> dict[str, Any]:
     headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
-    return {"content": b"".join(parts) + b"--" + BOUNDARY + b"--\r\n", "headers": headers}
+    return {"content": b"".join(components) + b"--" + BOUNDARY + b"--\r\n", "headers": headers}
 
 
 def call(
@@ -132,7 +132,7 @@ def test_as_many_images_as_allowed_and_no_more(client: TestClient, ada: bytes) -
 
 
 def test_verify_takes_two_files_where_one_image_is_allowed(
-    settings: Settings, service: TesseraService, ada: bytes
+    settings: Settings, service: RecognitionService, ada: bytes
 ) -> None:
     one = settings.model_copy(update={"server": ServerSettings(max_images=1)})
     with TestClient(create_app(one, service)) as client:
@@ -349,12 +349,12 @@ def bare() -> Iterator[TestClient]:
 
 
 class _NoService:
-    gallery = calibration = crowding = None
+    gallery = calibration = crowding = criteria = None
 
     def enroll(self, *_: object) -> None:
         raise NoFaceError("nobody is looked for here")
 
-    def watch_encoder(self, observe: object) -> None:
+    def observe_encoder(self, observe: object) -> None:
         pass
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from app.api.problems import KINDS, problem_response
 from app.errors import TesseraError
 from app.faces import DegenerateLandmarksError
 from app.gallery import GalleryInUse
-from app.recognition.service import TesseraService
+from app.recognition.service import RecognitionService
 from tests.app.api.helpers import files, invalid_field, ok, problem
 from tests.app.photographs import blank
 
@@ -36,7 +36,7 @@ def raised_classes() -> set[type[TesseraError]]:
 
 def codes_of_requests() -> set[str]:
     """The codes that ``app.api`` gives by name."""
-    sources = "".join(path.read_text() for path in (Path(app.__path__[0]) / "api").glob("*.py"))
+    sources = "".join(path.read_text() for path in (Path(app.__path__[0]) / "api").rglob("*.py"))
     return set(re.findall(r'RequestError\(\s*"(\w+)"', sources)) | set(re.findall(r'40\d: "(\w+)"', sources))
 
 
@@ -89,7 +89,7 @@ def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:
 
 
 @pytest.fixture
-def failing(service: TesseraService, monkeypatch: pytest.MonkeyPatch) -> str:
+def failing(service: RecognitionService, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every search of the gallery fails in a way nobody expects; the text is what must not be seen."""
     secret = "password=hunter2 /var/lib/secret"
 
@@ -117,7 +117,7 @@ def test_an_unexpected_failure_shows_nothing_internal(
 
 
 def test_expected_failures_of_the_parts_have_their_own_code(
-    client: TestClient, service: TesseraService, ada: bytes, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, service: RecognitionService, ada: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for error, status in (
         (GalleryInUse("held by process 7"), 503),
@@ -133,7 +133,7 @@ def test_expected_failures_of_the_parts_have_their_own_code(
 
 
 def test_details_cannot_overwrite_the_members_of_a_problem(
-    client: TestClient, service: TesseraService, ada: bytes, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, service: RecognitionService, ada: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise GalleryInUse("held", status=1, code="x", request_id="y", process="7")

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from app.recognition.service import TesseraService
-from app.types import EMBEDDING_SIZE, NewTemplate
+from app.embeddings import EMBEDDING_SIZE
+from app.gallery import NewTemplate
+from app.recognition.service import RecognitionService
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import files, invalid_field, ok, problem
 
 
-def store(service: TesseraService, *subject_ids: str, collection: str = "default") -> None:
+def store(service: RecognitionService, *subject_ids: str, collection: str = "default") -> None:
     """Puts subjects with any embedding into the gallery."""
     embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
     for subject_id in subject_ids:
@@ -51,7 +52,7 @@ def test_an_id_with_odd_characters_is_refused(client: TestClient, ada: bytes, od
     invalid_field(client.post("/identify", files=files(ada), data={"collection": odd}), "collection")
 
 
-def test_metadata_is_replaced(service: TesseraService, client: TestClient) -> None:
+def test_metadata_is_replaced(service: RecognitionService, client: TestClient) -> None:
     store(service, "ada")
     before = ok(client.get("/subjects/ada"))
     changed = ok(client.patch("/subjects/ada", json={"metadata": {"name": "Ada"}}))
@@ -74,7 +75,7 @@ def test_metadata_is_replaced(service: TesseraService, client: TestClient) -> No
         ([], "body"),
     ],
 )
-def test_a_bad_change_is_refused(service: TesseraService, client: TestClient, body: object, field: str) -> None:
+def test_a_bad_change_is_refused(service: RecognitionService, client: TestClient, body: object, field: str) -> None:
     store(service, "ada")
     invalid_field(client.patch("/subjects/ada", json=body), field)
     assert ok(client.get("/subjects/ada"))["metadata"] == {}
@@ -92,20 +93,22 @@ def test_a_bad_change_is_refused(service: TesseraService, client: TestClient, bo
         b'{"metadata": {"a": "\xff"}}',
     ],
 )
-def test_a_change_that_is_no_json_is_refused(service: TesseraService, client: TestClient, body: str | bytes) -> None:
+def test_a_change_that_is_no_json_is_refused(
+    service: RecognitionService, client: TestClient, body: str | bytes
+) -> None:
     store(service, "ada")
     response = client.patch("/subjects/ada", content=body, headers={"content-type": "application/json"})
     problem(response, 400, "malformed_body")
 
 
-def test_a_change_must_be_sent_as_json(service: TesseraService, client: TestClient) -> None:
+def test_a_change_must_be_sent_as_json(service: RecognitionService, client: TestClient) -> None:
     store(service, "ada")
     for content_type in ("text/plain", "application/jsonx", "multipart/form-data"):
         response = client.patch("/subjects/ada", content='{"metadata": {}}', headers={"content-type": content_type})
         problem(response, 415, "unsupported_media_type")
 
 
-def test_an_infinite_number_is_refused(service: TesseraService, client: TestClient) -> None:
+def test_an_infinite_number_is_refused(service: RecognitionService, client: TestClient) -> None:
     store(service, "ada")
     headers = {"content-type": "application/json"}
     invalid_field(client.patch("/subjects/ada", content='{"metadata": {"a": 1e999}}', headers=headers), "metadata")
@@ -132,7 +135,7 @@ def test_one_template_is_erased_but_never_the_last(
     assert [t["id"] for t in ok(client.get("/subjects/ada"))["templates"]] == [second]
 
 
-def test_pages_follow_each_other_until_the_end(service: TesseraService, client: TestClient) -> None:
+def test_pages_follow_each_other_until_the_end(service: RecognitionService, client: TestClient) -> None:
     ids = sorted([f"s{i}" for i in range(7)] + ["A", "a.b", "~z".lstrip("~"), "S0"])
     store(service, *ids)
     ok(client.post("/collections", json={"id": "staff"}), 201)
@@ -148,7 +151,7 @@ def test_pages_follow_each_other_until_the_end(service: TesseraService, client: 
         assert pages == -(-len(ids) // limit)
 
 
-def test_a_page_continues_after_its_last_subject_was_erased(service: TesseraService, client: TestClient) -> None:
+def test_a_page_continues_after_its_last_subject_was_erased(service: RecognitionService, client: TestClient) -> None:
     store(service, "a", "b", "c")
     cursor = ok(client.get("/subjects", params={"limit": 2}))["next_cursor"]
     ok(client.delete("/subjects/b"))

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.decisions import Bound, Calibration, Claim
+from app.decisions import Calibration, Claim, ClaimedThreshold
 from app.encoding import EncoderWeights
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, two_faces, variants
 
 
-def bound_of(calibration: Calibration, fmr: float, claim: Claim = Claim.EVERY_GROUP) -> Bound:
+def bound_of(calibration: Calibration, fmr: float, claim: Claim = Claim.EVERY_GROUP) -> ClaimedThreshold:
     """For one template."""
     found = calibration.bound(claim, fmr, 1)
     assert found is not None

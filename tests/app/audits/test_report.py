@@ -8,11 +8,10 @@ import numpy.typing as npt
 import pytest
 
 from app.audits.page import audit_page
-from app.audits.report import AuditReport, Ceiling, Population, audit, judge, measure_ceiling
+from app.audits.report import AuditReport, Population, RateCheck, audit, check_rates, compare_population
 from app.crowding import NoCrowding
 from app.decisions import Calibration, Estimate
-from app.gallery import CollectionNotFound, SqliteGallery
-from app.types import NewTemplate
+from app.gallery import CollectionNotFound, NewTemplate, SqliteGallery
 from tests.app.decisions.support import curve, point, table
 
 CALIBRATION = Calibration.model_validate(
@@ -39,8 +38,8 @@ def axis(index: int, towards: int | None = None, share: float = 0.0) -> npt.NDAr
     return unit(values)
 
 
-def enrol(gallery: SqliteGallery, name: str, *vectors: npt.NDArray[np.float32], length: float = 12.0) -> None:
-    templates = [NewTemplate(f"{name}-{i}", vector, length) for i, vector in enumerate(vectors)]
+def enrol(gallery: SqliteGallery, name: str, *vectors: npt.NDArray[np.float32], norm: float = 12.0) -> None:
+    templates = [NewTemplate(f"{name}-{i}", vector, norm) for i, vector in enumerate(vectors)]
     gallery.enroll("default", name, templates)
 
 
@@ -50,7 +49,7 @@ def looked_over(gallery: SqliteGallery) -> AuditReport:
 
 def test_an_empty_collection_has_nothing_to_report(gallery: SqliteGallery) -> None:
     report = looked_over(gallery)
-    assert (report.subjects, report.templates, report.ceiling) == (0, 0, ())
+    assert (report.subjects, report.templates, report.rates) == (0, 0, ())
     assert report.population is Population.TOO_FEW
     assert "fewer than two subjects" in audit_page(report)
 
@@ -85,17 +84,17 @@ def test_a_template_of_somebody_else_stands_out(gallery: SqliteGallery) -> None:
 
 
 def test_weak_templates_are_named(gallery: SqliteGallery) -> None:
-    enrol(gallery, "ada", axis(0), length=8.5)
-    enrol(gallery, "bob", axis(1), length=9.0)
+    enrol(gallery, "ada", axis(0), norm=8.5)
+    enrol(gallery, "bob", axis(1), norm=9.0)
     [weak] = looked_over(gallery).weak
-    assert (weak.subject_id, weak.template_id, weak.length) == ("ada", "ada-0", 8.5)
+    assert (weak.subject_id, weak.template_id, weak.norm) == ("ada", "ada-0", 8.5)
 
 
 def test_the_ceiling_is_what_counting_gives() -> None:
     rng = np.random.default_rng(0)
     vectors = np.stack([unit(rng.normal(size=8)) for _ in range(120)])
     crowding = rng.uniform(-0.3, 0.3, 120).astype(np.float32)
-    rows = measure_ceiling(vectors, crowding, CALIBRATION)
+    rows = check_rates(vectors, crowding, CALIBRATION)
     # At 0.001 fewer than ten of 7,140 pairs are to be expected.
     assert [row.threshold for row in rows] == [1.3, 1.0]
     for row in rows:
@@ -163,8 +162,8 @@ def estimate(low: float, high: float) -> Estimate:
     ],
 )
 def test_a_population_is_judged_by_whether_the_intervals_are_apart(observed: Estimate, population: Population) -> None:
-    loose = Ceiling(1.3, estimate(0.1, 0.2), estimate(0.5, 0.6), 1000)
-    assert judge((loose, Ceiling(1.0, estimate(0.01, 0.02), observed, 1000))) is population
+    loose = RateCheck(1.3, estimate(0.1, 0.2), estimate(0.5, 0.6), 1000)
+    assert compare_population((loose, RateCheck(1.0, estimate(0.01, 0.02), observed, 1000))) is population
 
 
 def test_progress_rises_to_one_and_may_stop_the_work(gallery: SqliteGallery) -> None:
@@ -188,7 +187,7 @@ def test_the_page_shows_what_was_found_and_escapes_what_clients_chose(gallery: S
     for number in range(150):
         values = np.zeros(128)
         values[:8] = rng.normal(size=8)
-        enrol(gallery, f"s{number:03}", unit(values), length=8.0 if number == 7 else 12.0)
+        enrol(gallery, f"s{number:03}", unit(values), norm=8.0 if number == 7 else 12.0)
     enrol(gallery, "<script>", axis(100))
     enrol(gallery, "double", axis(100, 101, 0.1))
     report = looked_over(gallery)
@@ -196,6 +195,6 @@ def test_the_page_shows_what_was_found_and_escapes_what_clients_chose(gallery: S
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "s007-0" in page
-    assert page.count("<circle") == len(report.ceiling) > 0
+    assert page.count("<circle") == len(report.rates) > 0
     assert "http://" not in page
     assert "https://" not in page

@@ -45,10 +45,10 @@ def test_what_is_no_number_never_matches(distance: float, threshold: float) -> N
 
 @given(pair=arrays.arrays(np.float64, (2, 8), elements=st.floats(-1, 1)))
 def test_similarity_is_the_cosine_of_unit_vectors(pair: np.ndarray) -> None:
-    lengths = np.linalg.norm(pair, axis=1, keepdims=True)
-    if lengths.min() < 1e-3:
+    norms = np.linalg.norm(pair, axis=1, keepdims=True)
+    if norms.min() < 1e-3:
         return
-    a, b = pair / lengths
+    a, b = pair / norms
     assert similarity(float(np.square(a - b).sum())) == pytest.approx(float(a @ b), abs=1e-9)
 
 

@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.decisions import (
-    Bound,
     Calibration,
     Claim,
-    Compared,
+    ClaimedThreshold,
+    Comparison,
     Criterion,
     CriterionKind,
+    CriterionSource,
     Decision,
-    Origin,
+    DecisionPolicy,
     Outcome,
     Reason,
-    Rule,
     TargetUnsupported,
+    identification_policy,
     rate_at,
-    rule_for_comparison,
-    rule_for_search,
+    verification_policy,
     worst_rate_at,
 )
 from tests.app.decisions.support import curve, group, point, sized, table
@@ -44,15 +44,15 @@ CALIBRATION = made(WOMEN, MEN, YOUNG, TOLD, identification=[sized(100)])
 
 
 def criterion(kind: CriterionKind, value: float, claim: Claim = Claim.EVERY_GROUP) -> Criterion:
-    return Criterion(kind, value, Origin.REQUEST, claim)
+    return Criterion(kind, value, CriterionSource.REQUEST, claim)
 
 
-def at_fmr(value: float, claim: Claim = Claim.EVERY_GROUP) -> Rule:
-    return rule_for_comparison(CALIBRATION, criterion(CriterionKind.TARGET_FMR, value, claim), 1)
+def at_fmr(value: float, claim: Claim = Claim.EVERY_GROUP) -> DecisionPolicy:
+    return verification_policy(CALIBRATION, criterion(CriterionKind.TARGET_FMR, value, claim), 1)
 
 
-def seen(distance: float, crowding: float = 0.0, *, templates: int = 1, probe: float = 12.0) -> Compared:
-    return Compared(distance, templates, probe, 12.0, crowding)
+def seen(distance: float, crowding: float = 0.0, *, templates: int = 1, probe: float = 12.0) -> Comparison:
+    return Comparison(distance, templates, probe, 12.0, crowding)
 
 
 # --- the threshold of a claim
@@ -61,17 +61,17 @@ def seen(distance: float, crowding: float = 0.0, *, templates: int = 1, probe: f
 @pytest.mark.parametrize(
     ("fmr", "bound"),
     [
-        (0.02, Bound(1.05, "young women")),
-        (0.01, Bound(0.99, "young women")),
+        (0.02, ClaimedThreshold(1.05, "young women")),
+        (0.01, ClaimedThreshold(0.99, "young women")),
         # The young women are too few to show less, and the women answer for them.
-        (0.005, Bound(0.95, "women")),
-        (0.001, Bound(0.95, "women")),
-        (0.0005, Bound(0.8, "men")),
+        (0.005, ClaimedThreshold(0.95, "women")),
+        (0.001, ClaimedThreshold(0.95, "women")),
+        (0.0005, ClaimedThreshold(0.8, "men")),
         # The men show less, but the women do not.
         (0.0004, None),
     ],
 )
-def test_every_group_is_kept_by_the_strictest_claimed_group(fmr: float, bound: Bound | None) -> None:
+def test_every_group_is_kept_by_the_strictest_claimed_group(fmr: float, bound: ClaimedThreshold | None) -> None:
     assert CALIBRATION.bound(Claim.EVERY_GROUP, fmr, 1) == bound
 
 
@@ -80,8 +80,8 @@ def test_a_lower_target_is_never_met_by_a_looser_threshold() -> None:
     large = group("large", [point(1.2, 0.01), point(1.1, 0.001), point(1.05, 0.0005)])
     small = group("small", [point(1.1, 0.02), point(0.95, 0.008)], part_of="large")
     found = made(large, small)
-    assert found.bound(Claim.EVERY_GROUP, 0.008, 1) == Bound(0.95, "small")
-    assert found.bound(Claim.EVERY_GROUP, 0.001, 1) == Bound(0.95, "small")
+    assert found.bound(Claim.EVERY_GROUP, 0.008, 1) == ClaimedThreshold(0.95, "small")
+    assert found.bound(Claim.EVERY_GROUP, 0.001, 1) == ClaimedThreshold(0.95, "small")
     thresholds = [found.bound(Claim.EVERY_GROUP, 0.02 / 1.1**i, 1) for i in range(38)]
     shown = [bound.threshold for bound in thresholds if bound is not None]
     assert len(shown) > 30
@@ -90,7 +90,7 @@ def test_a_lower_target_is_never_met_by_a_looser_threshold() -> None:
 
 def test_a_pooled_claim_knows_no_groups() -> None:
     for templates, threshold in ((1, 1.1), (2, 1.05)):
-        assert CALIBRATION.bound(Claim.POOLED, 0.001, templates) == Bound(threshold, None)
+        assert CALIBRATION.bound(Claim.POOLED, 0.001, templates) == ClaimedThreshold(threshold, None)
     assert CALIBRATION.bound(Claim.POOLED, 0.0005, 1) is None
     for templates in (1, 2):
         assert made().bound(Claim.EVERY_GROUP, 0.001, templates) == made().bound(Claim.POOLED, 0.001, templates)
@@ -103,13 +103,13 @@ def test_a_group_that_is_only_told_of_binds_nobody() -> None:
             assert CALIBRATION.bound(Claim.EVERY_GROUP, fmr, templates) == without.bound(
                 Claim.EVERY_GROUP, fmr, templates
             )
-    assert made(TOLD).bound(Claim.EVERY_GROUP, 0.001, 1) == Bound(1.1, None)
+    assert made(TOLD).bound(Claim.EVERY_GROUP, 0.001, 1) == ClaimedThreshold(1.1, None)
 
 
 def test_a_group_that_is_only_told_of_may_answer_for_a_smaller_one() -> None:
     everybody = group("everybody", [point(0.9, 0.004), point(0.6, 0.0003)], claimed=False)
     found = made(group("few", [point(1.0, 0.02)], part_of="everybody"), everybody)
-    assert found.bound(Claim.EVERY_GROUP, 0.001, 1) == Bound(0.6, "few")
+    assert found.bound(Claim.EVERY_GROUP, 0.001, 1) == ClaimedThreshold(0.6, "few")
     assert found.smallest_supported(Claim.EVERY_GROUP, 1) == 0.0003
 
 
@@ -282,7 +282,7 @@ def test_the_worst_rate_at_a_threshold_of_two_templates_is_within_the_target() -
     # A group whose threshold lies where the curves of one and two templates begin to part.
     found = made(group("few", [point(1.25, 0.02), point(1.15, 0.01), point(1.05, 0.001), point(0.95, 0.0005)]))
     for fmr in (0.02, 0.01, 0.004, 0.001, 0.0005):
-        worst = rule_for_comparison(found, criterion(CriterionKind.TARGET_FMR, fmr), 2).worst_rate(2)
+        worst = verification_policy(found, criterion(CriterionKind.TARGET_FMR, fmr), 2).worst_rate(2)
         assert worst is not None
         assert worst.estimate.high <= fmr
 
@@ -291,12 +291,12 @@ def test_the_worst_rate_at_a_threshold_of_two_templates_is_within_the_target() -
 
 
 def test_a_rule_knows_for_whom_it_is_so_strict() -> None:
-    rule, pooled = at_fmr(0.001), at_fmr(0.001, Claim.POOLED)
-    assert rule.bound(1) == Bound(0.95, "women")
-    assert pooled.bound(1) == Bound(1.1, None)
-    given = rule_for_comparison(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 0.7), 1)
-    assert given.bound(1) == given.bound(2) == Bound(0.7, None)
-    point_ = rule.operating_point(1)
+    policy, pooled = at_fmr(0.001), at_fmr(0.001, Claim.POOLED)
+    assert policy.bound(1) == ClaimedThreshold(0.95, "women")
+    assert pooled.bound(1) == ClaimedThreshold(1.1, None)
+    given = verification_policy(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 0.7), 1)
+    assert given.bound(1) == given.bound(2) == ClaimedThreshold(0.7, None)
+    point_ = policy.operating_point(1)
     assert point_ is not None
     # Over all pairs, the threshold of the women has the rate of the next more permissive one that was measured.
     assert (point_.threshold, point_.false_match_rate.value) == (1.0, 0.0006)
@@ -308,10 +308,10 @@ def test_a_rule_knows_for_whom_it_is_so_strict() -> None:
 )
 def test_a_refusal_says_for_whom_the_rate_cannot_be_shown(claim: Claim, whom: str, smallest: float) -> None:
     with pytest.raises(TargetUnsupported, match=whom) as refused:
-        rule_for_comparison(CALIBRATION, criterion(CriterionKind.TARGET_FMR, 0.0001, claim), 1)
+        verification_policy(CALIBRATION, criterion(CriterionKind.TARGET_FMR, 0.0001, claim), 1)
     assert refused.value.details == {"target_fmr": 0.0001, "claim": claim.value, "smallest_supported": smallest}
     with pytest.raises(TargetUnsupported, match=whom) as refused:
-        rule_for_search(CALIBRATION, criterion(CriterionKind.TARGET_FPIR, 0.001, claim), 100, 1)
+        identification_policy(CALIBRATION, criterion(CriterionKind.TARGET_FPIR, 0.001, claim), 100, 1)
     assert refused.value.details["smallest_supported"] == pytest.approx(1 - (1 - smallest) ** 100)
 
 
@@ -319,16 +319,16 @@ def test_a_refusal_says_for_whom_the_rate_cannot_be_shown(claim: Claim, whom: st
 def test_a_search_tells_the_rate_of_the_worst_group_where_that_is_claimed(claim: Claim, rate: float) -> None:
     # Per comparison 0.001: the women at 0.95, and all pairs at 1.1, where a stricter target has 1.0.
     target = 1 - (1 - (0.001 if claim is Claim.EVERY_GROUP else 0.0006)) ** 100
-    rule = rule_for_search(CALIBRATION, criterion(CriterionKind.TARGET_FPIR, target * 1.0001, claim), 100, 1)
-    assert rule.false_positive_identification_rate() == pytest.approx(1 - (1 - rate) ** 100)
-    assert rule_for_search(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 4.0), 100).worst_rate(1) is None
+    policy = identification_policy(CALIBRATION, criterion(CriterionKind.TARGET_FPIR, target * 1.0001, claim), 100, 1)
+    assert policy.false_positive_identification_rate() == pytest.approx(1 - (1 - rate) ** 100)
+    assert identification_policy(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 4.0), 100).worst_rate(1) is None
 
 
 def test_a_default_beyond_the_groups_is_met_as_far_as_they_go() -> None:
-    target = Criterion(CriterionKind.TARGET_FPIR, 0.001, Origin.SERVER)
-    rule = rule_for_search(CALIBRATION, target, 100)
-    assert (rule.met, rule.fmr, rule.bound(1).group) == (False, 0.0005, "men")
-    assert rule.bound(1).threshold == 0.8
+    target = Criterion(CriterionKind.TARGET_FPIR, 0.001, CriterionSource.SERVER)
+    policy = identification_policy(CALIBRATION, target, 100)
+    assert (policy.met, policy.fmr, policy.bound(1).group) == (False, 0.0005, "men")
+    assert policy.bound(1).threshold == 0.8
 
 
 # --- crowding
@@ -338,21 +338,21 @@ def test_a_default_beyond_the_groups_is_met_as_far_as_they_go() -> None:
 def test_two_faces_match_where_their_distance_and_crowding_are_within_the_bound(
     distance: float, crowding: float, templates: int
 ) -> None:
-    rule, pair = at_fmr(0.001), seen(distance, crowding, templates=templates)
-    bound = rule.bound(templates).threshold
+    policy, pair = at_fmr(0.001), seen(distance, crowding, templates=templates)
+    bound = policy.bound(templates).threshold
     assert pair.adjusted == distance + crowding
-    assert rule.threshold(pair) == pytest.approx(bound - crowding)
+    assert policy.threshold(pair) == pytest.approx(bound - crowding)
     if abs(pair.adjusted - bound) > 1e-9:
-        assert (rule.plain_decision(pair) is Decision.MATCH) is (pair.adjusted <= bound)
-        assert rule.outcome(pair).decision is rule.plain_decision(pair)
+        assert (policy.threshold_decision(pair) is Decision.MATCH) is (pair.adjusted <= bound)
+        assert policy.outcome(pair).decision is policy.threshold_decision(pair)
 
 
 @given(st.floats(0, 4), st.floats(-1, 1), st.sampled_from([1.0, 12.0]))
 def test_a_distance_given_outright_is_compared_without_crowding(distance: float, crowding: float, probe: float) -> None:
-    rule = rule_for_comparison(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 0.7), 1)
+    policy = verification_policy(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 0.7), 1)
     pair = seen(distance, crowding, probe=probe)
-    assert rule.threshold(pair) == 0.7
-    assert (rule.outcome(pair).decision is Decision.MATCH) is (distance <= 0.7)
+    assert policy.threshold(pair) == 0.7
+    assert (policy.outcome(pair).decision is Decision.MATCH) is (distance <= 0.7)
 
 
 @pytest.mark.parametrize(
@@ -378,8 +378,8 @@ def test_a_weak_face_is_held_to_the_strictest_group() -> None:
 
 def test_comparisons_are_ranked_with_their_crowding_unless_a_distance_was_given_outright() -> None:
     pair = seen(0.4, 0.2)
-    given = rule_for_search(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 0.7), 10)
-    assert (at_fmr(0.001).nearness(pair), given.nearness(pair)) == (pytest.approx(0.6), 0.4)
+    given = identification_policy(CALIBRATION, criterion(CriterionKind.MAX_DISTANCE, 0.7), 10)
+    assert (at_fmr(0.001).ranking_distance(pair), given.ranking_distance(pair)) == (pytest.approx(0.6), 0.4)
     # Margins likewise: 0.05 without crowding, which is less than the limit of 0.1, and 0.15 with it.
     ranked = [seen(0.5, 0.0), seen(0.55, 0.1)]
     assert given.search_outcome(ranked) == Outcome(Decision.INCONCLUSIVE, Reason.AMBIGUOUS_SUBJECTS)
@@ -396,9 +396,9 @@ def test_comparisons_are_ranked_with_their_crowding_unless_a_distance_was_given_
         ([seen(0.90, 0.06), seen(0.80, 0.17)], Outcome(Decision.NO_MATCH)),
     ],
 )
-def test_two_subjects_are_told_apart_by_distance_and_crowding(ranked: list[Compared], outcome: Outcome) -> None:
-    rule = rule_for_search(CALIBRATION, criterion(CriterionKind.TARGET_FMR, 0.001), 10)
-    assert rule.search_outcome(ranked) == outcome
+def test_two_subjects_are_told_apart_by_distance_and_crowding(ranked: list[Comparison], outcome: Outcome) -> None:
+    policy = identification_policy(CALIBRATION, criterion(CriterionKind.TARGET_FMR, 0.001), 10)
+    assert policy.search_outcome(ranked) == outcome
 
 
 def test_rates_are_told_of_distances_with_their_crowding() -> None:

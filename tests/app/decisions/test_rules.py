@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from app.decisions import (
     Calibration,
-    Compared,
+    Comparison,
     Criterion,
     CriterionKind,
+    CriterionSource,
     Decision,
-    Origin,
+    DecisionPolicy,
     Outcome,
     Reason,
-    Rule,
     TargetUnsupported,
+    identification_policy,
     rate_at,
-    rule_for_comparison,
-    rule_for_search,
+    verification_policy,
 )
 from app.decisions.rules import fmr_of, fpir_of
 from tests.app.decisions.support import curve, point, sized, table
@@ -31,12 +31,12 @@ RATES = st.floats(1e-9, 0.999)
 CALIBRATION = Calibration.model_validate(table(curves=[curve(), TWO], identification=[sized(100)]))
 
 
-def limit(rule: Rule, templates: int) -> float:
+def limit(policy: DecisionPolicy, templates: int) -> float:
     """The threshold for two faces that are as crowded as is usual."""
-    return rule.threshold(Compared(0.0, templates, 12.0, 12.0))
+    return policy.threshold(Comparison(0.0, templates, 12.0, 12.0))
 
 
-def wanted(kind: CriterionKind, value: float, origin: Origin = Origin.REQUEST) -> Criterion:
+def wanted(kind: CriterionKind, value: float, origin: CriterionSource = CriterionSource.REQUEST) -> Criterion:
     return Criterion(kind, value, origin)
 
 
@@ -44,35 +44,35 @@ def wanted(kind: CriterionKind, value: float, origin: Origin = Origin.REQUEST) -
 
 
 def test_a_target_gives_each_number_of_templates_its_own_threshold() -> None:
-    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.005), 1)
-    assert (limit(rule, 1), limit(rule, 2)) == (1.1, 1.05)
-    found = rule.operating_point(2)
+    policy = verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.005), 1)
+    assert (limit(policy, 1), limit(policy, 2)) == (1.1, 1.05)
+    found = policy.operating_point(2)
     assert found is not None
     assert found.false_match_rate.value == 0.001
-    assert rule.false_positive_identification_rate() is None
+    assert policy.false_positive_identification_rate() is None
 
 
 def test_a_target_below_what_the_subjects_show_is_refused_with_the_smallest_supported() -> None:
     with pytest.raises(TargetUnsupported) as refused:
-        rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 2)
+        verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 2)
     assert refused.value.code == "target_unsupported"
     assert refused.value.details == {"target_fmr": 0.00065, "claim": "every_group", "smallest_supported": 0.0007}
     assert "0.0007" in refused.value.message
     # One template supports what two do not.
-    assert limit(rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 1), 1) == 1.0
+    assert limit(verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.00065), 1), 1) == 1.0
 
 
 @pytest.mark.parametrize(("distance", "rate"), [(1.3, 0.01), (1.05, 0.001), (0.2, 0.0006), (1.4, None)])
 def test_a_distance_given_outright_is_the_threshold_and_its_rate_is_told(distance: float, rate: float | None) -> None:
-    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, distance), 1)
-    assert limit(rule, 1) == limit(rule, 2) == distance
-    found = rule.operating_point(1)
+    policy = verification_policy(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, distance), 1)
+    assert limit(policy, 1) == limit(policy, 2) == distance
+    found = policy.operating_point(1)
     assert (found and found.false_match_rate.value) == rate
 
 
 def test_a_rate_of_identification_is_nothing_for_one_comparison() -> None:
     with pytest.raises(ValueError, match="needs a search"):
-        rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 1)
+        verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 1)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_a_rate_of_identification_and_its_rate_of_comparison_are_inverse(rate: f
 
 
 def test_a_search_among_more_subjects_is_stricter() -> None:
-    few = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 10)
-    many = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 100)
+    few = identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 10)
+    many = identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.1), 100)
     assert few.fmr == pytest.approx(1 - 0.9**0.1)
     assert many.fmr == pytest.approx(1 - 0.9**0.01)
     assert (limit(few, 1), limit(many, 1)) == (1.3, 1.1)
@@ -114,52 +114,54 @@ def test_a_search_among_more_subjects_is_stricter() -> None:
 
 
 def test_an_empty_collection_is_searched_as_one_subject_would_be() -> None:
-    assert limit(rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01), 0), 1) == 1.3
+    assert limit(identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01), 0), 1) == 1.3
 
 
 def test_a_rate_of_identification_beyond_the_data_is_refused_or_met_as_far_as_it_goes() -> None:
     target = wanted(CriterionKind.TARGET_FPIR, 0.01)
     with pytest.raises(TargetUnsupported) as refused:
-        rule_for_search(CALIBRATION, target, 1000)
+        identification_policy(CALIBRATION, target, 1000)
     # 0.0007 is what is supported of one template and of two.
     assert refused.value.details["smallest_supported"] == pytest.approx(1 - (1 - 0.0007) ** 1000)
     assert refused.value.details["subjects"] == 1000
-    for origin in (Origin.SERVER, Origin.COLLECTION):
-        rule = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01, origin), 1000)
-        assert not rule.met
-        assert (limit(rule, 1), limit(rule, 2)) == (1.0, 0.9)
-    assert rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.6), 1000).met
+    for origin in (CriterionSource.SERVER, CriterionSource.COLLECTION):
+        policy = identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01, origin), 1000)
+        assert not policy.met
+        assert (limit(policy, 1), limit(policy, 2)) == (1.0, 0.9)
+    assert identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.6), 1000).met
 
 
 def test_a_search_is_held_to_what_the_most_templates_of_a_subject_support() -> None:
     # One template supports 0.0006, two support 0.0007.
     target = wanted(CriterionKind.TARGET_FPIR, 1 - (1 - 0.00065) ** 1000)
-    assert rule_for_search(CALIBRATION, target, 1000, 1).met
+    assert identification_policy(CALIBRATION, target, 1000, 1).met
     with pytest.raises(TargetUnsupported):
-        rule_for_search(CALIBRATION, target, 1000, 2)
+        identification_policy(CALIBRATION, target, 1000, 2)
 
 
 def test_a_subject_that_gained_a_template_since_has_the_strictest_threshold_of_its_curve() -> None:
     target = wanted(CriterionKind.TARGET_FPIR, 1 - (1 - 0.00065) ** 1000)
-    assert limit(rule_for_search(CALIBRATION, target, 1000, 1), 2) == 0.9
+    assert limit(identification_policy(CALIBRATION, target, 1000, 1), 2) == 0.9
 
 
 def test_where_the_prediction_failed_no_rate_of_identification_is_claimed() -> None:
     doubtful = Calibration.model_validate(table(identification=[sized(10), sized(100, low=0.045)]))
     assert doubtful.largest_gallery == 10
     target = wanted(CriterionKind.TARGET_FPIR, 0.5)
-    assert rule_for_search(doubtful, target, 10).met
+    assert identification_policy(doubtful, target, 10).met
     with pytest.raises(TargetUnsupported, match="up to 10 subjects, and there are 11"):
-        rule_for_search(doubtful, target, 11)
-    distance = rule_for_search(doubtful, wanted(CriterionKind.MAX_DISTANCE, 1.1), 11)
+        identification_policy(doubtful, target, 11)
+    distance = identification_policy(doubtful, wanted(CriterionKind.MAX_DISTANCE, 1.1), 11)
     assert distance.false_positive_identification_rate() is None
-    assert rule_for_search(doubtful, wanted(CriterionKind.MAX_DISTANCE, 1.1), 10).false_positive_identification_rate()
+    assert identification_policy(
+        doubtful, wanted(CriterionKind.MAX_DISTANCE, 1.1), 10
+    ).false_positive_identification_rate()
 
 
 def test_a_target_of_one_comparison_holds_for_a_search_of_any_size() -> None:
-    rule = rule_for_search(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 10**6)
-    assert (limit(rule, 1), rule.met) == (1.1, True)
-    rate = rule.false_positive_identification_rate()
+    policy = identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 10**6)
+    assert (limit(policy, 1), policy.met) == (1.1, True)
+    rate = policy.false_positive_identification_rate()
     assert rate is not None
     assert math.isclose(rate, 1.0, abs_tol=1e-9)
 
@@ -169,8 +171,8 @@ def test_a_target_of_one_comparison_holds_for_a_search_of_any_size() -> None:
 TARGET = wanted(CriterionKind.TARGET_FMR, 0.002)
 
 
-def seen(distance: float, probe: float = 12.0, reference: float = 12.0) -> Compared:
-    return Compared(distance, 1, probe, reference)
+def seen(distance: float, probe: float = 12.0, reference: float = 12.0) -> Comparison:
+    return Comparison(distance, 1, probe, reference)
 
 
 @pytest.mark.parametrize(
@@ -186,29 +188,29 @@ def seen(distance: float, probe: float = 12.0, reference: float = 12.0) -> Compa
         (seen(1.1, probe=8.9), Outcome(Decision.MATCH)),
     ],
 )
-def test_a_weak_face_cannot_say_no(compared: Compared, outcome: Outcome) -> None:
-    assert rule_for_comparison(CALIBRATION, TARGET, 1).outcome(compared) == outcome
+def test_a_weak_face_cannot_say_no(compared: Comparison, outcome: Outcome) -> None:
+    assert verification_policy(CALIBRATION, TARGET, 1).outcome(compared) == outcome
 
 
 @pytest.mark.parametrize(
     ("distance", "decision"), [(1.0, Decision.MATCH), (1.05, Decision.INCONCLUSIVE), (1.3, Decision.INCONCLUSIVE)]
 )
 def test_a_weak_face_says_yes_at_a_stricter_threshold_only(distance: float, decision: Decision) -> None:
-    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.0013), 1)
-    assert rule.outcome(seen(distance)).decision is (Decision.MATCH if distance <= 1.1 else Decision.NO_MATCH)
-    assert rule.outcome(seen(distance, probe=1.0)).decision is decision
+    policy = verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.0013), 1)
+    assert policy.outcome(seen(distance)).decision is (Decision.MATCH if distance <= 1.1 else Decision.NO_MATCH)
+    assert policy.outcome(seen(distance, probe=1.0)).decision is decision
 
 
 def test_a_weak_face_says_nothing_where_no_threshold_is_strict_enough() -> None:
-    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 1)
-    assert rule.outcome(seen(0.0)).decision is Decision.MATCH
-    assert rule.outcome(seen(0.0, probe=1.0)) == Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)
+    policy = verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 1)
+    assert policy.outcome(seen(0.0)).decision is Decision.MATCH
+    assert policy.outcome(seen(0.0, probe=1.0)) == Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)
 
 
 def test_a_distance_given_outright_holds_for_weak_faces_too() -> None:
-    rule = rule_for_comparison(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, 0.7), 1)
-    assert rule.outcome(seen(0.7, probe=1.0)) == Outcome(Decision.MATCH)
-    assert rule.outcome(seen(0.71, probe=1.0)) == Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)
+    policy = verification_policy(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, 0.7), 1)
+    assert policy.outcome(seen(0.7, probe=1.0)) == Outcome(Decision.MATCH)
+    assert policy.outcome(seen(0.71, probe=1.0)) == Outcome(Decision.INCONCLUSIVE, Reason.WEAK_PROBE)
 
 
 @pytest.mark.parametrize(
@@ -223,4 +225,4 @@ def test_a_distance_given_outright_holds_for_weak_faces_too() -> None:
     ],
 )
 def test_of_two_matches_too_close_to_each_other_neither_is_named(distances: list[float], outcome: Outcome) -> None:
-    assert rule_for_search(CALIBRATION, TARGET, 10).search_outcome([seen(d) for d in distances]) == outcome
+    assert identification_policy(CALIBRATION, TARGET, 10).search_outcome([seen(d) for d in distances]) == outcome

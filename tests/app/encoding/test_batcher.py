@@ -6,9 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from app.encoding import Batcher, EncoderInfo, EncoderRuntime, Precision, RuntimeName
+from app.encoding import Batcher, EncoderInfo, EncoderRuntime, Encodings, Precision, RuntimeName
 from app.timing import timed
-from app.types import Encodings, Pixels
+from app.types import Pixels
 
 WAIT = 20
 
@@ -48,7 +48,7 @@ def chips(*first: int) -> Pixels:
 
 
 def values(encodings: Encodings) -> list[float]:
-    assert encodings.lengths.tolist() == [v + 0.5 for v in encodings.embeddings[:, 0]]
+    assert encodings.norms.tolist() == [v + 0.5 for v in encodings.embeddings[:, 0]]
     return encodings.embeddings[:, 0].tolist()
 
 

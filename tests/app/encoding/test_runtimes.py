@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 import pytest
 
+from app.embeddings import EMBEDDING_SIZE
 from app.encoding import (
     EncoderRuntime,
     EncoderWeights,
@@ -19,11 +21,12 @@ from app.encoding import (
 )
 from app.encoding.openvino_runtime import choose_precision
 from app.faces import FaceFinder, FacePolicy
+from app.openvino import Processor
 from app.settings import EncodingSettings
-from app.types import CHIP_SIDE, EMBEDDING_SIZE, Pixels
+from app.types import CHIP_SIDE, Pixels
 from tests.app.photographs import collins, hopper, variants
 
-HAS_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = Processor().has_bf16
 ALL = [
     (RuntimeName.OPENVINO, Precision.F32),
     pytest.param(
@@ -31,16 +34,15 @@ ALL = [
         Precision.BF16,
         marks=pytest.mark.skipif(not HAS_BF16, reason="this processor has no bf16 instructions"),
     ),
-    (RuntimeName.TORCH, Precision.F32),
-    (RuntimeName.TORCH, Precision.BF16),
+    (RuntimeName.ONNXRUNTIME, Precision.F32),
 ]
 Embeddings = npt.NDArray[np.float32]
 
 
 @cache
 def runtime(name: RuntimeName, precision: Precision) -> EncoderRuntime:
-    if name is RuntimeName.TORCH:
-        pytest.importorskip("torch")
+    if name is RuntimeName.ONNXRUNTIME:
+        pytest.importorskip("onnxruntime")
     return create_runtime(load_weights(EncodingSettings().directory), runtime=name, precision=precision)
 
 
@@ -54,8 +56,8 @@ def chips(face_finder: FaceFinder, people: dict[str, tuple[bytes, ...]]) -> Pixe
 
 @pytest.fixture(scope="module")
 def reference(chips: Pixels) -> Embeddings:
-    """What torch computes of them in f32."""
-    return runtime(RuntimeName.TORCH, Precision.F32).encode(chips).embeddings
+    """What ONNX Runtime computes of them in f32."""
+    return runtime(RuntimeName.ONNXRUNTIME, Precision.F32).encode(chips).embeddings
 
 
 def cosines(a: Embeddings, b: Embeddings) -> npt.NDArray[np.float64]:
@@ -160,6 +162,28 @@ def test_the_precision_follows_the_processor(wanted: Precision, has_bf16: bool, 
 def test_bf16_on_a_processor_without_it_is_refused() -> None:
     with pytest.raises(WeightsError, match="TESSERA_ENCODING__PRECISION"):
         choose_precision(Precision.BF16, has_bf16=False)
+
+
+def test_onnxruntime_has_no_bf16(weights: EncoderWeights) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(WeightsError, match="TESSERA_ENCODING__PRECISION"):
+        create_runtime(weights, runtime=RuntimeName.ONNXRUNTIME, precision=Precision.BF16)
+
+
+def test_without_onnxruntime_it_is_said_what_to_install(
+    weights: EncoderWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "app.encoding.onnx_runtime", raising=False)
+    with pytest.raises(WeightsError, match=r"tessera-face\[onnxruntime\]"):
+        create_runtime(weights, runtime=RuntimeName.ONNXRUNTIME)
+
+
+def test_a_network_that_onnxruntime_cannot_read_is_named(weights: EncoderWeights) -> None:
+    pytest.importorskip("onnxruntime")
+    broken = replace(weights, network=weights.network[:1000])
+    with pytest.raises(WeightsError, match=weights.name):
+        create_runtime(broken, runtime=RuntimeName.ONNXRUNTIME)
 
 
 def test_auto_is_never_what_runs(encoder: EncoderRuntime) -> None:

@@ -15,7 +15,7 @@ from app.encoding import WeightsError, create_runtime, load_weights
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 
 Change = Callable[..., None]
-ENCODERS = sorted(path for path in DEFAULT_WEIGHTS.iterdir() if path.is_dir())
+ENCODERS = sorted(path for path in DEFAULT_WEIGHTS.iterdir() if (path / "encoder.onnx").is_file())
 
 
 @pytest.fixture

@@ -8,24 +8,24 @@ from app.crowding import Crowding, NoCrowding
 from app.decisions import Calibration, Claim
 from app.embeddings import fuse
 from app.evaluation import calibration, identification
-from app.evaluation.calibration import UNKNOWN, Labelled, Measured, describe, make_table
+from app.evaluation.calibration import UNKNOWN, EncoderRun, LabelledEmbeddings, describe, make_table
 from app.evaluation.groups import GroupFaces, Part, measure_group
 
 PEOPLE = 60
 SUBJECT = np.repeat(np.arange(PEOPLE), 3)
 KIND = SUBJECT % 2
-ENCODER = Measured("made-up", "1", "ab" * 32, "openvino", "f32")
+ENCODER = EncoderRun("made-up", "1", "ab" * 32, "openvino", "f32")
 
 
-def faces() -> Labelled:
+def faces() -> LabelledEmbeddings:
     """Two kinds of people, of which those of the second are much alike."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(PEOPLE, 24))
     centres[1::2] += 3 * rng.normal(size=24)
     vectors = centres[SUBJECT] + 0.6 * rng.normal(size=(len(SUBJECT), 24))
-    return Labelled(
+    return LabelledEmbeddings(
         embeddings=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
-        lengths=rng.uniform(8, 12, len(SUBJECT)).astype(np.float32),
+        norms=rng.uniform(8, 12, len(SUBJECT)).astype(np.float32),
         subject=SUBJECT.astype(np.int64),
         family=np.full(len(SUBJECT), UNKNOWN),
         source=np.full(len(SUBJECT), "own"),

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from app.evaluation import groups
-from app.evaluation.bootstrap import draws
+from app.evaluation.bootstrap import bootstrap_weights
 from app.evaluation.groups import GROUP_TARGETS, GroupFaces, GroupRates, Part, measure_group
 
 Floats = npt.NDArray[np.float32]
@@ -119,14 +119,14 @@ def naive_rates(threshold: float, weights: npt.NDArray[np.float64]) -> tuple[flo
 
 
 def test_rates_and_their_intervals_are_those_of_drawing_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "draws", lambda subjects: draws(subjects, replicates=25))
+    monkeypatch.setattr(groups, "bootstrap_weights", lambda subjects: bootstrap_weights(subjects, replicates=25))
     rates = GroupRates(BOTH)
     # From the rates that were kept down to a handful of pairs.
     thresholds = np.array([1.15, 0.9, 0.7])
     false_matches, false_non_matches = rates.false_match_rates(thresholds), rates.false_non_match_rates(thresholds)
     assert false_non_matches is not None
     for number, threshold in enumerate(thresholds.tolist()):
-        drawn = np.array([naive_rates(threshold, weights) for weights in draws(70, replicates=25)])
+        drawn = np.array([naive_rates(threshold, weights) for weights in bootstrap_weights(70, replicates=25)])
         expected = naive_rates(threshold, np.ones(70))
         for kind, found in enumerate((false_matches[number], false_non_matches[number])):
             low, high = np.quantile(drawn[:, kind], [0.025, 0.975])

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from app.embeddings import fuse
-from app.evaluation.bootstrap import draws
+from app.evaluation.bootstrap import bootstrap_weights
 from app.evaluation.rates import (
     Blocks,
     Counts,
@@ -78,7 +78,7 @@ def test_the_intervals_are_those_of_drawing_subjects(embeddings: npt.NDArray[np.
     counts = count(single_templates(embeddings, SUBJECT, CROWDING), 4, THRESHOLDS)
     false_matches, false_non_matches = counts.intervals(replicates=40)
     with np.errstate(invalid="ignore"):
-        replicates = np.array([naive(pairs_of(embeddings), w) for w in draws(4, replicates=40)])
+        replicates = np.array([naive(pairs_of(embeddings), w) for w in bootstrap_weights(4, replicates=40)])
     for found, values in ((false_matches, replicates[:, :, 0]), (false_non_matches, replicates[:, :, 1])):
         for interval, rates in zip(found, values.T, strict=True):
             low, high = np.nanquantile(rates, [0.025, 0.975])

@@ -8,8 +8,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from app.faces import YunetDetector
-from app.types import Photograph, Pixels
+from app.faces import Photograph, YunetDetector
+from app.types import Pixels
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,13 @@ from app.faces import (
     EmptyImageError,
     ImageTooLargeError,
     ImageTooSmallError,
+    Photograph,
     PhotographError,
     TruncatedImageError,
     UnsupportedFormatError,
     decode,
 )
-from app.types import Photograph, Pixels
+from app.types import Pixels
 from tests.app.faces.conftest import encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")

@@ -11,17 +11,20 @@ from PIL import Image
 
 from app.faces import (
     TEMPLATE,
+    Box,
     DecodeLimits,
+    DetectedFace,
     FaceFinder,
     FacePolicy,
     MultipleFacesError,
     NoFaceError,
+    Photograph,
     YunetDetector,
     choose,
     decode,
 )
 from app.faces import finder as finder_module
-from app.types import Box, DetectedFace, Photograph, Pixels
+from app.types import Pixels
 from tests.app.faces.conftest import encode
 from tests.app.faces.test_decode import exif, turned
 from tests.app.faces.test_detect import at
@@ -110,9 +113,9 @@ class Decodings:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.glances = list[bool]()
 
-        def counted(data: bytes, limits: DecodeLimits, *, glance: bool = False) -> Photograph:
-            self.glances.append(glance)
-            return decode(data, limits, glance=glance)
+        def counted(data: bytes, limits: DecodeLimits, *, coarse: bool = False) -> Photograph:
+            self.glances.append(coarse)
+            return decode(data, limits, coarse=coarse)
 
         monkeypatch.setattr(finder_module, "decode", counted)
 

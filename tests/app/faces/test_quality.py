@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.faces import TEMPLATE, QualityIssue, QualityLimits, YunetDetector, align, assess
-from app.types import Box, DetectedFace, Pixels
+from app.faces import TEMPLATE, Box, DetectedFace, QualityIssue, QualityLimits, YunetDetector, align, assess
+from app.types import Pixels
 from tests.app.faces.conftest import photograph
 
 LIMITS = QualityLimits()

@@ -11,7 +11,8 @@ from itertools import count
 import numpy as np
 import pytest
 
-from app.embeddings import MOST_FUSED
+from app.embeddings import MOST_FUSED, Embedding
+from app.gallery import CollectionSize, NewTemplate, Subject, Targets
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
@@ -26,7 +27,6 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TemplateNotFound,
 )
-from app.types import CollectionSize, Embedding, NewTemplate, Subject, Targets
 
 _NUMBERS = count()
 
@@ -63,8 +63,8 @@ def near(random: np.random.Generator, centre: Embedding, spread: float = 0.02) -
     return unit(centre + spread * random.standard_normal(128))
 
 
-def template(embedding: Embedding, id_: str | None = None, length: float = 10.0) -> NewTemplate:
-    return NewTemplate(id_ or f"t{next(_NUMBERS)}", embedding, length)
+def template(embedding: Embedding, id_: str | None = None, norm: float = 10.0) -> NewTemplate:
+    return NewTemplate(id_ or f"t{next(_NUMBERS)}", embedding, norm)
 
 
 def ids(subject: Subject) -> list[str]:
@@ -247,7 +247,7 @@ class GalleryContract:
         assert (ada.subject_id, bob.subject_id, bob.template_ids) == ("ada", "bob", ("b",))
         assert ada.template_ids == tuple(each.id for each in many[2:])
         np.testing.assert_array_equal(ada.embeddings, np.stack([each.embedding for each in many[2:]]))
-        assert ada.lengths.tolist() == [each.length for each in many[2:]]
+        assert ada.norms.tolist() == [each.norm for each in many[2:]]
         assert [v.subject_id for v in gallery.subject_vectors("default", after=None, limit=1)] == ["ada"]
         assert [v.subject_id for v in gallery.subject_vectors("default", after="ada", limit=1)] == ["bob"]
         assert gallery.subject_vectors("default", after="bob", limit=1) == []
@@ -600,9 +600,9 @@ class GalleryContract:
         assert (found.distance, found.templates) == (pytest.approx(0, abs=1e-6), MOST_FUSED)
 
     def test_the_length_of_a_subject_is_that_of_its_longest_template(self, gallery: Gallery) -> None:
-        gallery.enroll("default", "ada", [template(axis(0), length=9.5), template(axis(1), length=11.25)])
-        assert gallery.compare("default", "ada", axis(0)).length == 11.25
-        assert gallery.search("default", axis(0), 1)[0].length == 11.25
+        gallery.enroll("default", "ada", [template(axis(0), norm=9.5), template(axis(1), norm=11.25)])
+        assert gallery.compare("default", "ada", axis(0)).norm == 11.25
+        assert gallery.search("default", axis(0), 1)[0].norm == 11.25
 
     def test_templates_that_cancel_each_other_leave_the_newest(self, gallery: Gallery) -> None:
         gallery.enroll("default", "ada", [template(axis(0)), template(-axis(0))])

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from app.crowding import NoCrowding
-from app.decisions import Calibration, Claim, Decision, Outcome, Wish
-from app.encoding import EncoderRuntime
+from app.decisions import Calibration, Claim, Decision, Outcome, RequestedCriterion
+from app.embeddings import EMBEDDING_SIZE, squared_distance
+from app.encoding import EncoderRuntime, Encodings
 from app.faces import FaceFinder, FacePolicy, MultipleFacesError, NoFaceError
-from app.gallery import OnConflict, ReceiptExists, SqliteGallery, SubjectExists, SubjectNotFound
+from app.gallery import NewTemplate, OnConflict, ReceiptExists, SqliteGallery, SubjectExists, SubjectNotFound
+from app.recognition.criteria import Criteria
 from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Replay
 from app.recognition.service import (
     IdempotencyMismatch,
     LowQuality,
     NoUsableImage,
     PolicyNotAllowed,
-    TesseraService,
+    RecognitionService,
     compared,
-    squared_distance,
 )
-from app.types import EMBEDDING_SIZE, Encodings, NewTemplate
 from tests.app.photographs import blank, blurred, collins, two_faces, variants
 
 
-def enrol(service: TesseraService, *images: bytes, subject_id: str | None = "ada", **options: object) -> Enrolment:
+def enrol(service: RecognitionService, *images: bytes, subject_id: str | None = "ada", **options: object) -> Enrolment:
     result = service.enroll(EnrolmentRequest(images, subject_id, "default", **options))  # type: ignore[arg-type]
     assert isinstance(result, Enrolment)
     return result
@@ -39,7 +39,7 @@ def key(fingerprint: str = "f") -> Idempotency:
     return Idempotency("key", fingerprint, lambda enrolment: f"{enrolment.subject.id}:{len(enrolment.enrolled)}")
 
 
-def test_the_index_of_each_photograph_is_its_place_in_the_request(service: TesseraService, ada: bytes) -> None:
+def test_the_index_of_each_photograph_is_its_place_in_the_request(service: RecognitionService, ada: bytes) -> None:
     result = enrol(service, blank(), ada, blank(), ada)
     assert [e.index for e in result.enrolled] == [1, 3]
     assert [r.index for r in result.rejected] == [0, 2]
@@ -48,7 +48,7 @@ def test_the_index_of_each_photograph_is_its_place_in_the_request(service: Tesse
 
 
 def test_a_template_is_what_the_encoder_makes_of_the_aligned_face(
-    service: TesseraService, face_finder: FaceFinder, encoder: EncoderRuntime, ada: bytes
+    service: RecognitionService, face_finder: FaceFinder, encoder: EncoderRuntime, ada: bytes
 ) -> None:
     [enrolled] = enrol(service, ada).enrolled
     chip = face_finder.find(ada, FacePolicy.SINGLE).faces[0].chip
@@ -56,7 +56,7 @@ def test_a_template_is_what_the_encoder_makes_of_the_aligned_face(
     np.testing.assert_allclose(enrolled.probe.embedding, encoder.encode(chip[None]).embeddings[0], atol=1e-2)
 
 
-def test_the_only_photographs_own_reason_is_raised(service: TesseraService) -> None:
+def test_the_only_photographs_own_reason_is_raised(service: RecognitionService) -> None:
     with pytest.raises(NoFaceError):
         enrol(service, blank())
     with pytest.raises(MultipleFacesError):
@@ -67,24 +67,24 @@ def test_the_only_photographs_own_reason_is_raised(service: TesseraService) -> N
 
 
 def test_quality_is_asked_of_enrolments_only_and_can_be_waived(
-    service: TesseraService, face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration
+    service: RecognitionService, face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration
 ) -> None:
     with pytest.raises(LowQuality) as refused:
         enrol(service, blurred())
     assert "blurred" in refused.value.details["issues"]
     assert service.verify(blurred(), blurred(), face_policy=FacePolicy.LARGEST).compared.distance < 1e-3
-    lenient = TesseraService(
-        face_finder, encoder, service.gallery, calibration, crowding=NoCrowding(), enforce_quality=False
+    lenient = RecognitionService(
+        face_finder, encoder, service.gallery, Criteria(calibration), crowding=NoCrowding(), enforce_quality=False
     )
     assert len(enrol(lenient, blurred()).enrolled) == 1
 
 
-def test_all_faces_are_refused_before_anything_is_done(service: TesseraService) -> None:
+def test_all_faces_are_refused_before_anything_is_done(service: RecognitionService) -> None:
     with pytest.raises(PolicyNotAllowed):
         enrol(service, b"no photograph", face_policy=FacePolicy.ALL)
 
 
-def test_a_rejected_conflict_changes_nothing(service: TesseraService, ada: bytes) -> None:
+def test_a_rejected_conflict_changes_nothing(service: RecognitionService, ada: bytes) -> None:
     before = enrol(service, ada).subject
     with pytest.raises(SubjectExists):
         enrol(service, ada, on_conflict=OnConflict.REJECT, metadata={"a": 1})
@@ -92,7 +92,7 @@ def test_a_rejected_conflict_changes_nothing(service: TesseraService, ada: bytes
 
 
 def test_duplicates_are_the_other_subjects_within_the_threshold(
-    service: TesseraService, ada: bytes, grace: bytes
+    service: RecognitionService, ada: bytes, grace: bytes
 ) -> None:
     for name, image in variants(collins()).items():
         enrol(service, image, subject_id=name)
@@ -100,8 +100,8 @@ def test_duplicates_are_the_other_subjects_within_the_threshold(
     result = enrol(service, ada, ada, subject_id="compressed")
     distances = [c.distance for c, _ in result.possible_duplicates]
     assert distances == sorted(distances)
-    assert max(distances) <= result.rule.bound(1).threshold
-    assert result.rule.subjects == 1 + len(variants(collins()))
+    assert max(distances) <= result.policy.bound(1).threshold
+    assert result.policy.subjects == 1 + len(variants(collins()))
     found = {c.subject_id for c, _ in result.possible_duplicates}
     assert len(found) == len(distances)
     assert found <= variants(collins()).keys() - {"compressed"}
@@ -110,7 +110,7 @@ def test_duplicates_are_the_other_subjects_within_the_threshold(
 
 
 class TestIdempotency:
-    def test_the_answer_is_kept_as_it_was_written(self, service: TesseraService, ada: bytes) -> None:
+    def test_the_answer_is_kept_as_it_was_written(self, service: RecognitionService, ada: bytes) -> None:
         request = EnrolmentRequest([ada], "ada", "default")
         assert isinstance(service.enroll(request, key()), Enrolment)
         assert service.enroll(request, key()) == Replay("ada:1")
@@ -118,12 +118,12 @@ class TestIdempotency:
         with pytest.raises(IdempotencyMismatch):
             service.enroll(request, key("other"))
 
-    def test_a_replay_needs_no_photograph_to_be_read(self, service: TesseraService, ada: bytes) -> None:
+    def test_a_replay_needs_no_photograph_to_be_read(self, service: RecognitionService, ada: bytes) -> None:
         service.enroll(EnrolmentRequest([ada], "ada", "default"), key())
         assert service.enroll(EnrolmentRequest([b"no photograph"], "ada", "default"), key()) == Replay("ada:1")
 
     def test_the_slower_of_two_twins_gets_the_answer_of_the_faster(
-        self, service: TesseraService, ada: bytes, monkeypatch: pytest.MonkeyPatch
+        self, service: RecognitionService, ada: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         request = EnrolmentRequest([ada], None, "default")
         receipt, first_look = service.gallery.receipt, [True]
@@ -140,7 +140,7 @@ class TestIdempotency:
         assert sum(c.templates for c in service.gallery.collections()) == 1
 
     def test_a_receipt_that_is_gone_again_is_a_conflict(
-        self, service: TesseraService, ada: bytes, monkeypatch: pytest.MonkeyPatch
+        self, service: RecognitionService, ada: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         request = EnrolmentRequest([ada], None, "default")
         service.enroll(request, key())
@@ -148,7 +148,7 @@ class TestIdempotency:
         with pytest.raises(ReceiptExists):
             service.enroll(request, key())
 
-    def test_many_threads_make_one_enrolment(self, service: TesseraService, ada: bytes) -> None:
+    def test_many_threads_make_one_enrolment(self, service: RecognitionService, ada: bytes) -> None:
         request = EnrolmentRequest([ada], None, "default")
         with ThreadPoolExecutor(8) as pool:
             results = list(pool.map(lambda _: service.enroll(request, key()), range(8)))
@@ -156,21 +156,21 @@ class TestIdempotency:
         assert sum(c.templates for c in service.gallery.collections()) == 1
 
 
-def test_an_unknown_subject_is_said_before_the_photograph_is_read(service: TesseraService) -> None:
+def test_an_unknown_subject_is_said_before_the_photograph_is_read(service: RecognitionService) -> None:
     with pytest.raises(SubjectNotFound):
         service.verify_subject(b"no photograph", "default", "nobody", face_policy=FacePolicy.LARGEST)
 
 
-def test_verification_is_symmetric(service: TesseraService, ada: bytes, grace: bytes) -> None:
+def test_verification_is_symmetric(service: RecognitionService, ada: bytes, grace: bytes) -> None:
     there = service.verify(ada, grace, face_policy=FacePolicy.LARGEST)
     back = service.verify(grace, ada, face_policy=FacePolicy.LARGEST)
     assert there.compared.distance == pytest.approx(back.compared.distance, abs=1e-6)
     assert there.outcome == back.outcome == Outcome(Decision.NO_MATCH)
     default = service.calibration.bound(Claim.EVERY_GROUP, service.calibration.default_fmr, 1)
-    assert there.rule.bound(1) == default
+    assert there.policy.bound(1) == default
 
 
-def test_verify_and_identify_measure_the_same_distance(service: TesseraService, ada: bytes, grace: bytes) -> None:
+def test_verify_and_identify_measure_the_same_distance(service: RecognitionService, ada: bytes, grace: bytes) -> None:
     enrol(service, ada)
     for image in (ada, grace, *variants(collins()).values()):
         verified = service.verify_subject(image, "default", "ada", face_policy=FacePolicy.LARGEST)
@@ -195,15 +195,15 @@ class Crowded:
 @pytest.fixture
 def with_crowding(
     tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration, grace: bytes
-) -> Iterator[Callable[[float], TesseraService]]:
+) -> Iterator[Callable[[float], RecognitionService]]:
     """A service for which one person is so crowded."""
     chip = face_finder.find(grace, FacePolicy.SINGLE).faces[0].chip
-    face, running = encoder.encode(chip[None]).embeddings[0], list[TesseraService]()
+    face, running = encoder.encode(chip[None]).embeddings[0], list[RecognitionService]()
 
-    def make(crowding: float) -> TesseraService:
+    def make(crowding: float) -> RecognitionService:
         crowded = Crowded(face, crowding)
         gallery = SqliteGallery(tmp_path / f"{crowding}", encoder_digest=encoder.info.sha256, crowding=crowded)
-        running.append(TesseraService(face_finder, encoder, gallery, calibration, crowding=crowded))
+        running.append(RecognitionService(face_finder, encoder, gallery, Criteria(calibration), crowding=crowded))
         return running[-1]
 
     yield make
@@ -212,14 +212,14 @@ def with_crowding(
 
 
 def test_a_comparison_matches_within_the_bound_less_the_crowding_of_both(
-    with_crowding: Callable[[float], TesseraService], ada: bytes, grace: bytes
+    with_crowding: Callable[[float], RecognitionService], ada: bytes, grace: bytes
 ) -> None:
-    bound = with_crowding(0.0).rule().bound(1).threshold
+    bound = with_crowding(0.0).criteria.default_policy().bound(1).threshold
     for crowding, decision in ((bound / 2 - 0.02, Decision.MATCH), (bound / 2 + 0.02, Decision.NO_MATCH)):
         service = with_crowding(crowding)
         same = service.verify(grace, grace, face_policy=FacePolicy.LARGEST)
         assert (same.outcome.decision, same.compared.crowding) == (decision, pytest.approx(2 * crowding))
-        assert same.rule.threshold(same.compared) == pytest.approx(bound - 2 * crowding)
+        assert same.policy.threshold(same.compared) == pytest.approx(bound - 2 * crowding)
         enrol(service, grace, subject_id="grace")
         found = service.verify_subject(grace, "default", "grace", face_policy=FacePolicy.LARGEST)
         assert (found.outcome.decision, found.compared.crowding) == (decision, pytest.approx(2 * crowding))
@@ -228,11 +228,11 @@ def test_a_comparison_matches_within_the_bound_less_the_crowding_of_both(
 
 
 def test_a_search_matches_within_the_bound_less_the_crowding_of_both(
-    with_crowding: Callable[[float], TesseraService], grace: bytes
+    with_crowding: Callable[[float], RecognitionService], grace: bytes
 ) -> None:
     empty = with_crowding(0.0)
     enrol(empty, grace, subject_id="grace")
-    bound = empty.identify(grace, "default", 1, face_policy=FacePolicy.LARGEST).rule.bound(1).threshold
+    bound = empty.identify(grace, "default", 1, face_policy=FacePolicy.LARGEST).policy.bound(1).threshold
     for crowding, decision in ((bound / 2 - 0.02, Decision.MATCH), (bound / 2 + 0.02, Decision.NO_MATCH)):
         service = with_crowding(crowding)
         enrol(service, grace, subject_id="grace")
@@ -245,7 +245,7 @@ def test_a_search_matches_within_the_bound_less_the_crowding_of_both(
 
 
 def test_of_several_faces_the_one_with_the_smallest_adjusted_distance_decides(
-    with_crowding: Callable[[float], TesseraService], grace: bytes
+    with_crowding: Callable[[float], RecognitionService], grace: bytes
 ) -> None:
     # Left is Ada, and right Grace, who is as crowded as nobody is; her own face is nearer, and less of a reason.
     for crowding, left in ((0.3, False), (2.5, True)):
@@ -264,7 +264,7 @@ def test_of_several_faces_the_one_with_the_smallest_adjusted_distance_decides(
 
 
 def test_a_search_by_a_distance_given_outright_finds_the_nearest(
-    with_crowding: Callable[[float], TesseraService], encoder: EncoderRuntime, face_finder: FaceFinder, grace: bytes
+    with_crowding: Callable[[float], RecognitionService], encoder: EncoderRuntime, face_finder: FaceFinder, grace: bytes
 ) -> None:
     service = with_crowding(0.9)
     enrol(service, grace, subject_id="grace")
@@ -278,13 +278,13 @@ def test_a_search_by_a_distance_given_outright_finds_the_nearest(
         vector = 0.58 * face + (1 - 0.58**2) ** 0.5 * away / np.linalg.norm(away)
         template = NewTemplate(name, (vector / np.linalg.norm(vector)).astype(np.float32), 10.0)
         service.gallery.enroll("default", name, [template])
-    wish = Wish(max_distance=0.3)
-    [found] = service.identify(grace, "default", 1, face_policy=FacePolicy.LARGEST, wish=wish).faces
+    requested = RequestedCriterion(max_distance=0.3)
+    [found] = service.identify(grace, "default", 1, face_policy=FacePolicy.LARGEST, requested=requested).faces
     assert (found.candidates[0].subject_id, found.outcome.decision) == ("grace", Decision.MATCH)
 
 
 def test_the_margin_is_one_of_adjusted_distances(
-    with_crowding: Callable[[float], TesseraService], ada: bytes, grace: bytes
+    with_crowding: Callable[[float], RecognitionService], ada: bytes, grace: bytes
 ) -> None:
     margins = []
     for crowding in (0.0, 0.4):
@@ -299,7 +299,7 @@ def test_the_margin_is_one_of_adjusted_distances(
     assert crowded == pytest.approx(plain + 0.4, abs=1e-3)
 
 
-def test_a_broken_encoder_is_noticed(service: TesseraService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_encoder_is_noticed(service: RecognitionService, monkeypatch: pytest.MonkeyPatch) -> None:
     service.check_encoder()
 
     class Broken:

@@ -9,30 +9,21 @@ import pytest
 
 from app.crowding import COHORT_FILE, Crowding, NoCrowding, read_cohort
 from app.decisions import CalibrationError, Claim, read_calibration
-from app.encoding import EncoderInfo, EncoderRuntime, Precision, RuntimeName
+from app.encoding import EncoderRuntime
+from app.evaluation.calibration import EncoderRun
 from app.faces import FaceFinder
-from app.gallery import CollectionNotFound, SqliteGallery
-from app.recognition.site_calibration import CannotCalibrate, calibrate_folder, calibrate_gallery
+from app.gallery import CollectionNotFound, NewTemplate, SqliteGallery
+from app.recognition.site_calibration import SiteCalibrationError, calibrate_folder, calibrate_gallery
 from app.settings import EncodingSettings
-from app.types import Encodings, NewTemplate
 from tests.app.photographs import blank, collins, hopper, variants
 from tests.app.process import tessera
 
-INFO = EncoderInfo("fake", "1", "ab" * 32, RuntimeName.OPENVINO, Precision.F32, "none")
-
-
-class Fake:
-    """Only says which encoder it is."""
-
-    info = INFO
-
-    def encode(self, chips: object) -> Encodings:
-        raise AssertionError("a gallery holds embeddings already")
+RUN = EncoderRun("fake", "1", "ab" * 32, "openvino", "f32")
 
 
 @pytest.fixture
 def gallery(tmp_path: Path) -> Iterator[SqliteGallery]:
-    opened = SqliteGallery(tmp_path / "gallery", encoder_digest=INFO.sha256)
+    opened = SqliteGallery(tmp_path / "gallery", encoder_digest=RUN.sha256)
     yield opened
     opened.close()
 
@@ -58,9 +49,9 @@ def enrol_people(gallery: SqliteGallery, count: int, templates: int) -> None:
 
 def test_what_is_enrolled_gives_a_table(gallery: SqliteGallery) -> None:
     enrol_people(gallery, 40, 3)
-    table = calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+    table = calibrate_gallery(gallery, "default", RUN, NoCrowding())
     assert (table.data.subjects, table.data.faces) == (40, 120)
-    assert (table.encoder_sha256, table.version) == (INFO.sha256, "fake-1-abababab")
+    assert (table.encoder_sha256, table.version) == (RUN.sha256, "fake-1-abababab")
     assert "collection default" in table.data.description
     assert [curve.templates for curve in table.curves] == [1, 2]
     # 780 pairs of people show no rate below 3 / 780.
@@ -69,19 +60,19 @@ def test_what_is_enrolled_gives_a_table(gallery: SqliteGallery) -> None:
 
 
 def test_too_few_people_are_refused_and_so_is_an_unknown_collection(gallery: SqliteGallery) -> None:
-    with pytest.raises(CannotCalibrate, match="no face"):
-        calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+    with pytest.raises(SiteCalibrationError, match="no face"):
+        calibrate_gallery(gallery, "default", RUN, NoCrowding())
     enrol_people(gallery, 5, 2)
-    with pytest.raises(CannotCalibrate, match="5 subjects cannot show"):
-        calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+    with pytest.raises(SiteCalibrationError, match="5 subjects cannot show"):
+        calibrate_gallery(gallery, "default", RUN, NoCrowding())
     with pytest.raises(CollectionNotFound):
-        calibrate_gallery(gallery, "none", Fake(), NoCrowding())
+        calibrate_gallery(gallery, "none", RUN, NoCrowding())
 
 
 def test_people_of_one_photograph_each_are_refused(gallery: SqliteGallery) -> None:
     enrol_people(gallery, 40, 1)
-    with pytest.raises(CannotCalibrate, match="no person has two faces"):
-        calibrate_gallery(gallery, "default", Fake(), NoCrowding())
+    with pytest.raises(SiteCalibrationError, match="no person has two faces"):
+        calibrate_gallery(gallery, "default", RUN, NoCrowding())
 
 
 @pytest.fixture
@@ -101,7 +92,7 @@ def photographs(tmp_path: Path) -> Path:
 def test_photographs_without_a_face_are_skipped_by_name(
     photographs: Path, face_finder: FaceFinder, encoder: EncoderRuntime
 ) -> None:
-    with pytest.raises(CannotCalibrate, match="2 subjects cannot show"):
+    with pytest.raises(SiteCalibrationError, match="2 subjects cannot show"):
         calibrate_folder(photographs, face_finder, encoder, NoCrowding())
     # The same two people under many names: enough to measure, and badly.
     for number in range(12):
@@ -116,10 +107,10 @@ def test_photographs_without_a_face_are_skipped_by_name(
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime) -> None:
-    with pytest.raises(CannotCalibrate, match="not a folder"):
+    with pytest.raises(SiteCalibrationError, match="not a folder"):
         calibrate_folder(tmp_path / "none", face_finder, encoder, NoCrowding())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CannotCalibrate, match="no face"):
+    with pytest.raises(SiteCalibrationError, match="no face"):
         calibrate_folder(tmp_path / "empty", face_finder, encoder, NoCrowding())
 
 
@@ -166,13 +157,13 @@ def test_photographs_beside_folders_of_people_are_refused(
     folder = tmp_path / "mixed"
     copies(photographs, folder / "staff", 14)
     shutil.copytree(photographs / "collins", folder / "ada")
-    with pytest.raises(CannotCalibrate, match="within a group, or nobody") as refused:
+    with pytest.raises(SiteCalibrationError, match="within a group, or nobody") as refused:
         calibrate_folder(folder, face_finder, encoder, NoCrowding())
     assert "ada" in str(refused.value)
     # Likewise where one folder holds both.
     shutil.rmtree(folder / "ada")
     shutil.copy(photographs / "collins" / "compressed", folder / "staff" / "photograph")
-    with pytest.raises(CannotCalibrate, match="staff holds photographs"):
+    with pytest.raises(SiteCalibrationError, match="staff holds photographs"):
         calibrate_folder(folder, face_finder, encoder, NoCrowding())
 
 
@@ -183,15 +174,15 @@ def test_a_group_of_too_few_people_is_refused_by_name(
     folder = tmp_path / "grouped"
     copies(photographs, folder / "staff", 26)
     copies(photographs, folder / "guests", people)
-    with pytest.raises(CannotCalibrate, match=f"{people} people of the group 'guests'"):
+    with pytest.raises(SiteCalibrationError, match=f"{people} people of the group 'guests'"):
         calibrate_folder(folder, face_finder, encoder, NoCrowding())
 
 
 def test_what_is_enrolled_is_measured_with_its_crowding(tmp_path: Path) -> None:
     crowding = MadeUpCrowding()
-    gallery = SqliteGallery(tmp_path / "crowded", encoder_digest=INFO.sha256, crowding=crowding)
+    gallery = SqliteGallery(tmp_path / "crowded", encoder_digest=RUN.sha256, crowding=crowding)
     enrol_people(gallery, 40, 3)
-    crowded, plain = (calibrate_gallery(gallery, "default", Fake(), c) for c in (crowding, NoCrowding()))
+    crowded, plain = (calibrate_gallery(gallery, "default", RUN, c) for c in (crowding, NoCrowding()))
     gallery.close()
     assert (crowded.cohort_sha256, plain.cohort_sha256) == (crowding.digest, None)
     assert crowded.default.threshold != pytest.approx(plain.default.threshold, abs=1e-3)

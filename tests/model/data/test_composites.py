@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
 
 from model.data.face_set import CHIPS_FILE, UNLABELLED, FaceSet, load_face_set, write_table
-from model.data.composites import BANDS, FEATHER, blend, main, make_views, swap_parts
+from model.data.composites import BANDS, FEATHER, blend, main, make_composites, swap_parts
 
 cli = typer.Typer()
 cli.command()(main)
@@ -58,7 +58,7 @@ def test_a_swap_takes_one_band_of_the_second_face_and_the_rest_of_the_first() ->
 
 
 def test_views_are_unlabelled_pictures_in_the_order_of_their_kinds(faces: FaceSet, tmp_path: Path) -> None:
-    make_views(faces, tmp_path / "v", augmented=7, blends=3, swaps=2, seed=0)
+    make_composites(faces, tmp_path / "v", augmented=7, blends=3, swaps=2, seed=0)
     views = load_face_set(tmp_path / "v")
     assert views.source.tolist() == ["augmented"] * 7 + ["blend"] * 3 + ["swap"] * 2
     assert set(views.split.tolist()) == {"train"}
@@ -71,7 +71,7 @@ def test_views_are_unlabelled_pictures_in_the_order_of_their_kinds(faces: FaceSe
 def test_the_same_seed_gives_the_same_pixels_and_another_gives_others(faces: FaceSet, tmp_path: Path) -> None:
     pixels = []
     for number, seed in enumerate((3, 3, 4)):
-        make_views(faces, tmp_path / str(number), augmented=4, blends=4, swaps=4, seed=seed)
+        make_composites(faces, tmp_path / str(number), augmented=4, blends=4, swaps=4, seed=seed)
         pixels.append(load_face_set(tmp_path / str(number)).images(np.arange(12)))
     assert np.array_equal(pixels[0], pixels[1])
     assert not np.array_equal(pixels[0], pixels[2])
@@ -86,5 +86,5 @@ def test_the_faces_themselves_are_not_overwritten(faces: FaceSet, tmp_path: Path
 
 def test_asking_for_nothing_is_refused(faces: FaceSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to make"):
-        make_views(faces, tmp_path / "v", augmented=0, blends=0, swaps=0, seed=0)
+        make_composites(faces, tmp_path / "v", augmented=0, blends=0, swaps=0, seed=0)
     assert not (tmp_path / "v").exists()

@@ -84,7 +84,7 @@ def test_of_split(faces: FaceSet) -> None:
 @pytest.mark.parametrize("missing", [CHIPS_FILE, TABLE_FILE])
 def test_a_folder_that_was_not_prepared_says_so(directory: Path, missing: str) -> None:
     (directory / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=r"holds no packed faces; .*model\.prepare"):
+    with pytest.raises(FileNotFoundError, match=r"holds no packed faces; .*model\.data\.prepare"):
         load_face_set(directory)
 
 

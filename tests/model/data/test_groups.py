@@ -12,7 +12,7 @@ from tests.model.support import make_chips
 pytest.importorskip("pyarrow")
 pytest.importorskip("scipy")
 
-from model.data.face_set import groups
+from model.data import groups
 from model.data.face_set import CHIPS_FILE, FaceSet, load_face_set, write_table
 from model.data.groups import (
     ALIKE,
@@ -22,7 +22,7 @@ from model.data.groups import (
     GroupMembers,
     adults,
     for_cohort,
-    judged_groups,
+    evaluation_groups,
     people,
 )
 from model.data.lookalikes import digest
@@ -65,12 +65,12 @@ def test_the_cohort_and_the_judges_share_nobody(faces: FaceSet) -> None:
         chip = faces.images(np.array([position]))[0]
         chosen = hashlib.sha256(chip.tobytes()).digest()[0] % COHORT_SHARE == 0
         assert chosen == cohort[singles == position][0]
-    judges = {int(row) for group in judged_groups(faces, "heldout") for part in group.parts for row in part}
+    judges = {int(row) for group in evaluation_groups(faces, "heldout") for part in group.parts for row in part}
     assert judges.isdisjoint(singles[cohort].tolist())
 
 
 def test_groups_are_one_origin_and_one_sex_and_are_part_of_larger_ones(faces: FaceSet) -> None:
-    found = by_name(judged_groups(faces, "heldout"))
+    found = by_name(evaluation_groups(faces, "heldout"))
     assert {"Asian", "Asian women", "Asian men", "Black men", "East Asian men", "Southeast Asian men"} <= found.keys()
     # Only men of this origin were measured: it is no larger group than they are.
     assert "Black" not in found
@@ -91,14 +91,14 @@ def test_groups_are_one_origin_and_one_sex_and_are_part_of_larger_ones(faces: Fa
 
 
 def test_nobody_under_age_is_among_the_adults(faces: FaceSet) -> None:
-    found = by_name(judged_groups(faces, "heldout"))
+    found = by_name(evaluation_groups(faces, "heldout"))
     assert "10-19" not in faces.age[found["Black men"].parts[0]].tolist()
     assert "10-19" not in faces.age[found[EVERYBODY].parts[0]].tolist()
     assert set(faces.split[found["children"].parts[0]].tolist()) == {"children"}
 
 
 def test_what_is_measured_and_not_promised(faces: FaceSet) -> None:
-    found = by_name(judged_groups(faces, "heldout"))
+    found = by_name(evaluation_groups(faces, "heldout"))
     assert {name for name, group in found.items() if not group.claimed} == {"children", "masked", "relatives"}
     assert faces.family[found["relatives"].parts[0]].min() >= 0
     masked = found["masked"].parts[0]
@@ -109,7 +109,7 @@ def test_what_is_measured_and_not_promised(faces: FaceSet) -> None:
 
 
 def test_faces_without_origins_give_no_groups(faces: FaceSet) -> None:
-    assert judged_groups(faces.where(np.isin(faces.split, ["heldout", "train"])), "heldout") == []
+    assert evaluation_groups(faces.where(np.isin(faces.split, ["heldout", "train"])), "heldout") == []
 
 
 def test_strangers_judged_to_be_one_person_are_one(
@@ -131,7 +131,7 @@ def test_strangers_judged_to_be_one_person_are_one(
 def test_of_a_person_with_several_single_faces_one_judges(
     faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = by_name(judged_groups(faces, "heldout"))["Black men"].parts[0]
+    before = by_name(evaluation_groups(faces, "heldout"))["Black men"].parts[0]
     singles = before[faces.split[before] == "impostor"]
     labelled = before[faces.split[before] == "calibrate"]
     names = [digest(chip) for chip in faces.images(np.array([singles[0], singles[1], singles[2], labelled[0]]))]
@@ -139,6 +139,6 @@ def test_of_a_person_with_several_single_faces_one_judges(
     rows = [f"{names[0]},{names[1]},Black male,same", f"{names[2]},{names[3]},Black male,same"]
     path.write_text("\n".join(["first,second,group,verdict", *rows]) + "\n")
     monkeypatch.setattr(groups, "VERDICTS_FILE", path)
-    after = by_name(judged_groups(faces, "heldout"))["Black men"].parts[0]
+    after = by_name(evaluation_groups(faces, "heldout"))["Black men"].parts[0]
     # The second of two single faces, and the one of somebody who has labelled faces, are left out.
     assert set(before.tolist()) - set(after.tolist()) == {int(singles[1]), int(singles[2])}

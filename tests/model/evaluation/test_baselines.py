@@ -46,7 +46,7 @@ def export_encoder(directory: Path, seed: int = 0) -> Path:
 def test_sface_runs_in_the_precision_asked_for_and_in_no_other_runtime() -> None:
     assert load_encode(SFACE, precision=Precision.F32)[0] == "SFace, openvino f32"
     with pytest.raises(ValueError, match="openvino only"):
-        load_encode(SFACE, RuntimeName.TORCH)
+        load_encode(SFACE, RuntimeName.ONNXRUNTIME)
 
 
 def test_sface_is_one_pass_of_the_teacher() -> None:

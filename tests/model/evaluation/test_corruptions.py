@@ -16,12 +16,12 @@ from tests.model.support import make_chips
 pytest.importorskip("pyarrow")
 
 from model.evaluation.corruptions import (
+    CORRUPTIONS,
     MASK_LEVEL,
-    PERTURBATIONS,
     brightness,
+    corrupt,
     landmarks,
     mask,
-    perturb,
     rotation,
     sunglasses,
 )
@@ -29,7 +29,7 @@ from model.evaluation.corruptions import (
 Chip = npt.NDArray[np.uint8]
 
 RANDOM = ("rotation", "landmarks")
-ALL_DOSES = [(name, strength) for name, perturbation in PERTURBATIONS.items() for strength in perturbation.strengths]
+ALL_DOSES = [(name, strength) for name, corruption in CORRUPTIONS.items() for strength in corruption.strengths]
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +50,14 @@ def harm(changed: Chip, chips: Chip) -> float:
     return float(np.abs(changed.astype(np.float64) - chips).mean())
 
 
-# --- every perturbation
+# --- every corruption
 
 
 @pytest.mark.parametrize(("name", "strength"), ALL_DOSES)
 def test_changed_chips_are_chips_and_the_others_stay_as_they_were(name: str, strength: float) -> None:
     chips = make_chips([0, 1, 2])
     before = chips.copy()
-    changed = perturb(chips, name, strength)
+    changed = corrupt(chips, name, strength)
     assert changed.shape == chips.shape
     assert changed.dtype == np.uint8
     np.testing.assert_array_equal(chips, before)
@@ -65,36 +65,36 @@ def test_changed_chips_are_chips_and_the_others_stay_as_they_were(name: str, str
     assert (changed != chips).any(axis=(1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_packed_chips_that_cannot_be_written_are_changed_all_the_same(name: str) -> None:
     chips = make_chips([0, 1])
     packed = chips.copy()
     packed.flags.writeable = False
-    strength = PERTURBATIONS[name].strengths[-1]
-    np.testing.assert_array_equal(perturb(packed, name, strength), perturb(chips, name, strength))
+    strength = CORRUPTIONS[name].strengths[-1]
+    np.testing.assert_array_equal(corrupt(packed, name, strength), corrupt(chips, name, strength))
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_the_same_seed_gives_the_same_pixels(name: str) -> None:
-    chips, strength = make_chips([0] * 6), PERTURBATIONS[name].strengths[-1]
-    first = perturb(chips, name, strength, seed=3)
-    np.testing.assert_array_equal(perturb(chips, name, strength, seed=3), first)
-    assert np.array_equal(perturb(chips, name, strength, seed=4), first) == (name not in RANDOM)
+    chips, strength = make_chips([0] * 6), CORRUPTIONS[name].strengths[-1]
+    first = corrupt(chips, name, strength, seed=3)
+    np.testing.assert_array_equal(corrupt(chips, name, strength, seed=3), first)
+    assert np.array_equal(corrupt(chips, name, strength, seed=4), first) == (name not in RANDOM)
 
 
-@pytest.mark.parametrize("name", [name for name in PERTURBATIONS if name != "brightness"])
+@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != "brightness"])
 def test_each_dose_harms_more_than_the_one_before(name: str, faces: Chip) -> None:
-    harms = [harm(perturb(faces, name, strength), faces) for strength in PERTURBATIONS[name].strengths]
+    harms = [harm(corrupt(faces, name, strength), faces) for strength in CORRUPTIONS[name].strengths]
     assert harms[0] > 0
     assert harms == sorted(set(harms))
 
 
 def test_brightness_harms_more_the_further_it_is_from_one(faces: Chip) -> None:
-    strengths = PERTURBATIONS["brightness"].strengths
+    strengths = CORRUPTIONS["brightness"].strengths
     assert list(strengths) == sorted(strengths)
     darker, brighter = [s for s in strengths if s < 1], [s for s in strengths if s > 1]
     for doses in (darker[::-1], brighter):
-        harms = [harm(perturb(faces, "brightness", factor), faces) for factor in doses]
+        harms = [harm(corrupt(faces, "brightness", factor), faces) for factor in doses]
         assert harms == sorted(set(harms))
 
 
@@ -103,39 +103,39 @@ def test_brightness_harms_more_the_further_it_is_from_one(faces: Chip) -> None:
 )
 def test_a_dose_of_nothing_changes_nothing(name: str, strength: float) -> None:
     chips = make_chips([0, 1, 2])
-    np.testing.assert_array_equal(perturb(chips, name, strength), chips)
+    np.testing.assert_array_equal(corrupt(chips, name, strength), chips)
 
 
 @pytest.mark.parametrize("name", ["small", "blur", "rotation", "landmarks"])
 def test_a_chip_of_one_colour_keeps_it_to_the_edges(name: str) -> None:
     chips = np.full((3, 112, 112, 3), (30, 140, 220), dtype=np.uint8)
-    for strength in PERTURBATIONS[name].strengths:
-        np.testing.assert_array_equal(perturb(chips, name, strength), chips)
+    for strength in CORRUPTIONS[name].strengths:
+        np.testing.assert_array_equal(corrupt(chips, name, strength), chips)
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_titles_tell_the_perturbations_apart(name: str) -> None:
-    titles = [p.title for p in PERTURBATIONS.values()]
-    assert titles.count(PERTURBATIONS[name].title) == 1
+    titles = [p.title for p in CORRUPTIONS.values()]
+    assert titles.count(CORRUPTIONS[name].title) == 1
 
 
 # --- one by one
 
 
 def test_jpeg_is_what_pillow_writes_at_this_quality(faces: Chip) -> None:
-    for quality in PERTURBATIONS["jpeg"].strengths:
+    for quality in CORRUPTIONS["jpeg"].strengths:
         file = io.BytesIO()
         Image.fromarray(faces[0]).save(file, "JPEG", quality=int(quality))
         expected = np.asarray(Image.open(io.BytesIO(file.getvalue())))
-        np.testing.assert_array_equal(perturb(faces[:1], "jpeg", quality)[0], expected)
+        np.testing.assert_array_equal(corrupt(faces[:1], "jpeg", quality)[0], expected)
 
 
 def test_blur_has_the_deviation_it_says() -> None:
     # The square of an edge's deviation after blurring is that of the Gaussian (its derivative is the Gaussian).
     edge = np.zeros((1, 112, 112, 3), dtype=np.uint8)
     edge[:, :, 56:] = 255
-    for sigma in PERTURBATIONS["blur"].strengths:
-        slope = np.diff(perturb(edge, "blur", sigma)[0, 50, :, 0].astype(np.float64))
+    for sigma in CORRUPTIONS["blur"].strengths:
+        slope = np.diff(corrupt(edge, "blur", sigma)[0, 50, :, 0].astype(np.float64))
         slope /= slope.sum()
         at = np.arange(111)
         assert np.sqrt(slope @ np.square(at - slope @ at)) == pytest.approx(sigma, rel=0.05)
@@ -144,11 +144,11 @@ def test_blur_has_the_deviation_it_says() -> None:
 def test_a_small_face_has_no_detail_finer_than_its_pixels() -> None:
     stripes = np.zeros((1, 112, 112, 3), dtype=np.uint8)
     stripes[:, :, ::2] = 200
-    np.testing.assert_array_equal(perturb(stripes, "small", 56), np.full_like(stripes, 100))
+    np.testing.assert_array_equal(corrupt(stripes, "small", 56), np.full_like(stripes, 100))
     # Stripes of eight pixels are still there at 14 pixels a side.
     wide = np.zeros((1, 112, 112, 3), dtype=np.uint8)
     wide[:, :, np.arange(112) // 8 % 2 == 0] = 200
-    assert np.ptp(perturb(wide, "small", 14)) == 200
+    assert np.ptp(corrupt(wide, "small", 14)) == 200
 
 
 def test_brightness_multiplies_and_clips() -> None:
@@ -174,7 +174,7 @@ def test_a_mask_of_half_the_face_covers_mouth_and_nose_and_leaves_the_eyes() -> 
     assert TEMPLATE[2, 1] > first_covered
 
 
-@pytest.mark.parametrize("height", PERTURBATIONS["sunglasses"].strengths)
+@pytest.mark.parametrize("height", CORRUPTIONS["sunglasses"].strengths)
 def test_sunglasses_are_a_band_over_both_eyes_and_nothing_else(height: float) -> None:
     chip = np.full((112, 112, 3), 200, dtype=np.uint8)
     dark = (sunglasses(chip, height, rng()) != chip).all(axis=2)
@@ -190,7 +190,7 @@ def test_rotation_turns_by_its_angle_to_either_side() -> None:
     chip = np.zeros((112, 112, 3), dtype=np.uint8)
     chip[55:58, 70:100] = 255
     angles = []
-    for turned in perturb(np.stack([chip] * 40), "rotation", 20):
+    for turned in corrupt(np.stack([chip] * 40), "rotation", 20):
         y, x = np.nonzero(turned[..., 0] > 100)
         angles.append(float(np.degrees(np.arctan2(56 - y.mean(), x.mean() - 56))))
     assert np.abs(angles) == pytest.approx(20, abs=1)
@@ -198,12 +198,12 @@ def test_rotation_turns_by_its_angle_to_either_side() -> None:
 
 
 def test_landmarks_without_error_change_nothing(faces: Chip) -> None:
-    np.testing.assert_array_equal(perturb(faces, "landmarks", 0), faces)
+    np.testing.assert_array_equal(corrupt(faces, "landmarks", 0), faces)
 
 
 def test_landmarks_are_off_by_an_error_of_their_own_in_each_chip() -> None:
     chips = make_chips([0])[[0, 0, 0, 0]]
-    changed = perturb(chips, "landmarks", 2)
+    changed = corrupt(chips, "landmarks", 2)
     for a in range(4):
         for b in range(a):
             assert not np.array_equal(changed[a], changed[b])
@@ -226,4 +226,4 @@ def test_landmark_errors_move_the_face_by_the_share_that_five_points_leave() -> 
 def test_a_single_change_is_that_of_its_place_in_the_row() -> None:
     chips, generator = make_chips([0, 1, 2]), rng(9)
     expected = [rotation(chip, 15, generator) for chip in chips]
-    np.testing.assert_array_equal(perturb(chips, "rotation", 15, seed=9), expected)
+    np.testing.assert_array_equal(corrupt(chips, "rotation", 15, seed=9), expected)

@@ -24,16 +24,16 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
+from app.evaluation.pairs import all_pair_distances, tar_at_far
+from app.evaluation.roc import all_comparisons, bootstrap_tar
 from model import calibrate
 from model.data.face_set import CHIPS_FILE, FaceSet, load_face_set, write_table
 from model.evaluation.baselines import load_encode
-from model.evaluation.bootstrap import all_comparisons, bootstrap_tar
-from model.evaluation.corruptions import PERTURBATIONS, perturb
+from model.evaluation.corruptions import CORRUPTIONS, corrupt
 from model.evaluation.evaluate import EMBEDDINGS_FILE, REPORT_FILE, app
-from model.evaluation.metrics import all_pair_distances, tar_at_far
 from model.evaluation.report import Report
-from tests.model.test_exams import cfp_files, make_tar, make_zip
-from tests.model.test_peers import export_encoder
+from tests.model.evaluation.test_baselines import export_encoder
+from tests.model.evaluation.test_protocols import cfp_files, make_tar, make_zip
 
 Floats = npt.NDArray[np.float32]
 
@@ -398,18 +398,18 @@ def test_robustness_measures_every_dose_and_draws_it(encoder: Path, faces: Path,
     assert result.exit_code == 0, result.output
     _, encode = load_encode(str(encoder))
     lines = re.findall(rf"(.+) (\S+): {re.escape(encoder.name)} (\d+\.\d) %", result.output)
-    doses = [(p.title, f"{strength:g}") for p in PERTURBATIONS.values() for strength in p.strengths]
+    doses = [(p.title, f"{strength:g}") for p in CORRUPTIONS.values() for strength in p.strengths]
     assert [line[:2] for line in lines] == doses
     ElementTree.parse(tmp_path / "out" / "robustness.svg")
     picture = (tmp_path / "out" / "robustness.svg").read_text()
-    assert all(f"<!-- {p.title} -->" in picture for p in PERTURBATIONS.values())
+    assert all(f"<!-- {p.title} -->" in picture for p in CORRUPTIONS.values())
     members = heldout(faces)
     chips = members.images(np.arange(len(members)))
     shown = {line[:2]: float(line[2]) for line in lines}
     clean = encode(chips)
     for kind in ("jpeg", "mask"):
-        perturbation = PERTURBATIONS[kind]
-        for strength in (perturbation.strengths[0], perturbation.strengths[-1]):
-            rate = naive_rate(clean, encode(perturb(chips, kind, strength)), members.identity)
-            assert shown[perturbation.title, f"{strength:g}"] == pytest.approx(100 * rate, abs=1)
+        corruption = CORRUPTIONS[kind]
+        for strength in (corruption.strengths[0], corruption.strengths[-1]):
+            rate = naive_rate(clean, encode(corrupt(chips, kind, strength)), members.identity)
+            assert shown[corruption.title, f"{strength:g}"] == pytest.approx(100 * rate, abs=1)
     assert shown["JPEG quality", "90"] > shown["covered from below, share", "0.5"]

@@ -9,7 +9,8 @@ from xml.sax.saxutils import unescape
 import numpy as np
 import pytest
 
-from model.evaluation.bootstrap import Comparisons, Interval, all_comparisons
+from app.evaluation.bootstrap import Interval
+from app.evaluation.roc import Comparisons, all_comparisons
 from tests.model.support import unit_vectors
 
 pytest.importorskip("matplotlib")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.evaluation.metrics import PairDistances, tar_at_far
+from app.evaluation.pairs import PairDistances, tar_at_far
 from model.evaluation.protocols import (
     FAILED_DISTANCE,
     PairProtocol,

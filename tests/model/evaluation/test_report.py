@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from model.evaluation.bootstrap import Interval
+from app.evaluation.bootstrap import Interval
 from model.evaluation.report import AllPairsResult, Estimate, PairResult, Report, SearchResult, markdown_table
 
 HEAD = (

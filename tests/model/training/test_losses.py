@@ -182,6 +182,15 @@ def test_the_mirror_image_of_the_teacher_pays_for_the_angle_only() -> None:
     assert DistillationLoss(similarity_weight=10)(student, teacher).item() == pytest.approx(2, abs=1e-5)
 
 
+def test_similarities_alone_leave_the_directions_free() -> None:
+    teacher = torch.from_numpy(unit_vectors(9))
+    turned = teacher @ torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)))[0]
+    assert DistillationLoss(cosine_weight=0)(turned, teacher).item() == pytest.approx(0, abs=1e-6)
+    assert DistillationLoss(cosine_weight=2)(turned, teacher).item() == pytest.approx(
+        2 * (1 - (turned * teacher).sum(dim=1)).mean().item(), rel=1e-4
+    )
+
+
 def test_descending_the_distillation_loss_leads_to_the_teacher() -> None:
     teacher = torch.from_numpy(unit_vectors(8, seed=1))
     free = torch.from_numpy(unit_vectors(8, seed=2)).requires_grad_()

@@ -12,8 +12,8 @@ pytest.importorskip("pyarrow")
 import torch
 
 from model.networks.backbone import BackboneConfig, Encoder
+from model.training.optimisation import averaged, learning_rate, mix
 from model.training.recipe import Stage
-from model.training.train import Ema, learning_rate
 from tests.model.made_up import (
     DISTIL,
     make_recipe,
@@ -21,10 +21,10 @@ from tests.model.made_up import (
 )
 
 
-@pytest.mark.parametrize(("decay", "first", "second"), [(0.5, 1 / 11, 2 / 12), (0.1, 1 / 11, 0.1), (0.0, 0.0, 0.0)])
-def test_the_average_of_two_updates(decay: float, first: float, second: float) -> None:
+@pytest.mark.parametrize(("decay", "kept"), [(0.5, 1 / 11), (0.05, 0.05), (0.0, 0.0)])
+def test_the_average_of_two_updates(decay: float, kept: float) -> None:
     encoder = Encoder(BackboneConfig.model_validate(small_backbone(8, embedding_size=4)))
-    ema = Ema(encoder, decay)
+    average = averaged(encoder, decay)
 
     def set_to(value: float, batches: int) -> None:
         torch.nn.init.constant_(encoder.project.weight, value)
@@ -33,19 +33,24 @@ def test_the_average_of_two_updates(decay: float, first: float, second: float) -
         encoder.norm.running_mean.fill_(-value)
         encoder.norm.num_batches_tracked.fill_(batches)
 
-    set_to(3.0, 1)
-    ema.encoder.load_state_dict(encoder.state_dict())
-    set_to(5.0, 2)
-    ema.update(encoder)
-    set_to(10.0, 3)
-    ema.update(encoder)
-    expected = second * (first * 3 + (1 - first) * 5) + (1 - second) * 10
-    state = ema.encoder.state_dict()
+    for value, batches in ((5.0, 2), (10.0, 3)):
+        set_to(value, batches)
+        average.update_parameters(encoder)
+    expected = kept * 5 + (1 - kept) * 10
+    state = average.module.state_dict()
     torch.testing.assert_close(state["project.weight"], torch.full_like(state["project.weight"], expected))
     torch.testing.assert_close(state["norm.running_mean"], torch.full((4,), -expected))
     assert state["norm.num_batches_tracked"] == 3
-    assert ema.updates == 2
-    assert not any(p.requires_grad for p in ema.encoder.parameters())
+    assert not any(p.requires_grad for p in average.parameters())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_mixing_moves_weights_by_a_share(share: float) -> None:
+    one, other = (Encoder(BackboneConfig.model_validate(small_backbone(8, embedding_size=4))) for _ in range(2))
+    torch.nn.init.constant_(one.project.weight, 2.0)
+    torch.nn.init.constant_(other.project.weight, 10.0)
+    mix(one, other, share)
+    torch.testing.assert_close(one.project.weight, torch.full_like(one.project.weight, 2 + 8 * share))
 
 
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:

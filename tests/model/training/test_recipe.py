@@ -112,6 +112,7 @@ def test_a_stage_that_makes_no_sense_is_refused_by_name(
         ({"colour": "red"}, "colour"),
         ({"start": {"weights": "../other/stage.pt"}}, "weights"),
         ({"start": {"weights": "sface", "last_blocks": 0}}, "last_blocks"),
+        ({"stages": [TRIPLET | {"anchor_weight": 1.0}]}, "anchor_weight"),
         ({"max_centre_distance": 0}, "max_centre_distance"),
         ({"stages": [DISTIL | {"imitation_weight": 1.0}]}, "imitation_weight"),
         ({"stages": [DISTIL | {"start_share": 0.5}]}, "start_share"),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.model.support import small_backbone
@@ -20,19 +21,19 @@ pytest.importorskip("pyarrow")
 import torch
 
 from model.data.face_set import join, load_face_set
-from model.networks.backbone import BackboneConfig, Encoder
+from model.networks.backbone import BackboneConfig, Encoder, embed, load_encoder
 from model.training import train
 from model.training.teacher import SFACE, load_targets
-from model.training.train import CHECKPOINT_FILE, CollapseError, Trainer, load_encoder
+from model.training.train import CHECKPOINT_FILE, CollapseError, Trainer
 from tests.model.made_up import (
     DISTIL,
     TRIPLET,
     as_toml,
     assert_same_weights,
     log_lines,
+    make_composites,
     make_recipe,
     make_trainer,
-    make_views,
     weights,
 )
 
@@ -190,7 +191,7 @@ def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(
 
 
 def test_other_faces_in_the_same_folder_are_refused(finished: Path, faces: Path, tmp_path: Path) -> None:
-    made = make_views(faces, tmp_path / "views")
+    made = make_composites(faces, tmp_path / "views")
     face_set = load_face_set(faces)
     teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "views", made)])
     with pytest.raises(ValueError, match="other faces; give the same --faces and --views"):
@@ -254,7 +255,7 @@ def test_frozen_statistics_of_batch_norm_do_not_change(faces: Path, tmp_path: Pa
     trainer = make_trainer(make_recipe({**TRIPLET, "freeze_batch_norm": frozen}), faces, tmp_path)
     before = {name: value.clone() for name, value in trainer.encoder.state_dict().items()}
     trainer.run()
-    after, average = trainer.encoder.state_dict(), trainer.ema.encoder.state_dict()
+    after, average = trainer.encoder.state_dict(), trainer.averaged_encoder.state_dict()
     statistics = [name for name in before if "running" in name or "tracked" in name]
     assert len(statistics) == 3 * 7
     for name in statistics:
@@ -262,6 +263,23 @@ def test_frozen_statistics_of_batch_norm_do_not_change(faces: Path, tmp_path: Pa
         assert torch.equal(average[name], before[name]) is frozen
     assert not torch.equal(after["norm.weight"], before["norm.weight"])
     assert not torch.equal(after["project.weight"], before["project.weight"])
+
+
+def test_an_anchor_keeps_embeddings_where_the_start_puts_them(finished: Path, faces: Path, tmp_path: Path) -> None:
+    start = tmp_path / "first" / "triplet.pt"
+    start.parent.mkdir()
+    start.write_bytes((finished / "triplet.pt").read_bytes())
+    chips = torch.from_numpy(load_face_set(faces).images(np.arange(40)))
+    before = embed(load_encoder(start), chips)
+
+    def kept(weight: float) -> float:
+        stage = {**TRIPLET, "learning_rate": 1e-2, "steps": 12, "anchor_weight": weight}
+        recipe = make_recipe(stage, start={"weights": "first/triplet"}, validate_every=100)
+        trainer = make_trainer(recipe, faces, tmp_path / f"anchored-{weight:g}")
+        trainer.run()
+        return float((embed(trainer.encoder, chips) * before).sum(dim=1).mean())
+
+    assert kept(30.0) > kept(0.0) + 0.02
 
 
 def test_a_saved_encoder_comes_back(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from tests.model.made_up import (
     TRIPLET,
     assert_same_weights,
     log_lines,
+    make_composites,
     make_recipe,
     make_trainer,
-    make_views,
     weights,
 )
 
@@ -162,7 +162,9 @@ def test_a_subset_is_so_many_faces_of_so_many_people(faces: Path, tmp_path: Path
 
 
 def test_a_missing_teacher_says_how_to_get_it(faces: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"{SFACE_CACHE} is missing; write it with `python -m model\.teacher"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{SFACE_CACHE} is missing; write it with `python -m model\.training\.teacher"
+    ):
         load_targets(tmp_path, (SFACE,), load_face_set(faces))
 
 
@@ -186,7 +188,7 @@ def test_distilling_without_a_teacher_is_refused(faces: Path, tmp_path: Path) ->
 
 
 def test_the_teacher_of_views_is_centred_like_that_of_the_faces(faces: Path, tmp_path: Path) -> None:
-    made = make_views(faces, tmp_path)
+    made = make_composites(faces, tmp_path)
     members = load_face_set(faces).of_split("train")
     clean = np.load(faces / SFACE_CACHE)[members.rows]
     expected = np.concatenate([clean, np.load(tmp_path / SFACE_CACHE)]) - clean.mean(axis=0)
@@ -195,7 +197,7 @@ def test_the_teacher_of_views_is_centred_like_that_of_the_faces(faces: Path, tmp
 
 
 def test_views_are_shown_as_they_are_or_mirrored(faces: Path, tmp_path: Path) -> None:
-    made = make_views(faces, tmp_path / "views")
+    made = make_composites(faces, tmp_path / "views")
     face_set = load_face_set(faces)
     teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "views", made)])
     trainer = Trainer(make_recipe(), join(face_set, [made]), teacher, tmp_path / "run")

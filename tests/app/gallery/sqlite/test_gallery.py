@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from app.crowding import Crowding, NoCrowding
+from app.embeddings import Embedding
 from app.gallery import (
+    CollectionSize,
     EncoderMismatch,
     Gallery,
     GalleryInUse,
@@ -28,11 +30,11 @@ from app.gallery import (
     Receipt,
     SqliteGallery,
     SubjectNotFound,
+    Targets,
 )
 from app.gallery.sqlite.gallery import DATABASE_NAME
-from app.gallery.sqlite.index import Found, Keys, VectorIndex
+from app.gallery.sqlite.index import Keys, SearchHits, VectorIndex
 from app.gallery.sqlite.migration import migrate, shipped_scripts
-from app.types import CollectionSize, Embedding, Targets
 from tests.app.gallery.contract import (
     Clock,
     GalleryContract,
@@ -182,7 +184,7 @@ def test_closing_waits_for_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     searching, answered = threading.Event(), threading.Event()
 
     class SlowIndex(VectorIndex):
-        def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> Found:
+        def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> SearchHits:
             searching.set()
             assert answered.wait(5)
             return super().search(probe, count, crowded=crowded)
@@ -409,7 +411,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from app.gallery import OnConflict, SqliteGallery
-from app.types import NewTemplate
+from app.gallery import NewTemplate
 
 gallery = SqliteGallery(Path(sys.argv[1]), encoder_digest=sys.argv[2])
 random = np.random.default_rng(int(sys.argv[3]))

@@ -1,9 +1,7 @@
-"""How sure the rates are: intervals by drawing subjects, not pairs, anew.
+"""True accept rates at false accept rates (TAR at FAR, as published protocols have them), with intervals.
 
-Pairs that share a subject rise and fall together, so that drawing single pairs would promise too much (Bolle et al.
-2004, "The subset bootstrap"; Wu 2017, NIST IR 8205). A subject drawn ``w`` times counts ``w`` times in its mated pairs,
-and a non-mated pair counts the product of its two subjects' numbers. Encoders compared on the same faces get the same
-draws, so that their differences have intervals too.
+The intervals are those of ``app.evaluation.bootstrap``. Encoders compared on the same faces get the same draws, so that
+their differences have intervals too.
 """
 
 from __future__ import annotations
@@ -14,10 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.evaluation.bootstrap import REPLICATES, Interval, draws, interval
+from app.evaluation.bootstrap import REPLICATES, bootstrap_weights
 from app.evaluation.pairs import pair_blocks
-
-__all__ = ["REPLICATES", "Comparisons", "Interval", "all_comparisons", "bootstrap_tar", "draws", "interval"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -90,7 +86,10 @@ class Comparisons:
 
 def bootstrap_tar(comparisons: Comparisons, fars: tuple[float, ...], replicates: int = REPLICATES) -> Floats:
     """Rates of true accepts at each rate of false accepts in each replicate, [replicates, len(fars)]."""
-    rates = [comparisons.tar_at_far(fars, weights) for weights in draws(comparisons.subjects, replicates=replicates)]
+    rates = [
+        comparisons.tar_at_far(fars, weights)
+        for weights in bootstrap_weights(comparisons.subjects, replicates=replicates)
+    ]
     return np.array(rates, dtype=np.float32)
 
 

@@ -8,16 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.evaluation.bootstrap import (
-    REPLICATES,
-    Comparisons,
-    Interval,
-    all_comparisons,
-    bootstrap_tar,
-    draws,
-    interval,
-)
-from model.evaluation.metrics import PairDistances, all_pair_distances, can_show, tar_at_far
+from app.evaluation.bootstrap import REPLICATES, Interval, bootstrap_weights, interval
+from app.evaluation.pairs import PairDistances, all_pair_distances, can_show, tar_at_far
+from app.evaluation.roc import Comparisons, all_comparisons, bootstrap_tar
 from tests.model.support import unit_vectors
 
 Floats = npt.NDArray[np.float32]
@@ -272,7 +265,7 @@ def test_one_subject_alone_has_no_non_mated_pairs() -> None:
 
 @pytest.mark.parametrize("subjects", [1, 2, 50])
 def test_a_draw_has_as_many_subjects_as_there_are(subjects: int) -> None:
-    drawn = draws(subjects, replicates=200)
+    drawn = bootstrap_weights(subjects, replicates=200)
     assert len(drawn) == 200
     for weights in drawn:
         assert weights.shape == (subjects,)
@@ -284,11 +277,11 @@ def test_a_draw_has_as_many_subjects_as_there_are(subjects: int) -> None:
 
 
 def test_draws_are_the_same_for_the_same_number_of_subjects() -> None:
-    np.testing.assert_array_equal(draws(30), draws(30))
-    assert len(draws(30)) == REPLICATES
-    assert not np.array_equal(draws(30), draws(30, seed=1))
+    np.testing.assert_array_equal(bootstrap_weights(30), bootstrap_weights(30))
+    assert len(bootstrap_weights(30)) == REPLICATES
+    assert not np.array_equal(bootstrap_weights(30), bootstrap_weights(30, seed=1))
     # More replicates are the same ones and others.
-    np.testing.assert_array_equal(draws(30, replicates=10), draws(30, replicates=20)[:10])
+    np.testing.assert_array_equal(bootstrap_weights(30, replicates=10), bootstrap_weights(30, replicates=20)[:10])
 
 
 def test_replicates_are_the_rates_of_the_draws() -> None:
@@ -297,7 +290,7 @@ def test_replicates_are_the_rates_of_the_draws() -> None:
     rates = bootstrap_tar(comparisons, (0.02, 0.2), replicates=25)
     assert rates.dtype == np.float32
     expected = []
-    for weights in draws(20, replicates=25):
+    for weights in bootstrap_weights(20, replicates=25):
         pairs = replicated(comparisons, weights.tolist())
         expected.append([counted_tar(pairs, far) for far in (0.02, 0.2)])
     np.testing.assert_allclose(rates, expected, atol=1e-6)

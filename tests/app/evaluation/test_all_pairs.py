@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.evaluation.metrics import (
+from app.evaluation.pairs import (
     PairDistances,
     accepted_share,
     all_pair_distances,

@@ -1,0 +1,52 @@
+"""What commands have in common: settings with options on top, and one way to refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from app.errors import TesseraError
+from app.settings import Settings
+
+DataDirOption = Annotated[Path | None, typer.Option(help="folder of the database  [default: data]")]
+
+
+def refuse(message: str) -> typer.Exit:
+    """Prints why a command cannot do its work; raise what it returns."""
+    typer.secho(f"tessera: {message}", fg="red", err=True)
+    return typer.Exit(code=1)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turns what an operator can mend into one line and exit code 1."""
+    try:
+        yield
+    except ValidationError as error:
+        raise refuse(_in_one_line(error)) from error
+    except (TesseraError, SettingsError) as error:
+        raise refuse(str(error)) from error
+
+
+def _in_one_line(error: ValidationError) -> str:
+    return "; ".join(
+        f"setting {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" if e["loc"] else e["msg"]
+        for e in error.errors(include_url=False)
+    )
+
+
+def load_settings(host: str | None = None, port: int | None = None, data_dir: Path | None = None) -> Settings:
+    """Settings from the environment with the options of a command on top, validated together.
+
+    Raises pydantic.ValidationError, SettingsError.
+    """
+    server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    gallery = {} if data_dir is None else {"data_dir": data_dir}
+    # What is left out here comes from the environment.
+    return Settings(server=server, gallery=gallery)

@@ -1,0 +1,28 @@
+"""The choice of a runtime."""
+
+from __future__ import annotations
+
+from app.encoding.runtime import EncoderRuntime, Precision, RuntimeName
+from app.encoding.weights import EncoderWeights
+
+
+def create_runtime(
+    weights: EncoderWeights,
+    *,
+    runtime: RuntimeName = RuntimeName.OPENVINO,
+    precision: Precision = Precision.AUTO,
+    threads: int = 0,
+) -> EncoderRuntime:
+    """Loads an encoder. ``threads`` 0 uses every core that this process may run on.
+
+    Raises WeightsError where the network cannot be read, the library is not installed, or the processor cannot
+    compute in the precision asked for.
+    """
+    # Imported here so that neither library is loaded, or need be installed, unless it is chosen.
+    if runtime is RuntimeName.ONNXRUNTIME:
+        from app.encoding.onnx_runtime import OnnxRuntime  # noqa: PLC0415
+
+        return OnnxRuntime(weights, precision=precision, threads=threads)
+    from app.encoding.openvino_runtime import OpenvinoRuntime  # noqa: PLC0415
+
+    return OpenvinoRuntime(weights, precision=precision, threads=threads)

@@ -1,0 +1,31 @@
+"""Collections: isolated sets of subjects, with targets of their own if they have any."""
+
+from __future__ import annotations
+
+from app.gallery import Collection, Gallery, Targets
+from app.recognition.criteria import Criteria
+
+
+class CollectionService:
+    """Lists, creates, changes and erases collections. Every method may be called from several threads at once."""
+
+    def __init__(self, gallery: Gallery, criteria: Criteria) -> None:
+        self._gallery, self._criteria = gallery, criteria
+
+    def list(self) -> list[Collection]:
+        """All collections by id, with their counts."""
+        return self._gallery.collections()
+
+    def create(self, collection: str, targets: Targets) -> Collection:
+        """Raises CollectionExists, TargetUnsupported."""
+        self._criteria.check(targets)
+        return self._gallery.create_collection(collection, targets)
+
+    def update(self, collection: str, targets: Targets) -> Collection:
+        """Replaces the targets. Raises CollectionNotFound, TargetUnsupported."""
+        self._criteria.check(targets)
+        return self._gallery.update_collection(collection, targets)
+
+    def delete(self, collection: str) -> int:
+        """Erases a collection; returns how many templates it had. Raises CollectionNotFound."""
+        return self._gallery.delete_collection(collection)

@@ -1,0 +1,102 @@
+"""Whose wish decides: the request's target, else the collection's, else the service's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.decisions import (
+    Calibration,
+    Claim,
+    Criterion,
+    CriterionKind,
+    CriterionSource,
+    DecisionPolicy,
+    RequestedCriterion,
+    identification_policy,
+    verification_policy,
+)
+from app.gallery import Gallery, Targets
+
+
+class Criteria:
+    """The service's own targets, and how they combine with those of collections and requests."""
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        *,
+        target_fmr: float | None = None,
+        target_fpir: float | None = None,
+        claim: Claim = Claim.EVERY_GROUP,
+    ) -> None:
+        """Checks the service's own targets.
+
+        Args:
+            calibration: that of the encoder.
+            target_fmr: of verifications where nobody says otherwise; the calibration's default if None.
+            target_fpir: of searches, likewise.
+            claim: for whom these rates are promised where nobody says otherwise.
+
+        Raises:
+            TargetUnsupported: the calibration cannot show ``target_fmr``.
+        """
+        self.calibration = calibration
+        fmr = calibration.default_fmr if target_fmr is None else target_fmr
+        fpir = calibration.default_fpir if target_fpir is None else target_fpir
+        self._verification = Criterion(CriterionKind.TARGET_FMR, fmr, CriterionSource.SERVER, claim)
+        self._identification = Criterion(CriterionKind.TARGET_FPIR, fpir, CriterionSource.SERVER, claim)
+        # A default that cannot be supported is refused here, and not at the first request.
+        self._require(self._verification)
+
+    @property
+    def target_fmr(self) -> float:
+        """The false match rate of verifications where nobody says otherwise."""
+        return self._verification.value
+
+    @property
+    def target_fpir(self) -> float:
+        """The false positive identification rate of searches where nobody says otherwise."""
+        return self._identification.value
+
+    @property
+    def claim(self) -> Claim:
+        """For whom those rates are promised where nobody says otherwise."""
+        return self._verification.claim
+
+    def default_policy(self, templates: int = 1) -> DecisionPolicy:
+        """What decides on a comparison with a subject of so many templates where nobody says otherwise."""
+        return verification_policy(self.calibration, self._verification, templates)
+
+    def verification(self, requested: RequestedCriterion, targets: Targets) -> Criterion:
+        """The criterion of a comparison in a collection with these targets."""
+        return _resolve(self._verification, requested, targets, targets.fmr)
+
+    def identification(self, requested: RequestedCriterion, gallery: Gallery, collection: str) -> DecisionPolicy:
+        """The policy of a search in a collection. Raises TargetUnsupported, CollectionNotFound."""
+        targets = gallery.targets(collection)
+        criterion = _resolve(self._identification, requested, targets, targets.fpir)
+        size = gallery.size(collection)
+        return identification_policy(self.calibration, criterion, size.subjects, size.most_templates)
+
+    def check(self, targets: Targets) -> None:
+        """Raises TargetUnsupported for a FMR that cannot be kept; which FPIR can be depends on how many there are."""
+        claim = self.claim if targets.claim is None else Claim(targets.claim)
+        if targets.fmr is not None:
+            self._require(Criterion(CriterionKind.TARGET_FMR, targets.fmr, CriterionSource.COLLECTION, claim))
+
+    def _require(self, criterion: Criterion) -> None:
+        """Raises TargetUnsupported unless the rate can be kept for subjects of any number of templates."""
+        for templates in range(1, self.calibration.most_templates + 1):
+            verification_policy(self.calibration, criterion, templates)
+
+
+def _resolve(default: Criterion, requested: RequestedCriterion, targets: Targets, own: float | None) -> Criterion:
+    """``own`` is the collection's target for this kind of decision."""
+    claim = requested.claim or (default.claim if targets.claim is None else Claim(targets.claim))
+    if requested.max_distance is not None:
+        return Criterion(CriterionKind.MAX_DISTANCE, requested.max_distance, CriterionSource.REQUEST, claim)
+    if requested.target is not None:
+        return Criterion(default.kind, requested.target, CriterionSource.REQUEST, claim)
+    if own is not None:
+        return Criterion(default.kind, own, CriterionSource.COLLECTION, claim)
+    return replace(default, claim=claim)
