@@ -1,4 +1,4 @@
-"""Every setting, nested by room, read from ``TESSERA_*`` variables; combinations that cannot work refuse to start."""
+"""Every setting, nested by package, read from ``TESSERA_*`` variables; combinations that cannot work are refused."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MEBIBYTE = 1024 * 1024
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "model" / "weights"
 
 
-class _Room(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ServerSettings(_Room):
+class ServerSettings(_Section):
     """Where the service listens and how much it takes in."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
@@ -30,14 +30,20 @@ class ServerSettings(_Room):
         default=16 * 1024, description="largest metadata of a subject, bytes of JSON"
     )
     threads: int = Field(
-        default=0, ge=0, description="requests with photographs that are worked on at once; 0: two for every core"
+        default=0, ge=0, description="requests with photographs processed at once; 0: two for each core"
     )
-    max_waiting: int = Field(default=256, ge=0, description="requests with photographs that may wait; others get 503")
-    request_seconds: float = Field(default=30, gt=0, description="how long one may wait to be begun, then it gets 503")
-    graceful_seconds: PositiveInt = Field(default=20, description="time for requests under way when the service stops")
+    max_waiting: int = Field(
+        default=256, ge=0, description="requests with photographs that may wait for a thread; more get 503"
+    )
+    request_seconds: float = Field(
+        default=30, gt=0, description="how long a request may wait for a thread, seconds; then it gets 503"
+    )
+    graceful_seconds: PositiveInt = Field(
+        default=20, description="time that requests have to finish when the service stops, seconds"
+    )
 
 
-class FacesSettings(_Room):
+class FacesSettings(_Section):
     """What is accepted as a photograph and as a face."""
 
     max_image_bytes: PositiveInt = Field(default=16 * MEBIBYTE, description="largest photograph, bytes")
@@ -49,7 +55,7 @@ class FacesSettings(_Room):
     )
 
 
-class EncodingSettings(_Room):
+class EncodingSettings(_Section):
     """Which encoder runs, and how."""
 
     encoder: str = Field(
@@ -60,7 +66,11 @@ class EncodingSettings(_Room):
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with a folder for each encoder")
     runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or onnxruntime")
     precision: Precision = Field(default=Precision.AUTO, description="auto, bf16 or f32")
-    threads: int = Field(default=0, ge=0, description="threads of the encoder; 0 uses every core available")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="runs of the encoder at once, a thread each; 0: one for each core available",
+    )
 
     @property
     def directory(self) -> Path:
@@ -68,7 +78,7 @@ class EncodingSettings(_Room):
         return self.weights / self.encoder
 
 
-class DecisionsSettings(_Room):
+class DecisionsSettings(_Section):
     """What a match is where a request does not say."""
 
     calibration: Path | None = Field(
@@ -78,7 +88,10 @@ class DecisionsSettings(_Room):
         default=None, gt=0, lt=1, description="false match rate of /verify; the calibration's default if not set"
     )
     target_fpir: float | None = Field(
-        default=None, gt=0, lt=1, description="false positive identification rate of /identify; likewise"
+        default=None,
+        gt=0,
+        lt=1,
+        description="false positive identification rate of /identify; the calibration's default if not set",
     )
     claim: Claim = Field(
         default=Claim.EVERY_GROUP,
@@ -88,7 +101,7 @@ class DecisionsSettings(_Room):
     inconclusive: bool = Field(default=True, description="answer inconclusive where it applies; else no_match")
 
 
-class GallerySettings(_Room):
+class GallerySettings(_Section):
     """Where templates are kept."""
 
     data_dir: Path = Field(default=Path("data"), description="folder of the database; one process at a time")
@@ -98,7 +111,7 @@ class GallerySettings(_Room):
 
 
 class Settings(BaseSettings):
-    """All rooms. ``TESSERA_SERVER__PORT=9000`` sets ``server.port``."""
+    """All sections. ``TESSERA_SERVER__PORT=9000`` sets ``server.port``."""
 
     model_config = SettingsConfigDict(
         env_prefix="TESSERA_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True

@@ -36,7 +36,7 @@ Search = Callable[[Embedding], object]
 
 
 @dataclass
-class EncoderRun:
+class IndexRun:
     """One index: how it searches, what building it took, seconds and bytes, and the milliseconds of each search."""
 
     search: Search
@@ -78,15 +78,15 @@ def resident() -> int:
     return int(faiss.get_mem_usage_kb()) * 1024
 
 
-def built(make: Callable[[Vectors], Search], templates: Vectors) -> EncoderRun:
+def built(make: Callable[[Vectors], Search], templates: Vectors) -> IndexRun:
     """An index with all templates."""
     before, start = resident(), time.perf_counter()
     search = make(templates)
     seconds = time.perf_counter() - start
-    return EncoderRun(search, seconds, resident() - before)
+    return IndexRun(search, seconds, resident() - before)
 
 
-def measure(indexes: list[EncoderRun], probes: Vectors) -> None:
+def measure(indexes: list[IndexRun], probes: Vectors) -> None:
     """Searches for every probe in every index. A turn's first search, which finds the caches cold, does not count."""
     for start in range(0, len(probes), PROBES_A_TURN):
         for index in indexes:

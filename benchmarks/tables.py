@@ -68,7 +68,7 @@ def groups(table: Calibration) -> Iterator[str]:
         less = "" if bound.threshold >= group.strictest.threshold else "at most "
         yield (
             f"| {group.name}{told} | {group.subjects:,} | {group.faces:,} | {less}{found[0]} | {found[1]} | "
-            f"{group.smallest_claim:.1e} |"
+            f"{group.smallest_supported:.1e} |"
         )
 
 

@@ -11,7 +11,11 @@ Example = dict[str, Any]
 IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkS"
 TEMPLATE_ID = "0c9e8f4b6a5d4f0e9b7a3c2d1e0f5a6b"
 
-_VERSIONS: Example = {"encoder_version": "tessera-l-2-5da058d6", "calibration_version": "tessera-l-2-5da058d6"}
+ENCODER_SHA256 = "8567dedb014e457ebdc5656c144a0bce7a019711e0906eb71b362abc8b86992f"
+"""Of the encoder that is served by default."""
+VERSION = f"tessera-l-3-{ENCODER_SHA256[:8]}"
+
+_VERSIONS: Example = {"encoder_version": VERSION, "calibration_version": VERSION}
 _FACE: Example = {
     "box": {"x": 177.92, "y": 62.31, "width": 90.95, "height": 114.18},
     "landmarks": {
@@ -144,13 +148,13 @@ HEALTH: Example = {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok"}}
 MODEL: Example = {
     "encoder": {
         "name": "tessera-l",
-        "version": "2",
-        "sha256": "5da058d6226b332b198886af8e61a15acd7c43fb6312e082ee272f9d42309f36",
+        "version": VERSION.split("-")[2],
+        "sha256": ENCODER_SHA256,
         "runtime": "openvino",
         "precision": "bf16",
         "device": "Intel(R) Xeon(R) Processor",
     },
-    "calibration_version": "tessera-l-2-5da058d6",
+    "calibration_version": VERSION,
     "target_fmr": 0.0001,
     "target_fpir": 0.01,
     "claim": "every_group",
@@ -197,7 +201,7 @@ AUDIT: Example = {
         "outlier_count": 0,
         "outliers": [],
         "weak_count": 1,
-        "weak": [{"subject_id": "bob", "template_id": TEMPLATE_ID, "length": 8.1}],
+        "weak": [{"subject_id": "bob", "template_id": TEMPLATE_ID, "norm": 8.1}],
         "compared_subjects": 600,
         "rates": [
             {

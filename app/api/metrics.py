@@ -58,7 +58,10 @@ class Metrics:
             "tessera_encoder_seconds_total", "Time in which the encoder ran", registry=self.registry
         )
         self.decisions = Counter(
-            "tessera_decisions_total", "Decisions by verb and outcome", ["verb", "decision"], registry=self.registry
+            "tessera_decisions_total",
+            "Decisions by operation and outcome",
+            ["operation", "decision"],
+            registry=self.registry,
         )
         self.templates = Gauge(
             "tessera_gallery_templates", "Templates stored, by collection", ["collection"], registry=self.registry

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from app.api import schemas
-from app.api.decision_schemas import CriterionOut, GroupOut, OperatingPointOut, RateOut, WorstGroupOut
+from app.api.schemas.decisions import (
+    CriterionOut,
+    GroupOut,
+    OperatingPointOut,
+    OperatingPointWithGroup,
+    RateOut,
+    WorstGroupOut,
+)
 from app.decisions import (
     Calibration,
     Claim,
@@ -95,13 +102,13 @@ def _criterion(policy: DecisionPolicy, templates: int) -> CriterionOut:
     )
 
 
-def operating_point(policy: DecisionPolicy, templates: int) -> schemas.OperatingPointWithGroup | None:
+def operating_point(policy: DecisionPolicy, templates: int) -> OperatingPointWithGroup | None:
     """The rates at the threshold for so many templates; None beyond all that was measured."""
     point = policy.operating_point(templates)
     if point is None:
         return None
     worst = worst_group(policy.worst_rate(templates))
-    return schemas.OperatingPointWithGroup(**OperatingPointOut.model_validate(point).model_dump(), worst_group=worst)
+    return OperatingPointWithGroup(**OperatingPointOut.model_validate(point).model_dump(), worst_group=worst)
 
 
 def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.api.routes.audits import AuditReportOut
+from app.api.schemas import AuditReportOut
 from app.audits.page import audit_page
 from app.audits.report import audit
 from app.cli.options import DataDirOption, load_settings, refusing

@@ -2,8 +2,8 @@
 
 from app.decisions.calibration import Calibration, CalibrationError, load_calibration, read_calibration
 from app.decisions.curves import Claim, ClaimedThreshold, Estimate, Group, GroupPoint, OperatingPoint
-from app.decisions.decide import Decision, Outcome, Reason, decide, similarity
-from app.decisions.rules import (
+from app.decisions.outcomes import Decision, Outcome, Reason, decide, similarity
+from app.decisions.policies import (
     Comparison,
     Criterion,
     CriterionKind,

@@ -24,13 +24,13 @@ from app.decisions.curves import (
     Rate,
     Table,
     TemplateCurve,
-    smallest_group_claim,
+    smallest_supported_by_groups,
     strictest_threshold,
 )
 from app.errors import TesseraError
 
 CALIBRATION_FILE = "calibration.json"
-SCHEMA_FILE = Path(__file__).with_name("calibration-3.schema.json")
+SCHEMA_FILE = Path(__file__).with_name("calibration-4.schema.json")
 """JSON schema of the tables, for whoever reads them without this package; the number is ``schema_version``."""
 
 LOOSEST_COMPARED = 1e-2
@@ -147,7 +147,7 @@ class Calibration(Table):
     cohort_sha256: of the cohort that distances were adjusted by; None where they were not.
     """
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     version: str
     encoder_sha256: str
     cohort_sha256: str | None
@@ -252,14 +252,14 @@ class Calibration(Table):
 
     def smallest_supported(self, claim: Claim, templates: int) -> float:
         """The lowest false match rate that can be claimed of subjects of so many templates and of those of fewer."""
-        pooled = max(curve.smallest_claim for curve in self.curves[: max(templates, 1)])
+        pooled = max(curve.smallest_supported for curve in self.curves[: max(templates, 1)])
         if claim is Claim.POOLED or not self.claimed_groups:
             return pooled
         return self._smallest_group_claim
 
     @cached_property
     def _smallest_group_claim(self) -> float:
-        return smallest_group_claim(self.groups)
+        return smallest_supported_by_groups(self.groups)
 
     @property
     def most_templates(self) -> int:

@@ -77,12 +77,12 @@ class _Curve(Table, Generic[Point]):
     """Points from the most permissive threshold to the strictest.
 
     Beyond the strictest threshold whose false match rate could be measured, points repeat that rate, which theirs is at
-    most: they are there for what they miss. ``smallest_supported_fmr`` is the lowest false match rate that the subjects
+    most: they are there for what they miss. ``rule_of_three_fmr`` is the lowest false match rate that the subjects
     can show (rule of three over pairs of subjects: no error among n independent trials supports a rate below 3/n at
     95 %).
     """
 
-    smallest_supported_fmr: Rate
+    rule_of_three_fmr: Rate
     operating_points: tuple[Point, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -111,7 +111,7 @@ class _Curve(Table, Generic[Point]):
         return next(p for p in self.operating_points if p.false_match_rate == last)
 
     @cached_property
-    def smallest_claim(self) -> float:
+    def smallest_supported(self) -> float:
         """The lowest false match rate that any measured point promises."""
         return min(p.claimed_fmr for p in self.operating_points)
 
@@ -182,7 +182,7 @@ def strictest_threshold(groups: Sequence[Group], fmr: float) -> ClaimedThreshold
             continue
         point = group.at_rate(fmr)
         if point is None:
-            point, own = by_name.get(group.part_of or "", group).at_rate(fmr), group.at_rate(group.smallest_claim)
+            point, own = by_name.get(group.part_of or "", group).at_rate(fmr), group.at_rate(group.smallest_supported)
             if point is None:
                 return None
             point = point if own is None or point.threshold <= own.threshold else own
@@ -191,10 +191,10 @@ def strictest_threshold(groups: Sequence[Group], fmr: float) -> ClaimedThreshold
     return strictest
 
 
-def smallest_group_claim(groups: Sequence[Group]) -> float:
+def smallest_supported_by_groups(groups: Sequence[Group]) -> float:
     """The lowest false match rate that all claimed groups support, themselves or through the one they are part of.
 
     0 where there are none.
     """
-    own = {group.name: group.smallest_claim for group in groups}
+    own = {group.name: group.smallest_supported for group in groups}
     return max((min(own[g.name], own.get(g.part_of or "", 1.0)) for g in groups if g.claimed), default=0.0)

@@ -23,7 +23,7 @@ from app.decisions.calibration import (
     QualityLimit,
     Stratum,
 )
-from app.decisions.curves import Claim, Estimate, Group, OperatingPoint, TemplateCurve, smallest_group_claim
+from app.decisions.curves import Claim, Estimate, Group, OperatingPoint, TemplateCurve, smallest_supported_by_groups
 from app.evaluation.bootstrap import REPLICATES, Interval
 from app.evaluation.groups import GroupFaces, beyond, measure_group
 from app.evaluation.identification import gallery_sizes, margin_limit
@@ -97,7 +97,7 @@ class AlternativeRun:
     embeddings: Floats
 
 
-def smallest_supported_fmr(pairs_of_subjects: int) -> float:
+def rule_of_three_fmr(pairs_of_subjects: int) -> float:
     """Rule of three over pairs of subjects: comparisons that share a subject are not independent."""
     return min(3 / max(pairs_of_subjects, 1), 1.0)
 
@@ -125,7 +125,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
     thresholds = [t for t in found if t >= distances[0]]
     thresholds += beyond(min(thresholds, default=0.0))
     counts = count(blocks, subjects, sorted(set(thresholds)))
-    floor = smallest_supported_fmr(compared_subjects(counts))
+    floor = rule_of_three_fmr(compared_subjects(counts))
     measured = reversed(list(zip(counts.thresholds.tolist(), *counts.intervals(), strict=True)))
     points = list[OperatingPoint]()
     for threshold, fmr, fnmr in measured:
@@ -141,7 +141,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
         subjects=int(np.count_nonzero(counts.mated_total)),
         mated=int(counts.mated_total.sum()),
         non_mated=int(counts.non_mated_total.sum()),
-        smallest_supported_fmr=floor,
+        rule_of_three_fmr=floor,
         operating_points=tuple(points),
     )
 
@@ -252,7 +252,7 @@ def make_table(
         blocks = several_templates(embeddings, subject, crowding, templates, fuse, repeats=REPEATS)
         curves.append(measure_curve(blocks, subjects, templates))
     measured = tuple(measure_group(group) for group in groups)
-    default_fmr = max(DEFAULT_FMR, *(c.smallest_claim for c in curves), smallest_group_claim(measured))
+    default_fmr = max(DEFAULT_FMR, *(c.smallest_supported for c in curves), smallest_supported_by_groups(measured))
     point = curves[0].at_rate(default_fmr)
     assert point is not None
     at_default = count(single_templates(embeddings, subject, own), subjects, [point.threshold])
@@ -266,7 +266,7 @@ def make_table(
         ),
     ]
     return Calibration(
-        schema_version=3,
+        schema_version=4,
         version=f"{encoder.name}-{encoder.version}-{encoder.sha256[:8]}",
         encoder_sha256=encoder.sha256,
         cohort_sha256=None if isinstance(crowding, NoCrowding) else crowding.digest,
@@ -318,7 +318,7 @@ def describe(table: Calibration) -> list[str]:
         lines.append(
             f"{curve.templates} templates: threshold {point.threshold:.4f}  FMR {fmr.value:.2e} "
             f"[{fmr.low:.2e}, {fmr.high:.2e}]  FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  "
-            f"supported down to {curve.smallest_claim:.2e}"
+            f"supported down to {curve.smallest_supported:.2e}"
         )
     lines += [_line_of(group) for group in table.groups]
     for claim in Claim:
@@ -352,7 +352,7 @@ def _line_of(group: Group) -> str:
     return (
         f"{group.name}{promise}: {group.subjects} people, at threshold {point.threshold:.4f} FMR "
         f"{_share(point.false_match_rate)}  FNMR {_share(point.false_non_match_rate)}  "
-        f"supported down to {group.smallest_claim:.2e}"
+        f"supported down to {group.smallest_supported:.2e}"
     )
 
 

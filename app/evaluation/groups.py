@@ -136,7 +136,7 @@ class GroupRates:
         return sum(len(faces) * (len(faces) - 1) // 2 for faces in self._faces)
 
     @property
-    def smallest_supported_fmr(self) -> float:
+    def rule_of_three_fmr(self) -> float:
         """Rule of three over pairs of people: comparisons that share a person are not independent."""
         return min(3 / max(self.pairs_of_subjects, 1), 1.0)
 
@@ -201,7 +201,7 @@ def measure_group(group: GroupFaces) -> Group:
     Raises ValueError where they support none.
     """
     rates = GroupRates(group.parts)
-    floor = rates.smallest_supported_fmr
+    floor = rates.rule_of_three_fmr
     found = [t for target in GROUP_TARGETS if (t := rates.threshold(target)) is not None]
     found += beyond(min(found)) if found and len(rates.mated) else []
     thresholds = np.array(sorted(set(found), reverse=True))
@@ -226,6 +226,6 @@ def measure_group(group: GroupFaces) -> Group:
         faces=rates.faces,
         mated=len(rates.mated),
         non_mated=rates.total,
-        smallest_supported_fmr=floor,
+        rule_of_three_fmr=floor,
         operating_points=tuple(points),
     )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from app.decisions.calibration import GalleryPoint, GallerySize, MarginBand, MarginLimit
 from app.decisions.curves import Estimate, MeasuredPoint
-from app.decisions.rules import fpir_of
+from app.decisions.policies import fpir_of
 from app.evaluation.pairs import adjusted_distances
 
 SIZES = (10, 30, 100, 300, 600)

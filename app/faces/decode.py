@@ -85,7 +85,7 @@ class DecodeLimits:
             still has this many pixels.
     """
 
-    max_bytes: int = 20 * 1024 * 1024
+    max_bytes: int = 16 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_side: int = 16_384
     min_side: int = 16

@@ -21,7 +21,6 @@ class QualityIssue(StrEnum):
     TOO_BRIGHT = "too_bright"
     LOW_CONTRAST = "low_contrast"
     EXTREME_POSE = "extreme_pose"
-    LOW_CONFIDENCE = "low_confidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,6 @@ class QualityLimits:
         max_brightness: mean grey level, 0..255.
         min_contrast: standard deviation of the grey levels.
         max_yaw: magnitude, share of the eye distance.
-        min_confidence: of the detector, 0..1.
     """
 
     min_eye_distance: float = 16.0
@@ -48,7 +46,6 @@ class QualityLimits:
     max_brightness: float = 235.0
     min_contrast: float = 12.0
     max_yaw: float = 0.75
-    min_confidence: float = 0.65
 
 
 def assess(chip: Pixels, detected: DetectedFace, scale: float, limits: QualityLimits) -> Quality:
@@ -91,6 +88,5 @@ def _with_issues(measured: Quality, limits: QualityLimits) -> Quality:
         QualityIssue.TOO_BRIGHT: measured.brightness > limits.max_brightness,
         QualityIssue.LOW_CONTRAST: measured.contrast < limits.min_contrast,
         QualityIssue.EXTREME_POSE: abs(measured.yaw) > limits.max_yaw,
-        QualityIssue.LOW_CONFIDENCE: measured.confidence < limits.min_confidence,
     }
     return replace(measured, issues=tuple(issue.value for issue, is_outside in outside.items() if is_outside))

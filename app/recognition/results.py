@@ -1,4 +1,4 @@
-"""What goes into the three verbs and what comes out of them."""
+"""What enroll, verify and identify take and give."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RejectedImage:
 class Enrolment:
     """What an enrolment did.
 
-    possible_duplicates: other subjects that match by ``rule``, each with the face that is nearest to it; nearest first.
+    possible_duplicates: other subjects that match by ``policy``, each with the face that is nearest to it; nearest first.
     """
 
     subject: Subject

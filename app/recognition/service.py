@@ -173,7 +173,7 @@ class RecognitionService:
         found, other_found = (self._finder.find(photograph, face_policy) for photograph in (image, reference))
         encoded = self._encoded([(f.faces_detected, face) for f in (found, other_found) for face in f.faces])
         probes, references = encoded[: len(found.faces)], encoded[len(found.faces) :]
-        pairs = [(p, r, _compared_faces(p, r)) for p in probes for r in references]
+        pairs = [(p, r, compare_probes(p, r)) for p in probes for r in references]
         probe, other, best = min(pairs, key=lambda pair: policy.ranking_distance(pair[2]))
         return Verification(self._final(policy.outcome(best)), best, policy, probe, reference=other)
 
@@ -323,12 +323,13 @@ class RecognitionService:
 
 
 def compared(probe: Probe, candidate: Candidate) -> Comparison:
-    """What a rule decides by."""
+    """A probe and a candidate as a policy decides on them."""
     crowding = probe.crowding + candidate.crowding
     return Comparison(candidate.distance, candidate.templates, probe.norm, candidate.norm, crowding)
 
 
-def _compared_faces(probe: Probe, reference: Probe) -> Comparison:
+def compare_probes(probe: Probe, reference: Probe) -> Comparison:
+    """Two faces as a policy decides on them."""
     distance = squared_distance(probe.embedding, reference.embedding)
     return Comparison(distance, 1, probe.norm, reference.norm, probe.crowding + reference.crowding)
 

@@ -101,3 +101,22 @@ def markdown_table(reports: dict[str, Report]) -> str:
         cells += _pair_cells(report.cfp_fp, ("1e-02",)) + _tar_cells(report.heldout, ("1e-03", "1e-04", "1e-05"))
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
+
+
+def all_pairs_table(reports: dict[str, Report]) -> str:
+    """LFW all against all, and 1:N search, one row an encoder, percent; ± is the deviation over random galleries."""
+    heads = ["", "TAR@1e-3", "TAR@1e-4", "right person first", "right person found at 1 % false alarms"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, report in reports.items():
+        search = report.lfw_search
+        cells = _tar_cells(report.lfw_all, ("1e-03", "1e-04"))
+        cells += (
+            ["-", "-"]
+            if search is None
+            else [
+                f"{100 * search.rank1:.2f} ± {100 * search.rank1_deviation:.2f}",
+                f"{100 * search.dir_at_1:.2f} ± {100 * search.dir_at_1_deviation:.2f}",
+            ]
+        )
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)

@@ -134,8 +134,9 @@ class SqliteGallery:
 
     def update_collection(self, collection: str, targets: Targets) -> Collection:
         with self._writing() as (connection, _):
-            queries.set_targets(connection, queries.collection_key(connection, collection), targets)
-            updated = next(c for c in queries.read_collections(connection) if c.id == collection)
+            key = queries.collection_key(connection, collection)
+            queries.set_targets(connection, key, targets)
+            updated = queries.read_collection(connection, key)
             connection.commit()
         return updated
 
@@ -212,7 +213,7 @@ class SqliteGallery:
         queries.touch_subject(connection, subject, metadata, now)
         if on_conflict is OnConflict.REPLACE:
             self._database.expect_erasure()
-            connection.execute("DELETE FROM templates WHERE subject = ?", (subject,))
+            queries.delete_templates(connection, subject)
         return subject, _key(subject)
 
     def receipt(self, key: str) -> Receipt | None:

@@ -122,21 +122,28 @@ def read_targets(connection: sqlite3.Connection, collection: str) -> Targets:
     )
 
 
+_COLLECTIONS = """
+    SELECT c.id, c.created_at,
+           (SELECT COUNT(*) FROM subjects s WHERE s.collection = c.key),
+           (SELECT COUNT(*) FROM templates t WHERE t.collection = c.key),
+           c.target_fmr, c.target_fpir, c.claim
+    FROM collections c
+"""
+
+
 def read_collections(connection: sqlite3.Connection) -> list[Collection]:
     """All collections by id, with their counts."""
-    rows = connection.execute(
-        """
-        SELECT c.id, c.created_at,
-               (SELECT COUNT(*) FROM subjects s WHERE s.collection = c.key),
-               (SELECT COUNT(*) FROM templates t WHERE t.collection = c.key),
-               c.target_fmr, c.target_fpir, c.claim
-        FROM collections c ORDER BY c.id
-        """
-    )
-    return [
-        Collection(id_, datetime.fromisoformat(created_at), subjects, templates, Targets(*targets))
-        for id_, created_at, subjects, templates, *targets in rows
-    ]
+    return [_collection(row) for row in connection.execute(f"{_COLLECTIONS} ORDER BY c.id")]
+
+
+def read_collection(connection: sqlite3.Connection, collection: int) -> Collection:
+    """One collection, with its counts."""
+    return _collection(connection.execute(f"{_COLLECTIONS} WHERE c.key = ?", (collection,)).fetchone())
+
+
+def _collection(row: tuple[Any, ...]) -> Collection:
+    id_, created_at, subjects, templates, *targets = row
+    return Collection(id_, datetime.fromisoformat(created_at), subjects, templates, Targets(*targets))
 
 
 def subject_key(connection: sqlite3.Connection, collection: str, subject_id: str) -> int:
@@ -170,37 +177,42 @@ def touch_subject(connection: sqlite3.Connection, subject: int, metadata: str | 
     )
 
 
+_SUBJECTS = """
+    SELECT s.id, s.metadata, s.created_at, s.updated_at, t.id, t.created_at
+    FROM subjects s LEFT JOIN templates t ON t.subject = s.key
+"""
+
+
 def read_subject(connection: sqlite3.Connection, collection: str, subject_id: str) -> Subject:
     """Raises CollectionNotFound, SubjectNotFound."""
     key = subject_key(connection, collection, subject_id)
-    row = connection.execute(
-        "SELECT key, id, metadata, created_at, updated_at FROM subjects WHERE key = ?", (key,)
-    ).fetchone()
-    return _subject(connection, collection, row)
+    rows = connection.execute(f"{_SUBJECTS} WHERE s.key = ? ORDER BY t.key", (key,)).fetchall()
+    return _subject(collection, rows)
 
 
 def read_subjects(connection: sqlite3.Connection, collection: str, after: str, limit: int) -> list[Subject]:
     """At most ``limit`` subjects with greater ids, by id. Raises CollectionNotFound."""
     rows = connection.execute(
-        """
-        SELECT key, id, metadata, created_at, updated_at FROM subjects
-        WHERE collection = ? AND id > ? ORDER BY id LIMIT ?
-        """,
+        f"""
+        {_SUBJECTS}
+        WHERE s.key IN (SELECT key FROM subjects WHERE collection = ? AND id > ? ORDER BY id LIMIT ?)
+        ORDER BY s.id, t.key
+        """,  # noqa: S608
         (collection_key(connection, collection), after, limit),
-    ).fetchall()
-    return [_subject(connection, collection, row) for row in rows]
+    )
+    return [_subject(collection, list(own)) for _, own in groupby(rows, key=itemgetter(0))]
 
 
-def _subject(connection: sqlite3.Connection, collection: str, row: tuple[int, str, str, str, str]) -> Subject:
-    key, id_, metadata, created_at, updated_at = row
-    templates = connection.execute("SELECT id, created_at FROM templates WHERE subject = ? ORDER BY key", (key,))
+def _subject(collection: str, rows: Sequence[tuple[Any, ...]]) -> Subject:
+    """A subject from its rows, one a template."""
+    id_, metadata, created_at, updated_at, *_ = rows[0]
     return Subject(
         id=id_,
         collection=collection,
         metadata=load_metadata(metadata),
         created_at=datetime.fromisoformat(created_at),
         updated_at=datetime.fromisoformat(updated_at),
-        templates=tuple(Template(id=id_, created_at=datetime.fromisoformat(moment)) for id_, moment in templates),
+        templates=tuple(Template(id=row[4], created_at=datetime.fromisoformat(row[5])) for row in rows if row[4]),
     )
 
 
@@ -217,7 +229,7 @@ def insert_templates(
         try:
             connection.execute(
                 """
-                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, length)
+                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, norm)
                 VALUES (?, ?, ?, ?, ?, ?, ?)
                 """,
                 (
@@ -340,7 +352,7 @@ def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> l
     """Those templates of the subjects with these keys that are fused, in no order."""
     rows = connection.execute(
         """
-        SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.length, s.crowding
+        SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.norm, s.crowding
         FROM json_each(?) wanted CROSS JOIN subjects s ON s.key = wanted.value CROSS JOIN templates t
         ON t.key IN (SELECT key FROM templates WHERE subject = s.key ORDER BY key DESC LIMIT ?)
         """,
@@ -381,6 +393,11 @@ def delete_subjects(connection: sqlite3.Connection, collection: int) -> None:
 def delete_subject(connection: sqlite3.Connection, subject: int) -> None:
     """Erases a subject with its templates and receipts."""
     connection.execute("DELETE FROM subjects WHERE key = ?", (subject,))
+
+
+def delete_templates(connection: sqlite3.Connection, subject: int) -> None:
+    """Erases all templates of a subject."""
+    connection.execute("DELETE FROM templates WHERE subject = ?", (subject,))
 
 
 def delete_template(connection: sqlite3.Connection, template: int) -> None:

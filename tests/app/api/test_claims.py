@@ -272,7 +272,7 @@ def test_enrolment_looks_for_duplicates_as_the_collection_claims(crowded: TestCl
 
 
 @pytest.mark.parametrize("outright", ["max_distance", "min_similarity"])
-def test_a_claim_without_a_rate_is_refused_by_every_verb(crowded: TestClient, ada: bytes, outright: str) -> None:
+def test_a_claim_without_a_rate_is_refused_by_every_operation(crowded: TestClient, ada: bytes, outright: str) -> None:
     fields = {outright: "0.5", "claim": "every_group"}
     for path, more in (("/identify", {}), ("/verify", {"subject_id": "ada"})):
         response = crowded.post(path, files=files(ada), data=fields | more)

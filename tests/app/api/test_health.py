@@ -122,7 +122,7 @@ def test_model_says_what_decides(client: TestClient, encoder: EncoderRuntime, ca
     for shown, group in zip(answer["groups"], calibration.groups, strict=True):
         assert (shown["claimed"], shown["part_of"], shown["subjects"]) == (group.claimed, group.part_of, group.subjects)
         assert shown["definition"] == group.definition
-        assert shown["smallest_supported_fmr"] == group.smallest_supported_fmr
+        assert shown["smallest_supported_fmr"] == group.smallest_supported
         assert len(shown["operating_points"]) == len(group.operating_points)
         assert (
             shown["operating_points"][0]["false_match_rate"] == group.operating_points[0].false_match_rate.model_dump()
@@ -168,10 +168,10 @@ def test_decisions_are_counted(enroll: Enroll, client: TestClient, sample: Sampl
     for image in (ada, ada, grace):
         client.post("/verify", files=files(image), data={"subject_id": "ada"})
     client.post("/identify", files=files(grace))
-    assert sample("tessera_decisions_total", verb="verify", decision="match") == 2
-    assert sample("tessera_decisions_total", verb="verify", decision="no_match") == 1
-    assert sample("tessera_decisions_total", verb="identify", decision="no_match") == 1
-    assert sample("tessera_decisions_total", verb="identify", decision="match") is None
+    assert sample("tessera_decisions_total", operation="verify", decision="match") == 2
+    assert sample("tessera_decisions_total", operation="verify", decision="no_match") == 1
+    assert sample("tessera_decisions_total", operation="identify", decision="no_match") == 1
+    assert sample("tessera_decisions_total", operation="identify", decision="match") is None
 
 
 def test_the_gallery_is_measured(enroll: Enroll, client: TestClient, sample: Sample, ada: bytes) -> None:

@@ -21,8 +21,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.types import Receive, Scope, Send
 
-from app.api import schemas
+from app.api import examples, schemas
 from app.api.problems import KINDS, MEDIA_TYPE, Problem
+from app.encoding import EncoderWeights
 from app.main import create_app
 from app.settings import GallerySettings, ServerSettings, Settings
 from tests.app.api.helpers import base64_of, files, ok
@@ -116,6 +117,11 @@ def test_every_body_has_an_example(name: str) -> None:
 def test_examples_fit_their_schema(model: type[BaseModel]) -> None:
     for example in model.model_json_schema().get("examples", []):
         model.model_validate(example)
+
+
+def test_the_examples_name_the_encoder_that_is_served(weights: EncoderWeights) -> None:
+    assert f"{weights.name}-{weights.version}-{weights.sha256[:8]}" == examples.VERSION
+    assert examples.MODEL["encoder"].items() >= {"version": weights.version, "sha256": weights.sha256}.items()
 
 
 def test_the_examples_of_requests_are_no_photographs_but_take_the_way_of_one(client: TestClient) -> None:

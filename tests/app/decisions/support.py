@@ -25,7 +25,7 @@ def curve(templates: int = 1, points: list[dict[str, Any]] | None = None) -> dic
         "subjects": 100,
         "mated": 1000,
         "non_mated": 100_000,
-        "smallest_supported_fmr": 0.0006,
+        "rule_of_three_fmr": 0.0006,
         "operating_points": [point(1.3, 0.01), point(1.1, 0.001), point(1.0, 0.0006)] if points is None else points,
     }
 
@@ -42,7 +42,7 @@ def group(
         "faces": 250,
         "mated": 500,
         "non_mated": 30_000,
-        "smallest_supported_fmr": 0.0001,
+        "rule_of_three_fmr": 0.0001,
         "operating_points": points,
     }
 
@@ -63,7 +63,7 @@ def table(**members: Any) -> dict[str, Any]:
         "replicates": 1000,
     }
     return {
-        "schema_version": 3,
+        "schema_version": 4,
         "version": "v1",
         "encoder_sha256": DIGEST,
         "cohort_sha256": None,

@@ -43,7 +43,7 @@ def test_a_point_promises_the_upper_bound_of_what_was_measured() -> None:
     [single] = measured.curves
     thresholds = [single.at_rate(rate) for rate in (0.002, 0.0019, 0.0008)]
     assert [p and p.threshold for p in thresholds] == [1.1, 1.0, 1.0]
-    assert single.smallest_claim == measured.smallest_supported(Claim.POOLED, 1) == 0.0008
+    assert single.smallest_supported == measured.smallest_supported(Claim.POOLED, 1) == 0.0008
 
 
 def test_no_point_has_a_rate_below_the_strictest() -> None:
@@ -70,7 +70,7 @@ def test_points_beyond_what_could_be_measured_repeat_its_rate_and_ask_for_no_str
     points = [point(1.3, 0.01), point(1.1, 0.001), point(1.0, 0.001, 0.3), point(0.9, 0.001, 0.4)]
     [found] = Calibration.model_validate(table(curves=[curve(1, points)])).curves
     assert found.strictest == found.at_rate(0.001) == found.showing(0.001) == found.operating_points[1]
-    assert found.smallest_claim == 0.001
+    assert found.smallest_supported == 0.001
     assert found.showing(0.0001) == found.strictest
     # What is missed is told as far as it was measured.
     for distance, threshold in ((1.05, 1.1), (0.95, 1.0), (0.2, 0.9)):
@@ -194,8 +194,8 @@ def test_the_shipped_table_is_the_shipped_encoders(calibration: Calibration, wei
     assert [c.templates for c in calibration.curves] == list(range(1, calibration.most_templates + 1))
     assert calibration.largest_gallery > max(size.subjects for size in calibration.identification)
     for measured in calibration.curves:
-        assert measured.smallest_supported_fmr >= 3 / measured.non_mated
-        assert measured.operating_points[-1].false_match_rate.value >= measured.smallest_supported_fmr
+        assert measured.rule_of_three_fmr >= 3 / measured.non_mated
+        assert measured.operating_points[-1].false_match_rate.value >= measured.rule_of_three_fmr
     with pytest.raises(CalibrationError):
         load_calibration(EncodingSettings().directory, DIGEST)
 

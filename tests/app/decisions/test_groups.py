@@ -154,7 +154,7 @@ def test_no_claimed_group_has_more_than_was_claimed(made_up: list[dict[str, Any]
     [binding] = [g for g in found.claimed_groups if g.name == bound.group]
     shown = binding if binding.at_rate(fmr) else next(g for g in found.groups if g.name == binding.part_of)
     needed = max(p.threshold for p in shown.operating_points if p.claimed_fmr <= fmr * (1 + 1e-9))
-    own = binding.at_rate(max(fmr, binding.smallest_claim))
+    own = binding.at_rate(max(fmr, binding.smallest_supported))
     assert own is not None
     assert bound.threshold == min(needed, own.threshold)
 

@@ -95,7 +95,7 @@ def test_groups_are_measured_within_themselves_and_bind_the_default() -> None:
     assert pooled is not None
     assert bound.group == "kind 1"
     assert bound.threshold < pooled.threshold
-    assert found.default_fmr == max(g.smallest_claim for g in found.groups)
+    assert found.default_fmr == max(g.smallest_supported for g in found.groups)
     assert found.default_fmr > made(crowding).default_fmr
     # Each kind of 30 people is searched in galleries of its own, but for what is only told of.
     assert {(size.group, size.subjects) for size in found.identification} == {

@@ -66,7 +66,7 @@ def test_all_pairs_within_the_parts_are_compared_and_nothing_else() -> None:
     np.testing.assert_allclose(np.sort(rates.mated), mated_pairs, atol=1e-5)
     assert (rates.subjects, rates.faces) == (70, len(WOMEN.subject) + len(MEN.subject))
     assert rates.pairs_of_subjects == 40 * 39 // 2 + 30 * 29 // 2
-    assert rates.smallest_supported_fmr == 3 / rates.pairs_of_subjects
+    assert rates.rule_of_three_fmr == 3 / rates.pairs_of_subjects
 
 
 def test_faces_of_different_parts_are_not_compared() -> None:
@@ -144,7 +144,7 @@ def test_no_more_is_promised_at_a_point_than_was_observed() -> None:
     assert (measured.subjects, measured.faces) == (70, len(WOMEN.subject) + len(MEN.subject))
     assert (measured.mated, measured.non_mated) == (len(mated_pairs), len(non_mated_pairs))
     floor = 3 / (40 * 39 // 2 + 30 * 29 // 2)
-    assert measured.smallest_supported_fmr == floor
+    assert measured.rule_of_three_fmr == floor
     points = measured.operating_points
     assert len(points) > 10
     for target in (t for t in GROUP_TARGETS if t >= floor):
@@ -203,7 +203,7 @@ def test_people_of_one_face_each_have_no_false_non_match_rate() -> None:
     assert all(p.false_non_match_rate is None for p in measured.operating_points)
     # 780 pairs of people are 780 comparisons.
     assert measured.non_mated == 780
-    assert measured.smallest_supported_fmr == 3 / 780
+    assert measured.rule_of_three_fmr == 3 / 780
 
 
 @pytest.mark.parametrize("people", [1, 2, 5])

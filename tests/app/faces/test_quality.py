@@ -74,10 +74,10 @@ def test_yaw_and_roll_by_construction(roll: float, yaw: float) -> None:
         assert (QualityIssue.EXTREME_POSE in quality.issues) == (abs(yaw) > LIMITS.max_yaw)
 
 
-def test_small_and_doubtful_faces_are_named(found: tuple[Pixels, DetectedFace]) -> None:
+def test_small_faces_are_named_and_doubtful_ones_are_not(found: tuple[Pixels, DetectedFace]) -> None:
     chip, face = found
     quality = assess(chip, replace(face, landmarks=face.landmarks / 4, confidence=0.5), 1.0, LIMITS)
-    assert quality.issues == (QualityIssue.FACE_TOO_SMALL, QualityIssue.LOW_CONFIDENCE)
+    assert quality.issues == (QualityIssue.FACE_TOO_SMALL,)
     assert all(type(issue) is str for issue in quality.issues)
 
 
@@ -94,5 +94,4 @@ def test_the_names_are_stable() -> None:
         "too_bright",
         "low_contrast",
         "extreme_pose",
-        "low_confidence",
     ]

@@ -346,7 +346,8 @@ def test_a_database_of_before_crowding_is_opened_and_gets_it(tmp_path: Path) -> 
             mean = np.sum(embeddings[-8:], axis=0)
             fused = (mean / np.linalg.norm(mean)).astype(np.float32)
             assert crowding_of(gallery, name, "staff") == pytest.approx(crowding.of(fused), abs=1e-5)
-            assert gallery.search("staff", fused, 1)[0].subject_id == name
+            found = gallery.search("staff", fused, 1)[0]
+            assert (found.subject_id, found.norm) == (name, 10)
         gallery.update_collection("staff", Targets(claim="pooled"))
     with opened(tmp_path / "old", crowding=(again := MadeUpCrowding())) as gallery:
         assert again.calls == 0

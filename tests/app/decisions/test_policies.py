@@ -21,7 +21,7 @@ from app.decisions import (
     rate_at,
     verification_policy,
 )
-from app.decisions.rules import fmr_of, fpir_of
+from app.decisions.policies import fmr_of, fpir_of
 from tests.app.decisions.support import curve, point, sized, table
 
 TWO = curve(2, [point(1.2, 0.01), point(1.05, 0.001), point(0.9, 0.0007)])

@@ -1,7 +1,7 @@
 """What a caller wants -> the largest distance that matches: from a target rate, or given outright.
 
-A criterion says what is wanted and by whom. A rule is the criterion made ready for comparisons: it knows the
-calibration, and for a search how many subjects there are. Nothing here is guessed: a target that the calibration cannot
+A criterion says what is wanted and by whom. A policy is the criterion made ready for comparisons: it knows the
+calibration, and for a search how many subjects there are. Nothing is guessed: a target that the calibration cannot
 support is refused with the smallest one that it can.
 
 Thresholds of a calibration are those of adjusted distances (``app.crowding``): two faces match where their squared
@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from app.decisions.calibration import Calibration
 from app.decisions.curves import Claim, ClaimedThreshold, Estimate, OperatingPoint
-from app.decisions.decide import Decision, Outcome, Reason, decide
+from app.decisions.outcomes import Decision, Outcome, Reason, decide
 from app.errors import TesseraError
 
 
@@ -25,9 +25,9 @@ class CriterionKind(StrEnum):
     """What a decision goes by."""
 
     TARGET_FMR = "target_fmr"
-    """The highest false match rate of one comparison that is put up with."""
+    """The highest acceptable false match rate of one comparison."""
     TARGET_FPIR = "target_fpir"
-    """The highest rate of strangers' searches that find somebody."""
+    """The highest acceptable rate of searches by strangers that find somebody."""
     MAX_DISTANCE = "max_distance"
     """The largest squared distance that matches."""
 
@@ -128,7 +128,7 @@ class DecisionPolicy:
         """
         if self.fmr is None:
             return ClaimedThreshold(self.criterion.value, None)
-        # A subject may have gained a template since the rule was made, and its curve support less: be strict then.
+        # A subject may have gained a template since the policy was made, and its curve support less: be strict then.
         smallest = self.calibration.smallest_supported(self.criterion.claim, templates)
         bound = self.calibration.bound(self.criterion.claim, max(self.fmr, smallest), templates)
         assert bound is not None
@@ -249,7 +249,7 @@ def worst_rate_at(calibration: Calibration, distance: float, templates: int) -> 
 
 
 def verification_policy(calibration: Calibration, criterion: Criterion, templates: int) -> DecisionPolicy:
-    """The rule for comparing with one subject of so many templates. Raises TargetUnsupported, ValueError for a FPIR."""
+    """The policy of comparisons with a subject of so many templates. Raises TargetUnsupported; ValueError for FPIR."""
     if criterion.kind is CriterionKind.MAX_DISTANCE:
         return DecisionPolicy(criterion, calibration, None, None)
     if criterion.kind is CriterionKind.TARGET_FPIR:
@@ -269,7 +269,7 @@ def verification_policy(calibration: Calibration, criterion: Criterion, template
 def identification_policy(
     calibration: Calibration, criterion: Criterion, subjects: int, most_templates: int | None = None
 ) -> DecisionPolicy:
-    """The rule for a search among so many subjects, of so many templates at most (or any number).
+    """The policy of a search among so many subjects, of so many templates at most (or any number).
 
     Raises TargetUnsupported where a request asks for too much. A default of the server or of a collection is met as far
     as the calibration supports it instead, lest a collection that grows stop answering.

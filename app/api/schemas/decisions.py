@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.api.schemas.common import AttributesModel
 from app.decisions import Claim, CriterionKind, CriterionSource, RequestedCriterion
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -46,11 +47,7 @@ class ThresholdChoice(BaseModel):
 CRITERIA = (*(kind.value for kind in CriterionKind), "min_similarity")
 
 
-class _FromAttributes(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-
-class EstimateOut(_FromAttributes):
+class EstimateOut(AttributesModel):
     """A measured rate, 0..1, and the bounds of its 95 % interval over draws of subjects."""
 
     value: float
@@ -73,7 +70,7 @@ class WorstGroupOut(RateOut):
     group: str
 
 
-class GroupPointOut(_FromAttributes):
+class GroupPointOut(AttributesModel):
     """A threshold and the rates of one comparison within a group; null where nobody of it has two faces."""
 
     threshold: float
@@ -89,8 +86,10 @@ class OperatingPointOut(GroupPointOut):
     false_non_match_rate: EstimateOut
 
 
-class GroupOut(_FromAttributes):
+class GroupOut(AttributesModel):
     """Rates among people of one kind, compared with each other only."""
+
+    model_config = ConfigDict(from_attributes=True, populate_by_name=True)
 
     name: str
     definition: str
@@ -98,7 +97,9 @@ class GroupOut(_FromAttributes):
     part_of: str | None = Field(description="the larger group that answers for rates which this one cannot show")
     subjects: int
     faces: int
-    smallest_supported_fmr: float
+    smallest_supported_fmr: float = Field(
+        validation_alias="smallest_supported", description="the lowest false match rate that can be claimed within it"
+    )
     operating_points: list[GroupPointOut]
 
 
@@ -116,3 +117,14 @@ class CriterionOut(BaseModel):
         description="false where a default, the service's or the collection's, asks for more than the calibration "
         "supports for so many subjects; the strictest supported threshold then stands in"
     )
+
+
+class OperatingPointWithGroup(OperatingPointOut):
+    """A threshold, its error rates, and the false match rate in the group of people where it is highest."""
+
+    worst_group: WorstGroupOut | None = Field(description="null where no groups were measured")
+
+
+CROWDING = (
+    "how much lower than usual the threshold is, because many faces look like these two; negative where it is higher"
+)

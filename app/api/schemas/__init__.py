@@ -1,0 +1,74 @@
+"""What goes over the wire, by resource."""
+
+from app.api.schemas.audits import AuditOut, AuditReportOut
+from app.api.schemas.common import ID_PATTERN
+from app.api.schemas.faces import BoxOut, DetectRequest, DetectResponse, FaceOut, LandmarksOut, ProbeOut, QualityOut
+from app.api.schemas.health import EncoderOut, Health, ModelResponse
+from app.api.schemas.recognition import (
+    CandidateOut,
+    EnrolledOut,
+    EnrollRequest,
+    EnrollResponse,
+    FailureOut,
+    IdentifiedFace,
+    IdentifyRequest,
+    IdentifyResponse,
+    VerifyRequest,
+    VerifyResponse,
+)
+from app.api.schemas.records import (
+    CollectionList,
+    CollectionOut,
+    CollectionUpdate,
+    Erased,
+    NewCollection,
+    SubjectOut,
+    SubjectPage,
+    SubjectUpdate,
+)
+
+REQUESTS = (
+    EnrollRequest,
+    VerifyRequest,
+    IdentifyRequest,
+    DetectRequest,
+    SubjectUpdate,
+    NewCollection,
+    CollectionUpdate,
+)
+"""All bodies."""
+
+__all__ = [
+    "ID_PATTERN",
+    "REQUESTS",
+    "AuditOut",
+    "AuditReportOut",
+    "BoxOut",
+    "CandidateOut",
+    "CollectionList",
+    "CollectionOut",
+    "CollectionUpdate",
+    "DetectRequest",
+    "DetectResponse",
+    "EncoderOut",
+    "EnrollRequest",
+    "EnrollResponse",
+    "EnrolledOut",
+    "Erased",
+    "FaceOut",
+    "FailureOut",
+    "Health",
+    "IdentifiedFace",
+    "IdentifyRequest",
+    "IdentifyResponse",
+    "LandmarksOut",
+    "ModelResponse",
+    "NewCollection",
+    "ProbeOut",
+    "QualityOut",
+    "SubjectOut",
+    "SubjectPage",
+    "SubjectUpdate",
+    "VerifyRequest",
+    "VerifyResponse",
+]

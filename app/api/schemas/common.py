@@ -1,0 +1,74 @@
+"""What schemas have in common: ids, photographs, metadata, and bases."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@:+~-]{0,127}$"
+MAX_TOP_K = 100
+
+
+def _decode_image(value: object) -> object:
+    """Bytes of a file pass; text is base64, with or without a ``data:`` prefix."""
+    if not isinstance(value, str):
+        return value
+    text = value.partition(";base64,")[2] or "?" if value.startswith("data:") else value
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("an image in JSON is base64; in a form it is a file") from error
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Image = Annotated[
+    bytes,
+    BeforeValidator(_decode_image),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "a JPEG, PNG or WebP"}),
+]
+Images = Annotated[
+    list[Image],
+    Field(min_length=1),
+    BeforeValidator(_as_list),
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {"type": "string", "contentEncoding": "base64"},
+                {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}},
+            ],
+            "description": "one or more photographs of the subject",
+        }
+    ),
+]
+Metadata = dict[str, JsonValue]
+
+
+class RequestModel(BaseModel):
+    """A body; fields that it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AttributesModel(BaseModel):
+    """Made from any object with attributes of these names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 2))]

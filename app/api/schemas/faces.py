@@ -1,0 +1,76 @@
+"""Faces and their quality over the wire."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from app.api import examples
+from app.api.schemas.common import AttributesModel, Image, RequestModel, Rounded
+
+
+class DetectRequest(RequestModel):
+    """A photograph to be looked at; nothing is stored or compared."""
+
+    model_config = examples.config(examples.DETECT_REQUEST)
+
+    image: Image
+
+
+class BoxOut(AttributesModel):
+    """Pixels of the upright photograph; of a face at its border, the box may reach beyond it."""
+
+    x: Rounded
+    y: Rounded
+    width: Rounded
+    height: Rounded
+
+
+class LandmarksOut(BaseModel):
+    """x and y in pixels, beyond the photograph where the face is cut off; left and right as seen in the picture."""
+
+    left_eye: tuple[Rounded, Rounded]
+    right_eye: tuple[Rounded, Rounded]
+    nose: tuple[Rounded, Rounded]
+    left_mouth: tuple[Rounded, Rounded]
+    right_mouth: tuple[Rounded, Rounded]
+
+
+class QualityOut(AttributesModel):
+    """Measures of a face; ``issues`` names those outside their limits."""
+
+    eye_distance: Rounded = Field(description="pixels between the eyes in the photograph")
+    sharpness: Rounded = Field(description="variance of the Laplacian of the aligned face")
+    brightness: Rounded = Field(description="mean grey level, 0..255")
+    contrast: Rounded = Field(description="standard deviation of the grey levels")
+    yaw: Rounded = Field(description="offset of the nose from the middle of the eyes, in eye distances; 0 is frontal")
+    roll: Rounded = Field(description="inclination of the eyes, degrees")
+    issues: list[str]
+
+
+class FaceOut(BaseModel):
+    """One face of a photograph."""
+
+    box: BoxOut
+    landmarks: LandmarksOut
+    confidence: float = Field(description="the detector's, 0..1")
+    quality: QualityOut
+
+
+class ProbeOut(BaseModel):
+    """How many faces the photograph shows and which one was used."""
+
+    faces_detected: int
+    face: FaceOut
+    embedding_norm: float = Field(
+        description="the less the encoder recognises in a face the shorter; below the limit in /model it is weak"
+    )
+
+
+class DetectResponse(BaseModel):
+    """All faces, largest first; width and height of the upright photograph in pixels."""
+
+    model_config = examples.config(examples.DETECT)
+
+    width: int
+    height: int
+    faces: list[FaceOut]

@@ -1,0 +1,199 @@
+"""``/enroll``, ``/verify`` and ``/identify`` over the wire. Requests are the same as multipart fields and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from app.api import examples
+from app.api.schemas.common import Identifier, Image, Images, Metadata, RequestModel
+from app.api.schemas.decisions import (
+    CROWDING,
+    CriterionOut,
+    OperatingPointWithGroup,
+    Rate,
+    RateOut,
+    ThresholdChoice,
+    WorstGroupOut,
+)
+from app.api.schemas.faces import ProbeOut
+from app.decisions import Decision, Reason
+from app.faces import FacePolicy
+from app.gallery import DEFAULT_COLLECTION, OnConflict
+
+MAX_TOP_K = 100
+
+
+class _Request(RequestModel):
+    collection: Identifier = DEFAULT_COLLECTION
+
+
+class EnrollRequest(_Request):
+    """One subject and one or more photographs of it."""
+
+    model_config = examples.config(examples.ENROLL_REQUEST)
+
+    image: Images
+    subject_id: Identifier | None = Field(default=None, description="generated if left out")
+    metadata: Metadata | None = Field(
+        default=None, description="a JSON object kept with the subject; replaces the old one"
+    )
+    face_policy: FacePolicy = Field(default=FacePolicy.SINGLE, description="single or largest")
+    on_conflict: OnConflict = Field(default=OnConflict.APPEND, description="what to do if the subject exists")
+    report_duplicates: bool | None = Field(
+        default=None, description="look for the same face under other subjects; the service's setting if left out"
+    )
+
+
+class VerifyRequest(_Request, ThresholdChoice):
+    """A photograph with either a second photograph or an enrolled subject."""
+
+    model_config = examples.config(examples.VERIFY_REQUEST)
+
+    image: Image
+    reference: Image | None = None
+    subject_id: Identifier | None = None
+    face_policy: FacePolicy = FacePolicy.LARGEST
+    target_fmr: Rate | None = Field(
+        default=None,
+        description="highest acceptable false match rate; the collection's or the service's setting if left out",
+    )
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if (self.reference is None) == (self.subject_id is None):
+            raise ValueError("give either reference or subject_id")
+        return self
+
+
+class IdentifyRequest(_Request, ThresholdChoice):
+    """A photograph to be searched for in a collection."""
+
+    model_config = examples.config(examples.IDENTIFY_REQUEST)
+
+    image: Image
+    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="most candidates to return")
+    face_policy: FacePolicy = FacePolicy.LARGEST
+    target_fpir: Rate | None = Field(
+        default=None,
+        description="highest rate of strangers' searches that find somebody; the service's setting if left out",
+    )
+
+
+class Versions(BaseModel):
+    """What made the decision."""
+
+    encoder_version: str
+    calibration_version: str
+
+
+class EnrolledOut(BaseModel):
+    """The template made from one photograph (``image``: its place in the request, from 0)."""
+
+    image: int
+    template_id: str
+    probe: ProbeOut
+
+
+class FailureOut(BaseModel):
+    """Why a photograph gave no template."""
+
+    image: int
+    code: str
+    detail: str
+
+
+class CandidateOut(BaseModel):
+    """A subject as it compares with the probe."""
+
+    subject_id: str
+    template_id: str = Field(description="the nearest of its templates")
+    templates: int = Field(description="how many templates were compared; the distance is to their mean direction")
+    distance: float = Field(description="squared L2 of unit vectors, 0..4")
+    similarity: float = Field(description="cosine: 1 - distance / 2")
+    threshold: float = Field(description="a distance up to this is a match, for these two faces")
+    crowding: float = Field(description=CROWDING)
+    false_match_rate: RateOut | None = Field(
+        description="of one comparison at this very distance, over all pairs; null beyond 50 %"
+    )
+    worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
+    decision: Decision
+    metadata: dict[str, Any]
+
+
+class EnrollResponse(BaseModel):
+    """What was stored, what was not, and who looks the same."""
+
+    model_config = examples.config(examples.ENROLL)
+
+    subject_id: str
+    collection: str
+    template_count: int = Field(description="templates of the subject now")
+    templates: list[EnrolledOut]
+    failures: list[FailureOut]
+    possible_duplicate: bool = Field(description="another subject is within the threshold")
+    possible_duplicates: list[CandidateOut]
+    encoder_version: str
+    calibration_version: str
+
+
+class VerifyResponse(Versions):
+    """Is this that person?"""
+
+    model_config = examples.config(examples.VERIFY)
+
+    decision: Decision
+    reason: Reason | None = Field(description="of an inconclusive decision")
+    distance: float = Field(description="squared L2 of unit vectors, 0..4")
+    similarity: float = Field(description="cosine: 1 - distance / 2")
+    threshold: float = Field(description="a distance up to this is a match, for these two faces")
+    crowding: float = Field(description=CROWDING)
+    criterion: CriterionOut
+    false_match_rate: RateOut | None = Field(description="at this very distance, over all pairs; null beyond 50 %")
+    worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
+    operating_point: OperatingPointWithGroup | None = Field(
+        description="null for a max_distance beyond all that was measured"
+    )
+    subject_id: str | None
+    template_id: str | None = Field(description="the subject's nearest template")
+    templates: int = Field(description="how many templates, or photographs, the reference consists of")
+    probe: ProbeOut
+    reference: ProbeOut | None
+
+
+class IdentifiedFace(BaseModel):
+    """Who one face may be."""
+
+    decision: Decision
+    reason: Reason | None = Field(description="of an inconclusive decision")
+    probe: ProbeOut
+    candidates: list[CandidateOut]
+
+
+class IdentifyResponse(Versions):
+    """Who is this? The first members are about the face with the nearest candidate; ``faces`` has every face used."""
+
+    model_config = examples.config(examples.IDENTIFY)
+
+    decision: Decision
+    subject_id: str | None = Field(description="the best candidate's, if it is a match")
+    distance: float | None
+    similarity: float | None
+    threshold: float = Field(description="the best candidate's")
+    criterion: CriterionOut
+    operating_point: OperatingPointWithGroup | None
+    gallery_subjects: int = Field(description="subjects that were searched, for which the threshold was chosen")
+    false_positive_identification_rate: float | None = Field(
+        description="of a search by a stranger among `gallery_subjects`; in the worst group if every_group is claimed; "
+        "null where it cannot be told"
+    )
+    margin: float | None = Field(
+        description="distance from the best candidate to the next, crowding included; null without a second"
+    )
+    reason: Reason | Literal["empty_gallery"] | None = Field(
+        description="of an inconclusive decision, or why there are no candidates"
+    )
+    probe: ProbeOut
+    candidates: list[CandidateOut] = Field(description="one a subject, by distance plus crowding, the smallest first")
+    faces: list[IdentifiedFace]

@@ -1,0 +1,103 @@
+"""Subjects and collections over the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from app.api import examples
+from app.api.schemas.common import AttributesModel, Identifier, Metadata, RequestModel
+from app.api.schemas.decisions import Rate
+from app.decisions import Claim
+from app.gallery import Targets
+
+
+class SubjectUpdate(RequestModel):
+    """What can be changed of a subject."""
+
+    model_config = examples.config(examples.SUBJECT_UPDATE)
+
+    metadata: Metadata = Field(description="replaces the stored metadata")
+
+
+class TemplateOut(AttributesModel):
+    """A stored template."""
+
+    id: str
+    created_at: datetime
+
+
+class SubjectOut(AttributesModel):
+    """An enrolled person."""
+
+    model_config = examples.config(examples.SUBJECT)
+
+    id: str
+    collection: str
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    templates: list[TemplateOut]
+
+
+class SubjectPage(BaseModel):
+    """Subjects by id; ask again with ``next_cursor`` until it is null."""
+
+    model_config = examples.config(examples.SUBJECT_PAGE)
+
+    subjects: list[SubjectOut]
+    next_cursor: str | None
+
+
+class CollectionUpdate(RequestModel):
+    """What a match is in a collection where a request does not say; null leaves it to the service."""
+
+    model_config = examples.config(examples.COLLECTION_UPDATE)
+
+    target_fmr: Rate | None = Field(default=None, description="false match rate of /verify")
+    target_fpir: Rate | None = Field(default=None, description="false positive identification rate of /identify")
+    claim: Claim | None = Field(default=None, description="for whom these rates are promised")
+
+    def targets(self) -> Targets:
+        """The same for the service."""
+        return Targets(self.target_fmr, self.target_fpir, self.claim and self.claim.value)
+
+
+class NewCollection(CollectionUpdate):
+    """A collection to be created."""
+
+    model_config = examples.config(examples.NEW_COLLECTION)
+
+    id: Identifier
+
+
+class CollectionOut(BaseModel):
+    """An isolated set of subjects."""
+
+    model_config = examples.config(examples.COLLECTION)
+
+    id: str
+    created_at: datetime
+    subjects: int
+    templates: int
+    target_fmr: float | None = Field(description="null: the service's")
+    target_fpir: float | None = Field(description="null: the service's")
+    claim: Claim | None = Field(description="null: the service's")
+
+
+class CollectionList(BaseModel):
+    """All collections by id."""
+
+    model_config = examples.config(examples.COLLECTION_LIST)
+
+    collections: list[CollectionOut]
+
+
+class Erased(BaseModel):
+    """How many templates were erased."""
+
+    model_config = examples.config(examples.ERASED)
+
+    templates: int
