@@ -1,6 +1,6 @@
 """Do the rates that are claimed hold? Claimed against observed, on people whom the calibration never saw.
 
-    python -m benchmarks.decisions lfw.tar --faces runs/faces --plot claims.svg
+    python -m benchmarks.decisions lfw.tar --faces runs/faces
 
 Three parts. (1) LFW, all photographs with all others, at the thresholds of ``calibration.json``, for both claims. (2)
 Through HTTP, people of LFW and, apart, the held-out ones: they are enrolled with one photograph each into collections
@@ -38,11 +38,10 @@ from app.evaluation.rates import count, single_templates
 from app.settings import Settings
 from benchmarks.lfw_service import CLIENTS, people, send
 from benchmarks.running import service
-from benchmarks.tables import percent
+from benchmarks.tables import ResultsOption, percent, show
 from model.calibrate import encode_all
 from model.data.face_set import UNLABELLED, FaceSet, load_face_set
 from model.data.groups import LABELLED, SEXES
-from model.evaluation.plots import TradeOff, claimed_against_observed
 from model.evaluation.protocols import cut_faces, read_lfw
 
 TARGETS = (1e-2, 1e-3, 1e-4, 3e-5)
@@ -108,29 +107,23 @@ def observe(faces: Faces, thresholds: list[float]) -> list[tuple[Interval, Inter
     return [rates[int(np.flatnonzero(order == i)[0])] for i in range(len(thresholds))]
 
 
-def all_pairs(calibration: Calibration, faces: Faces, claim: Claim) -> Iterator[Row]:
+def all_pairs(calibration: Calibration, faces: Faces, claim: Claim, results: Path | None = None) -> list[Row]:
     """Prints the rates of one comparison on all pairs, at the thresholds that keep a claim."""
     bounds = {t: b for t in TARGETS if (b := calibration.bound(claim, t, 1)) is not None}
     observed = observe(faces, [bound.threshold for bound in bounds.values()])
-    typer.echo("| claimed FMR, % | threshold | for | observed FMR, % | observed FNMR, % | holds |")
-    typer.echo("|---|---|---|---|---|---|")
+    lines = [
+        "| claimed FMR, % | threshold | for | observed FMR, % | observed FNMR, % | holds |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = list[Row]()
     for (target, bound), (fmr, fnmr) in zip(bounds.items(), observed, strict=True):
-        row = Row(target, fmr)
-        typer.echo(
+        rows.append(row := Row(target, fmr))
+        lines.append(
             f"| {100 * row.claimed:.3g} | {bound.threshold:.3f} | {bound.group or 'all pairs'} | {percent(fmr)} | "
             f"{percent(fnmr)} | {'yes' if row.holds else 'no'} |"
         )
-        yield row
-
-
-def trade_offs(calibration: Calibration, faces: Faces) -> dict[str, TradeOff]:
-    """What is calibrated, and what all these pairs give at the same thresholds: FMR and FNMR, for a plot."""
-    points = [p for p in calibration.curve(1).operating_points if p.claimed_fmr <= TARGETS[0] * (1 + 1e-9)]
-    observed = observe(faces, [p.threshold for p in points])
-    return {
-        "held-out people (calibration)": [(p.false_match_rate, p.false_non_match_rate) for p in points],
-        "LFW, all pairs": [(fmr, fnmr) for fmr, fnmr in observed if fmr.value > 0],
-    }
+    show(lines, f"lfw-claims-{claim}", results)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +311,7 @@ def over_http(parts: Sequence[Part], photographs: dict[str, bytes], faces: FaceS
 
 
 def read_rows(kept: Path | None) -> dict[str, list[Row]]:
-    """What was kept of an earlier run, by the name that the plot shows."""
+    """What was kept of an earlier run, by name."""
     if kept is None or not kept.is_file():
         return {}
     found: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text())
@@ -328,8 +321,8 @@ def read_rows(kept: Path | None) -> dict[str, list[Row]]:
 def main(
     archive: Annotated[Path, typer.Argument(help="tar file with the LFW photographs and pairs.txt")],
     faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
-    plot: Annotated[Path | None, typer.Option(help="SVG file: observed rates against claimed ones")] = None,
     kept: Annotated[Path | None, typer.Option(help="JSON file of the rows; those of other parts stay in it")] = None,
+    results: ResultsOption = None,
     part: Annotated[list[Part] | None, typer.Option(help="measure only this; may be repeated")] = None,
 ) -> None:
     """Prints the tables, and exits with 1 if a claim does not hold."""
@@ -343,18 +336,15 @@ def main(
     subject = np.unique([lfw.subject[name] for name in chips], return_inverse=True)[1]
     typer.echo(f"encoder {weights.name} {weights.version}; LFW, all pairs of {len(chips)} photographs")
     embeddings = encode_all(runtime, np.stack(list(chips.values()))).embeddings
-    exam = Faces(embeddings, subject, crowding(embeddings))
+    lfw_faces = Faces(embeddings, subject, crowding(embeddings))
     rows = read_rows(kept)
     if Part.ALL_PAIRS in parts:
         for claim in Claim:
             typer.echo(f"\nclaim {claim}")
-            rows[f"LFW, all pairs, {claim}"] = list(all_pairs(calibration, exam, claim))
+            rows[f"LFW, all pairs, {claim}"] = all_pairs(calibration, lfw_faces, claim, results)
     rows |= dict(over_http(parts, lfw.photographs, load_face_set(faces)))
     if kept:
         kept.write_text(json.dumps({name: [asdict(row) for row in found] for name, found in rows.items()}, indent=1))
-    if plot:
-        shown = {name: [(row.claimed, row.observed) for row in found] for name, found in rows.items()}
-        claimed_against_observed(shown, trade_offs(calibration, exam), plot)
     refuted = sum(not row.holds for found in rows.values() for row in found)
     if refuted:
         typer.echo(f"{refuted} claims do not hold")

@@ -23,6 +23,7 @@ from app.encoding import Precision, create_runtime, load_weights
 from app.openvino import ov
 from app.settings import DEFAULT_WEIGHTS
 from app.types import CHIP_SIDE
+from benchmarks.tables import ResultsOption, show
 from model.evaluation.baselines import DLIB, SFACE, dlib_network
 from model.evaluation.plots import accuracy_against_time
 from model.evaluation.report import Report
@@ -76,6 +77,7 @@ def main(
         Path | None, typer.Option(help="folder with the reports of model.evaluation.evaluate, by encoder")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="SVG file: accuracy against milliseconds; needs --reports")] = None,
+    results: ResultsOption = None,
     dlib: Annotated[bool, typer.Option("--dlib", help="measure dlib as well, which must be installed")] = False,
 ) -> None:
     """Prints a table: milliseconds in bf16 and float32 and the ratio to SFace."""
@@ -84,7 +86,7 @@ def main(
     directories = sorted(path for path in weights.iterdir() if (path / "encoder.onnx").is_file())
     has_bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     points: dict[str, tuple[float, float, float]] = {}
-    typer.echo(f"{'one face, one thread':<20} {'precision':<10} {'ms':>7} {'of SFace':>9} {'MB':>6}")
+    lines = ["| one face, one thread | precision | ms | of SFace | MB |", "|---|---|---|---|---|"]
     for precision in (Precision.BF16, Precision.F32) if has_bf16 else (Precision.F32,):
         calls = {path.name: load_own(path, precision) for path in directories} | {SFACE: load_peer(precision)}
         if dlib and precision is Precision.F32:
@@ -92,13 +94,14 @@ def main(
         medians = measure(calls, turns)
         for name, median in medians.items():
             file = weights / name / "encoder.onnx"
-            size = f"{file.stat().st_size / 1e6:6.1f}" if file.is_file() else "     -"
-            typer.echo(f"{name:<20} {precision:<10} {median:7.2f} {median / medians[SFACE]:9.2f} {size}")
+            size = f"{file.stat().st_size / 1e6:.1f}" if file.is_file() else ""
+            lines.append(f"| {name} | {precision} | {median:.2f} | {median / medians[SFACE]:.2f} | {size} |")
             path = (reports or Path()) / name / "report.json"
             if reports and path.is_file() and name not in points:
                 lfw = Report.model_validate_json(path.read_text()).lfw
                 if lfw is not None:
                     points[name] = (median, 100 * lfw.accuracy, 100 * lfw.standard_error)
+    show(lines, "encoders-time", results)
     if plot:
         if not points:
             raise typer.BadParameter(f"{reports} has no report with LFW for any of {', '.join(medians)}")

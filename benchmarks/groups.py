@@ -26,6 +26,7 @@ from app.crowding import NoCrowding, crowding_beside
 from app.decisions.curves import ClaimedThreshold, Estimate, Group, strictest_threshold
 from app.encoding import create_runtime, load_weights
 from app.evaluation.groups import GroupFaces, GroupRates, Part, measure_group
+from benchmarks.tables import ResultsOption, show
 from model.calibrate import encode_groups
 from model.data.face_set import load_face_set
 from model.data.groups import HELD_OUT, GroupMembers, evaluation_groups
@@ -126,6 +127,7 @@ def main(
     weights: Annotated[Path, typer.Argument(help="folder with encoder and cohort")],
     faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
     plot: Annotated[Path | None, typer.Option(help="SVG file: FMR over threshold, a line a group")] = None,
+    results: ResultsOption = None,
 ) -> None:
     """Prints a table for each direction and target, and exits with 1 where what is served does not keep its claim."""
     runtime, crowding = create_runtime(load_weights(weights)), crowding_beside(weights)
@@ -136,8 +138,7 @@ def main(
         found = list(observe(encoded[first], encoded[not first]))
         for target in TARGETS:
             typer.echo(f"\n{runtime.info.name} {runtime.info.version}, claimed FMR {target:g}, half {1 + first} judges")
-            for line in rows_of(found, target):
-                typer.echo(line)
+            show(rows_of(found, target), f"groups-{target:.0e}-half-{1 + first}", results)
         refuted += sum(o.claimed and not o.holds for o in found if o.way == WAYS[2])
     if plot is not None:
         whole = encode_groups(groups, runtime, crowding)

@@ -27,6 +27,7 @@ from app.faces import FaceFinder, FacePolicy, YunetDetector
 from app.settings import EncodingSettings
 from benchmarks.galleries import fill_gallery
 from benchmarks.running import service
+from benchmarks.tables import ResultsOption, show
 
 
 def milliseconds(repeats: int, call: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[float, float]:
@@ -47,29 +48,32 @@ def photograph() -> bytes:
     return buffer.getvalue()
 
 
-def show(name: str, median: float, high: float) -> None:
+def row(name: str, median: float, high: float) -> str:
     """One row of the table."""
-    typer.echo(f"{name:<44} {median:8.2f} {high:8.2f}")
+    return f"| {name} | {median:.2f} | {high:.2f} |"
 
 
 def main(
     repeats: Annotated[int, typer.Option(help="requests of each kind")] = 200,
     templates: Annotated[int, typer.Option(help="size of the gallery that is searched")] = 10_000,
+    results: ResultsOption = None,
 ) -> None:
     """Prints a table: median and 95th percentile in milliseconds."""
     image = photograph()
     weights = load_weights(EncodingSettings().directory)
-    typer.echo(f"{'milliseconds':<44} {'median':>8} {'p95':>8}")
+    lines = ["| milliseconds | median | p95 |", "|---|---|---|"]
     finder = FaceFinder(YunetDetector())
     chips = np.stack([finder.find(image, FacePolicy.SINGLE).faces[0].chip])
-    show("photograph to aligned face, in-process", *milliseconds(repeats, finder.find, image, FacePolicy.SINGLE))
+    lines.append(
+        row("photograph to aligned face, in-process", *milliseconds(repeats, finder.find, image, FacePolicy.SINGLE))
+    )
     for precision in (Precision.F32, Precision.BF16):
         try:
             runtime = create_runtime(weights, precision=precision, threads=1)
         except WeightsError as error:
             typer.echo(f"encoder, {precision}: {error.message}")
             continue
-        show(f"encoder, {precision}, one face, one thread", *milliseconds(repeats, runtime.encode, chips))
+        lines.append(row(f"encoder, {precision}, one face, one thread", *milliseconds(repeats, runtime.encode, chips)))
     with tempfile.TemporaryDirectory() as directory:
         fill_gallery(Path(directory), weights.sha256, templates)
         with service(Path(directory)) as url, httpx.Client(base_url=url, timeout=60) as client:
@@ -78,15 +82,14 @@ def main(
                 client.post(path, files=[(name, ("a.jpg", image)) for name in files], data=fields).raise_for_status()
 
             post("/enroll", subject_id="ada")
-            show("GET /livez (the floor)", *milliseconds(repeats, client.get, "/livez"))
-            show("POST /detect", *milliseconds(repeats, post, "/detect"))
-            show(
-                "POST /verify, two photographs",
-                *milliseconds(repeats, post, "/verify", files=("image", "reference")),
-            )
-            show("POST /verify, subject", *milliseconds(repeats, post, "/verify", subject_id="ada"))
-            show(f"POST /identify, {templates} templates", *milliseconds(repeats, post, "/identify"))
-            show("POST /enroll", *milliseconds(repeats, post, "/enroll"))
+            lines.append(row("GET /livez (the floor)", *milliseconds(repeats, client.get, "/livez")))
+            lines.append(row("POST /detect", *milliseconds(repeats, post, "/detect")))
+            two = milliseconds(repeats, post, "/verify", files=("image", "reference"))
+            lines.append(row("POST /verify, two photographs", *two))
+            lines.append(row("POST /verify, subject", *milliseconds(repeats, post, "/verify", subject_id="ada")))
+            lines.append(row(f"POST /identify, {templates} templates", *milliseconds(repeats, post, "/identify")))
+            lines.append(row("POST /enroll", *milliseconds(repeats, post, "/enroll")))
+    show(lines, "latency", results)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ prints what `docs/decisions.md` shows of an encoder: targets for both claims, gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -56,18 +56,26 @@ def targets(table: Calibration) -> Iterator[str]:
 
 def groups(table: Calibration) -> Iterator[str]:
     """What is measured within each group at the threshold of the default target, and how far down it can claim."""
+    yield from _groups(table, claimed=True)
+
+
+def not_promised(table: Calibration) -> Iterator[str]:
+    """The same of the groups that nothing is promised for."""
+    yield from _groups(table, claimed=False)
+
+
+def _groups(table: Calibration, *, claimed: bool) -> Iterator[str]:
     bound = table.bound(Claim.EVERY_GROUP, table.default_fmr, 1)
     assert bound is not None
     yield f"| group | people | faces | FMR at {bound.threshold:.3f} | FNMR, % | lowest FMR that it can claim |"
     yield "|---|---|---|---|---|---|"
-    for group in table.groups:
+    for group in (g for g in table.groups if g.claimed is claimed):
         point = group.at_distance(bound.threshold)
-        told = "" if group.claimed else " (not promised)"
         found = ("", "") if point is None else (rate(point.false_match_rate), percent(point.false_non_match_rate))
         # Below the strictest threshold that a group can show, its rate is that one's or less.
         less = "" if bound.threshold >= group.strictest.threshold else "at most "
         yield (
-            f"| {group.name}{told} | {group.subjects:,} | {group.faces:,} | {less}{found[0]} | {found[1]} | "
+            f"| {group.name} | {group.subjects:,} | {group.faces:,} | {less}{found[0]} | {found[1]} | "
             f"{group.smallest_supported:.1e} |"
         )
 
@@ -98,8 +106,8 @@ def group_searches(table: Calibration) -> Iterator[str]:
 
 
 def weak_faces(table: Calibration) -> Iterator[str]:
-    """Rates by the length of the weaker face's embedding."""
-    yield "| length of the weaker face's embedding | FMR at the default threshold | FNMR, % |"
+    """Rates by the norm of the weaker face's embedding."""
+    yield "| norm of the weaker face's embedding | FMR at the default threshold | FNMR, % |"
     yield "|---|---|---|"
     for band in table.quality.bands:
         misses = 100 * band.false_non_match_rate.value
@@ -119,7 +127,18 @@ def margins(table: Calibration) -> Iterator[str]:
     yield f"Limit {table.margin.limit:.3f}."
 
 
-TABLES = (targets, groups, searches, group_searches, weak_faces, margins)
+def show(lines: Iterable[str], name: str, results: Path | None = None) -> None:
+    """Prints a table and, with a folder for results, keeps it there as ``NAME.md`` for the documents."""
+    text = "\n".join(lines)
+    typer.echo(text)
+    if results is not None:
+        results.mkdir(parents=True, exist_ok=True)
+        (results / f"{name}.md").write_text(f"{text}\n")
+
+
+ResultsOption = Annotated[Path | None, typer.Option(help="folder to keep the tables in, for benchmarks.documents")]
+
+TABLES = (targets, groups, not_promised, searches, group_searches, weak_faces, margins)
 
 
 def main(weights: Annotated[Path, typer.Argument(help="folder with encoder and calibration")]) -> None:

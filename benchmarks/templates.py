@@ -21,6 +21,7 @@ from app.embeddings import fuse
 from app.encoding import create_runtime, load_weights
 from app.evaluation.pairs import threshold_at_fmr
 from app.settings import Settings
+from benchmarks.tables import ResultsOption, show
 from model.calibrate import encode_all
 from model.data.face_set import UNLABELLED, load_face_set
 
@@ -74,7 +75,10 @@ def rates(embeddings: Floats, norms: Floats, subject: Ints, count: int, way: Ref
     return float(np.mean(misses)), float(np.mean(found))
 
 
-def main(faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")]) -> None:
+def main(
+    faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")],
+    results: ResultsOption = None,
+) -> None:
     """Prints a table, in percent."""
     runtime = create_runtime(load_weights(Settings().encoding.directory))
     members = load_face_set(faces).of_split("heldout")
@@ -82,13 +86,14 @@ def main(faces: Annotated[Path, typer.Argument(help="folder written by model.dat
     subject = np.unique(members.identity, return_inverse=True)[1]
     encodings = encode_all(runtime, members.images(np.arange(len(members))))
     typer.echo(f"{runtime.info.name} {runtime.info.version}: FNMR at FMR {FMR:g}, FPIR among {GALLERY} there, %")
-    typer.echo("| templates | " + " | ".join(f"{name}: FNMR | FPIR" for name in WAYS) + " |")
-    typer.echo("|" + "---|" * (1 + 2 * len(WAYS)))
+    head = "| templates | " + " | ".join(f"{name}: FNMR | FPIR" for name in WAYS) + " |"
+    lines = [head, "|" + "---|" * (1 + 2 * len(WAYS))]
     for count in TEMPLATES:
         found = [rates(encodings.embeddings, encodings.norms, subject, count, way) for way in WAYS.values()]
-        typer.echo(
+        lines.append(
             f"| {count} | " + " | ".join(f"{100 * miss:.1f} | {100 * stranger:.2f}" for miss, stranger in found) + " |"
         )
+    show(lines, "templates", results)
 
 
 if __name__ == "__main__":

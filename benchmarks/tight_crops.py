@@ -34,6 +34,7 @@ from app.faces import (
     decode,
 )
 from app.settings import Settings
+from benchmarks.tables import ResultsOption, show
 from model.evaluation.baselines import Encode, load_encode
 from model.evaluation.protocols import LfwPairs, NamedChips, find_central_faces, pair_distances, read_lfw, ten_fold
 
@@ -135,6 +136,7 @@ def main(
     folds: Annotated[int, typer.Option(help="so many of the first folds of LFW", min=2, max=10)] = 10,
     keep: Annotated[Path | None, typer.Option(help="npz file to write the chips of LFW to")] = None,
     against: Annotated[Path | None, typer.Option(help="npz file of chips of LFW to compare with")] = None,
+    results: ResultsOption = None,
 ) -> None:
     """Prints a table, in percent."""
     encoder, encode = load_encode(str(Settings().encoding.directory))
@@ -157,10 +159,8 @@ def main(
                 count = differing(chips, dict(others))
             typer.echo(f"{count} of {len(data.photographs)} photographs of LFW have other chips than in {against.name}")
     typer.echo(encoder)
-    typer.echo("| photographs | found | " + " | ".join(f"TAR at FMR {fmr:g}" for fmr in FMRS) + " | View 2 |")
-    typer.echo("|" + "---|" * (3 + len(FMRS)))
-    for row in rows:
-        typer.echo(row.markdown())
+    head = "| photographs | found | " + " | ".join(f"TAR at FMR {fmr:g}" for fmr in FMRS) + " | View 2 |"
+    show([head, "|" + "---|" * (3 + len(FMRS)), *(row.markdown() for row in rows)], "tight-crops", results)
 
 
 if __name__ == "__main__":

@@ -131,20 +131,16 @@ def test_every_dependency_is_pinned() -> None:
     assert names <= pinned
 
 
-def test_readme_lists_every_setting_with_its_default() -> None:
-    rows = re.findall(r"^\| `(TESSERA_\w+)` \| `([^`]*)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    documented = dict(rows)
-    fields = settings_fields()
-    assert documented.keys() == fields.keys()
-    for name, default in fields.items():
-        if name != "TESSERA_ENCODING__WEIGHTS":
-            shown = str(default).lower() if isinstance(default, bool) else str(default)
-            assert documented[name] == shown, name
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")]
 
 
-def test_readme_files_and_make_targets_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make (\w+)", readme)) <= targets
-    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_documents_name_exists(path: Path) -> None:
+    text = path.read_text()
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)) <= targets
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (path.parent / link).exists(), link
+    for module in set(re.findall(r"python -m ((?:app|model|benchmarks)(?:\.\w+)+)", text)):
+        file = ROOT / module.replace(".", "/")
+        assert file.with_suffix(".py").is_file() or (file / "__main__.py").is_file(), module

@@ -1,7 +1,7 @@
 """How much photograph work is taken on, and in what order: a bounded queue before a bounded number of threads.
 
 What cannot be served in time is refused at once, with a ``Retry-After``, instead of being served too late: a queue that
-only grows makes every request in it too late. Whoever hangs up while waiting is forgotten.
+only grows makes every request in it too late. Requests whose client hangs up while they wait are dropped.
 """
 
 from __future__ import annotations

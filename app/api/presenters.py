@@ -103,7 +103,7 @@ def _criterion(policy: DecisionPolicy, templates: int) -> CriterionOut:
 
 
 def operating_point(policy: DecisionPolicy, templates: int) -> OperatingPointWithGroup | None:
-    """The rates at the threshold for so many templates; None beyond all that was measured."""
+    """The rates at the threshold for this number of templates; None beyond all that was measured."""
     point = policy.operating_point(templates)
     if point is None:
         return None

@@ -19,7 +19,7 @@ _LOGGER = logging.getLogger("tessera")
 
 
 class AuditNotFound(TesseraError):
-    """No audit of this collection was asked for since the service started."""
+    """No audit of this collection was started since the service started."""
 
     code = "audit_not_found"
 
@@ -59,7 +59,7 @@ class AuditJobs:
         self._lock, self._stopping = threading.Lock(), threading.Event()
 
     def start(self, collection: str) -> AuditJob:
-        """Asks for an audit; one that waits or runs already is not asked for again. Raises CollectionNotFound."""
+        """Starts an audit, unless one waits or runs already. Raises CollectionNotFound."""
         self._gallery.targets(collection)
         with self._lock:
             job = self._jobs.get(collection)

@@ -1,4 +1,4 @@
-"""A look over a whole collection: who may be enrolled twice, which templates do not fit, how alike its people are.
+"""A whole collection audited: who may be enrolled twice, which templates do not fit, how alike its people are.
 
 Everything is measured with the calibration of the encoder in use. The comparisons among the collection's own people are
 set beside the false match rates that were calibrated: where they are more frequent, this population is harder than the
@@ -26,10 +26,10 @@ LISTED = 100
 CONFUSABLE = 20
 NEIGHBOURS = 6
 MOST_COMPARED = 2000
-"""So many subjects at most, drawn at random, are compared with each other for the rates of the collection itself."""
+"""At most this many subjects, drawn at random, are compared with each other for the collection's own rates."""
 REPLICATES = 200
 FEW_PAIRS = 10
-"""So many pairs must be expected within a threshold for the collection to say something of it."""
+"""A threshold is reported where at least this many pairs are expected within it."""
 
 Progress = Callable[[float], None]
 
@@ -108,7 +108,7 @@ class AuditReport:
 def audit(
     gallery: Gallery, collection: str, calibration: Calibration, crowding: Crowding, progress: Progress
 ) -> AuditReport:
-    """Looks over a collection; calls ``progress`` with shares of the work, 0..1.
+    """Audits a collection; calls ``progress`` with shares of the work, 0..1.
 
     ``crowding`` is what the calibration's distances were adjusted by. Subjects that come or go meanwhile may or may not
     be in it. Raises CollectionNotFound.
@@ -160,7 +160,7 @@ def audit(
 
 
 def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowding) -> Iterator[OutlierTemplate]:
-    """Each template against what the others are fused to, at the default rate for so many templates."""
+    """Each template against what the others are fused to, at the default rate for their number."""
     count = len(subject.template_ids)
     if count == 1:
         return

@@ -1,4 +1,4 @@
-"""``tessera gallery``: looks after what is enrolled."""
+"""``tessera gallery``: maintains what is enrolled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.cli.options import DataDirOption, load_settings, refusing
 from app.gallery import DEFAULT_COLLECTION
 from app.main import load_encoder_files, open_gallery
 
-commands = typer.Typer(help="Looks after what is enrolled.", no_args_is_help=True)
+commands = typer.Typer(help="Maintains what is enrolled.", no_args_is_help=True)
 
 
 @commands.command("audit")

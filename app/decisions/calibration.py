@@ -31,7 +31,7 @@ from app.errors import TesseraError
 
 CALIBRATION_FILE = "calibration.json"
 SCHEMA_FILE = Path(__file__).with_name("calibration-4.schema.json")
-"""JSON schema of the tables, for whoever reads them without this package; the number is ``schema_version``."""
+"""JSON schema of the tables, for readers without this package; the number is ``schema_version``."""
 
 LOOSEST_COMPARED = 1e-2
 """Thresholds of one template and of several are compared at this false match rate and below."""
@@ -52,7 +52,7 @@ class GalleryPoint(Table):
 
 
 class GallerySize(Table):
-    """Searches of strangers in random galleries of so many subjects, one template each; all of ``group`` if named."""
+    """Searches by strangers in random galleries of one size, one template a subject; all of ``group`` if named."""
 
     group: str | None
     subjects: PositiveInt
@@ -175,7 +175,7 @@ class Calibration(Table):
         return self
 
     def bound(self, claim: Claim, fmr: float, templates: int) -> ClaimedThreshold | None:
-        """The largest threshold that keeps a claim for a subject of so many templates; None if it cannot be shown.
+        """The largest threshold that keeps a claim for subjects of this many templates; None if it cannot be shown.
 
         A group that is too small to show the rate is answered for by the larger one that it is part of.
         """
@@ -199,7 +199,7 @@ class Calibration(Table):
         return ClaimedThreshold(strictest.threshold + self.shift(templates), strictest.group)
 
     def shift(self, templates: int) -> float:
-        """How much farther the threshold of so many templates may be than that of a single one: 0 or less, mostly.
+        """How much larger the threshold of this many templates may be than that of one: 0 or less, mostly.
 
         Groups were measured with one template. With several the threshold moves as it does for all pairs at the same
         measured rate; where that differs from rate to rate, by what is safest.
@@ -251,7 +251,7 @@ class Calibration(Table):
         return tuple(group for group in self.groups if group.claimed)
 
     def smallest_supported(self, claim: Claim, templates: int) -> float:
-        """The lowest false match rate that can be claimed of subjects of so many templates and of those of fewer."""
+        """The lowest false match rate that can be claimed of subjects of up to this many templates."""
         pooled = max(curve.smallest_supported for curve in self.curves[: max(templates, 1)])
         if claim is Claim.POOLED or not self.claimed_groups:
             return pooled
@@ -263,12 +263,12 @@ class Calibration(Table):
 
     @property
     def most_templates(self) -> int:
-        """So many templates of a subject were measured at most."""
+        """The largest number of templates a subject that was measured."""
         return self.curves[-1].templates
 
     @cached_property
     def largest_gallery(self) -> float:
-        """Up to so many subjects rates of identification may be derived from those of one comparison.
+        """Up to how many subjects identification rates may be derived from the rates of one comparison.
 
         Infinity where the prediction held at all sizes that were measured, in galleries of every group, too.
         """
@@ -280,7 +280,7 @@ class Calibration(Table):
         return float("inf") if self.identification else 1
 
     def curve(self, templates: int) -> TemplateCurve:
-        """The rates for a subject of so many templates. Raises ValueError if they were not measured."""
+        """The rates for subjects of this many templates. Raises ValueError if they were not measured."""
         if not 1 <= templates <= len(self.curves):
             raise ValueError(f"rates of {templates} templates of one subject were not measured")
         return self.curves[templates - 1]

@@ -128,7 +128,7 @@ class _Curve(Table, Generic[Point]):
 
 
 class TemplateCurve(_Curve[OperatingPoint]):
-    """Rates of probes against subjects of so many templates."""
+    """Rates of probes against subjects of one number of templates."""
 
     templates: PositiveInt
     subjects: int = Field(gt=1)

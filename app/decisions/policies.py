@@ -33,7 +33,7 @@ class CriterionKind(StrEnum):
 
 
 class CriterionSource(StrEnum):
-    """Who asked for it."""
+    """Who set it."""
 
     REQUEST = "request"
     COLLECTION = "collection"
@@ -51,7 +51,7 @@ WHOM = {Claim.EVERY_GROUP: "in every measured group", Claim.POOLED: "over all pa
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """What a decision goes by, its value (a rate 0..1, or a squared distance 0..4), and who asked for it.
+    """What a decision goes by, its value (a rate 0..1, or a squared distance 0..4), and who set it.
 
     claim: for whom a rate is promised.
     """
@@ -122,7 +122,7 @@ class DecisionPolicy:
     met: bool = True
 
     def bound(self, templates: int) -> ClaimedThreshold:
-        """The largest adjusted distance that matches a subject of so many templates, and whom it is that strict for.
+        """The largest adjusted distance that matches a subject of this many templates, and the group that needs it.
 
         Of a distance that was given outright, that distance.
         """
@@ -216,7 +216,7 @@ class DecisionPolicy:
 
 
 def fpir_of(fmr: float, subjects: int) -> float:
-    """``1 - (1 - fmr) ** subjects``: the rate of searches in which one of so many comparisons is a false match."""
+    """``1 - (1 - fmr) ** subjects``: the rate of searches in which any comparison is a false match."""
     return -math.expm1(subjects * math.log1p(-fmr)) if fmr < 1 else 1.0
 
 
@@ -249,7 +249,7 @@ def worst_rate_at(calibration: Calibration, distance: float, templates: int) -> 
 
 
 def verification_policy(calibration: Calibration, criterion: Criterion, templates: int) -> DecisionPolicy:
-    """The policy of comparisons with a subject of so many templates. Raises TargetUnsupported; ValueError for FPIR."""
+    """The policy of comparisons with subjects of this many templates. Raises TargetUnsupported; ValueError for FPIR."""
     if criterion.kind is CriterionKind.MAX_DISTANCE:
         return DecisionPolicy(criterion, calibration, None, None)
     if criterion.kind is CriterionKind.TARGET_FPIR:
@@ -269,10 +269,10 @@ def verification_policy(calibration: Calibration, criterion: Criterion, template
 def identification_policy(
     calibration: Calibration, criterion: Criterion, subjects: int, most_templates: int | None = None
 ) -> DecisionPolicy:
-    """The policy of a search among so many subjects, of so many templates at most (or any number).
+    """The policy of a search among ``subjects`` subjects of at most ``most_templates`` templates (None: any number).
 
     Raises TargetUnsupported where a request asks for too much. A default of the server or of a collection is met as far
-    as the calibration supports it instead, lest a collection that grows stop answering.
+    as the calibration supports it instead, so that a growing collection does not stop answering.
     """
     count = max(subjects, 1)
     if criterion.kind is CriterionKind.MAX_DISTANCE:

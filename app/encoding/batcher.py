@@ -2,7 +2,7 @@
 
 A run costs less for each face the more it has. The next batch forms while one runs, so that waiting for a batch never
 takes time by itself (the way of text-embeddings-inference: https://github.com/huggingface/text-embeddings-inference).
-There is no thread of its own: whoever finds the encoder free runs it, for itself and for all who wait by then.
+There is no thread of its own: a caller that finds the encoder free runs it, for itself and for all that wait by then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.timing import note
 from app.types import Pixels
 
 BATCH_SIZE = 8
-"""Beyond so many faces a run is hardly cheaper for each, and those who wait for it wait longer."""
+"""Larger batches are hardly cheaper per face, and everything behind them waits longer."""
 
 Observe = Callable[[int, float], None]
 """Is told of each run: how many faces, and how many seconds."""

@@ -46,9 +46,9 @@ MOST_TEMPLATES = 8
 BANDS = (0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 """Shares of the faces with shorter embeddings, between which error rates are told apart."""
 ODDS = 4
-"""A face is weak where the odds of missing its person are so many times those of all faces."""
+"""A face is weak where the odds of missing its person are this many times those of all faces."""
 EVERY = 5
-"""One in so many points of a group is searched at in galleries of its own."""
+"""Every n-th operating point of a group is used in searches of its own galleries."""
 REPEATS = 4
 """How often the templates of every subject are drawn anew."""
 SIDES = (64, 128)

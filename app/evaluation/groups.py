@@ -24,7 +24,7 @@ STEP, STEPS = 0.04, 12
 BLOCK = 1024
 SAMPLED = 2000
 MOST_KEPT = 300_000
-"""So many of the nearest non-mated comparisons of a group are kept, about, and as many of the others."""
+"""About how many of the nearest non-mated comparisons of a group are kept, and as many of the others."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

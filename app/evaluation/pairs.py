@@ -46,7 +46,7 @@ def _allowed(non_mated: Floats, fmr: float) -> int:
 
 
 def can_show(non_mated: Floats, fmr: float) -> bool:
-    """Whether one false match among so many non-mated pairs is a share of ``fmr`` or less."""
+    """Whether one false match among these non-mated pairs is a share of ``fmr`` or less."""
     return _allowed(non_mated, fmr) >= 1
 
 

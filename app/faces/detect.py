@@ -42,7 +42,7 @@ class DetectorSettings:
     Attributes:
         score_threshold: lowest confidence of a face that is reported, 0..1.
         nms_threshold: boxes that overlap by more than this share (intersection over union) are one face.
-        confident: below this best confidence the picture is looked at again for a face that nearly fills it.
+        confident: below this best confidence, smaller scales are tried for a face that nearly fills the picture.
         coarse_side: long side of the picture in the coarse pass, pixels.
         refine_below: faces whose box is narrower than this in the detector's input, pixels, are refined: the detector
             runs again on the region around them, for more exact landmarks.
@@ -129,7 +129,7 @@ class YunetDetector:
         return (self._refine(pixels, face) if looked_at_again else None) or face
 
     def _coarse_pass(self, pixels: Pixels) -> list[DetectedFace]:
-        """The faces of a small look, if the largest is large enough or could be looked at closer; else none."""
+        """The faces of the coarse pass, if the largest is large enough or could be refined; else none."""
         settings = self._settings
         scale = settings.coarse_side / max(pixels.shape[:2])
         seen = _by_size(self._run(pixels, scale))
@@ -166,7 +166,7 @@ class YunetDetector:
         return _moved(max(same, key=lambda f: f.confidence), left, top) if same else None
 
     def _run(self, pixels: Pixels, scale: float, border: Border = NO_BORDER) -> list[DetectedFace]:
-        """One run of the network over the picture at ``scale``, in a grey border of so many of its own pixels.
+        """One run of the network over the picture at ``scale``, in a grey border of ``border`` pixels of the original.
 
         What is found is in coordinates of the picture without the border.
         """

@@ -72,6 +72,6 @@ class NoFaceError(TesseraError):
 
 
 class MultipleFacesError(TesseraError):
-    """More than one face where exactly one was asked for; ``details`` holds ``count`` and ``boxes``."""
+    """More than one face where exactly one is expected; ``details`` holds ``count`` and ``boxes``."""
 
     code = "multiple_faces"

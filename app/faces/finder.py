@@ -1,4 +1,4 @@
-"""The whole way: bytes of a photograph to the aligned faces that were asked for."""
+"""From the bytes of a photograph to its aligned faces."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class FaceFinder:
         return self._found(photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
 
     def warm_up(self) -> None:
-        """Looks for faces in a blank picture, both ways."""
+        """Runs the detector on a blank picture, both ways."""
         blank = Photograph(np.zeros((480, 640, 3), dtype=np.uint8), format="none", width=640, height=480)
         for largest in (False, True):
             self._detector.detect(blank, largest=largest)

@@ -64,7 +64,7 @@ class Yunet:
 
         Args:
             weights: the ONNX file.
-            threads: how many pictures may be looked at at once.
+            threads: how many pictures may be searched at once.
             precision: ``f32`` or ``bf16``.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Whose wish decides: the request's target, else the collection's, else the service's own."""
+"""Which target decides: the request's, else the collection's, else the service's own."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Criteria:
 
         Args:
             calibration: that of the encoder.
-            target_fmr: of verifications where nobody says otherwise; the calibration's default if None.
+            target_fmr: of verifications; the calibration's default if None.
             target_fpir: of searches, likewise.
-            claim: for whom these rates are promised where nobody says otherwise.
+            claim: for whom these rates are promised.
 
         Raises:
             TargetUnsupported: the calibration cannot show ``target_fmr``.
@@ -50,21 +50,21 @@ class Criteria:
 
     @property
     def target_fmr(self) -> float:
-        """The false match rate of verifications where nobody says otherwise."""
+        """The service's own false match rate of verifications."""
         return self._verification.value
 
     @property
     def target_fpir(self) -> float:
-        """The false positive identification rate of searches where nobody says otherwise."""
+        """The service's own false positive identification rate of searches."""
         return self._identification.value
 
     @property
     def claim(self) -> Claim:
-        """For whom those rates are promised where nobody says otherwise."""
+        """For whom those rates are promised."""
         return self._verification.claim
 
     def default_policy(self, templates: int = 1) -> DecisionPolicy:
-        """What decides on a comparison with a subject of so many templates where nobody says otherwise."""
+        """The policy of comparisons with a subject of this many templates, by the service's own targets."""
         return verification_policy(self.calibration, self._verification, templates)
 
     def verification(self, requested: RequestedCriterion, targets: Targets) -> Criterion:

@@ -48,7 +48,7 @@ class RejectedImage:
 class Enrolment:
     """What an enrolment did.
 
-    possible_duplicates: other subjects that match by ``policy``, each with the face that is nearest to it; nearest first.
+    possible_duplicates: other subjects that match by ``policy``, nearest first, each with the face nearest to it.
     """
 
     subject: Subject

@@ -214,7 +214,7 @@ class RecognitionService:
         policy = self.criteria.identification(requested, self.gallery, collection)
         found = []
         for probe in self._probes(image, face_policy):
-            # Whether the nearest is alone so near takes a second one, whatever was asked for.
+            # A second candidate tells whether the first is the only one so near, even if one was requested.
             nearest = self._search(collection, probe, max(top_k, 2), policy)
             outcome = self._final(policy.search_outcome([compared(probe, c) for c in nearest]))
             found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(policy, probe, nearest)))
@@ -244,7 +244,7 @@ class RecognitionService:
             raise RuntimeError("the encoder gives numbers that are not finite")
 
     def warm_up(self) -> None:
-        """Looks for faces and encodes once, on blank pictures: the first request is then as fast as the later ones."""
+        """Detects and encodes once, on blank pictures, so that the first request is as fast as later ones."""
         self._finder.warm_up()
         self.check_encoder()
 

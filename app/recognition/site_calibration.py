@@ -1,7 +1,7 @@
 """A calibration table from one's own people: a folder of photographs, or what is enrolled already.
 
 The table that comes with an encoder was measured on public photographs. Where yours differ, in cameras, light or
-people, rates measured on them are the better ones, as far down as so many people can show.
+people, rates measured on them are the better ones, as far down as the number of people supports.
 """
 
 from __future__ import annotations

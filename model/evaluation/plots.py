@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +11,6 @@ from matplotlib.axes import Axes
 from scipy.stats import norm
 
 from app.decisions.curves import Group
-from app.evaluation.bootstrap import Interval
 from app.evaluation.roc import Comparisons
 
 mpl.use("Agg")
@@ -100,66 +98,6 @@ def accuracy_against_time(points: dict[str, tuple[float, float, float]], path: P
     axes.set(xlabel="milliseconds a face, one thread", ylabel="LFW accuracy, % (± standard error)")
     axes.grid(alpha=0.3)
     _save(path)
-
-
-class Bounds(Protocol):
-    """A rate and its bounds."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
-TradeOff = list[tuple[Bounds, Bounds]]
-"""False match and false non-match rates at the same thresholds."""
-
-
-def claimed_against_observed(
-    rows: dict[str, list[tuple[float, Interval]]], trade_offs: dict[str, TradeOff], path: Path
-) -> None:
-    """Observed rates against claimed ones, and DET curves.
-
-    rows: name -> (claimed rate, observed rate); what lies above the diagonal was promised too well. trade_offs: by
-    name, drawn on normal scales with the bounds of the misses.
-    """
-    _, (axes, det) = plt.subplots(1, 2, figsize=(12, 5))
-    _draw_det(det, trade_offs)
-    for number, (name, points) in enumerate(rows.items()):
-        # Side by side: what has the same claim would lie upon each other.
-        aside = 1.12 ** (number - (len(rows) - 1) / 2)
-        shown = [(claimed * aside, seen) for claimed, seen in points if seen.value > 0]
-        values = [seen.value for _, seen in shown]
-        errors = [
-            [seen.value - seen.low for _, seen in shown],
-            [seen.high - seen.value for _, seen in shown],
-        ]
-        axes.errorbar([c for c, _ in shown], values, yerr=errors, fmt="o", capsize=2, markersize=4, label=name)
-    low, high = 1e-6, 0.3
-    axes.plot([low, high], [low, high], color="black", linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlim=(1e-5, high), ylim=(low, high))
-    axes.set(xlabel="claimed rate", ylabel="observed rate (95 % interval)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    _save(path)
-
-
-def _draw_det(axes: Axes, trade_offs: dict[str, TradeOff]) -> None:
-    for name, points in trade_offs.items():
-        false_matches = norm.ppf([fmr.value for fmr, _ in points])
-        axes.plot(false_matches, norm.ppf([fnmr.value for _, fnmr in points]), label=name)
-        # A bound of 0 lies infinitely far down on this scale.
-        low = norm.ppf([max(fnmr.low, 1e-6) for _, fnmr in points])
-        high = norm.ppf([max(fnmr.high, 1e-6) for _, fnmr in points])
-        axes.fill_between(false_matches, low, high, alpha=0.2)
-    for ticks, set_ticks in ((DET_TICKS, axes.set_xticks), ((0.002, 0.005, *DET_TICKS[3:]), axes.set_yticks)):
-        set_ticks(norm.ppf(ticks), [f"{t:g}" for t in ticks])
-    axes.set(xlim=norm.ppf((3e-7, 2e-2)), ylim=norm.ppf((1e-3, 0.5)))
-    axes.set(xlabel="false match rate", ylabel="false non-match rate", title="DET, one template")
-    axes.grid(alpha=0.3)
-    axes.legend()
 
 
 def group_curves(curves: dict[str, list[Group]], path: Path) -> None:

@@ -166,9 +166,9 @@ def retail_view(chips: npt.NDArray[np.uint8]) -> Floats:
 
 
 def load_targets(
-    directory: Path, teachers: Sequence[str], faces: FaceSet, views: Sequence[tuple[Path, FaceSet]] = ()
+    directory: Path, teachers: Sequence[str], faces: FaceSet, composites: Sequence[tuple[Path, FaceSet]] = ()
 ) -> Floats:
-    """What a student shall give for each of ``faces`` and then of ``views``: unit-length float32 [N, 128].
+    """What a student shall give for each of ``faces`` and then of ``composites``: unit-length float32 [N, 128].
 
     The cached embeddings of each teacher lie in a narrow cone, so their mean over ``faces`` is subtracted; then they
     are scaled to unit length. Those of several teachers stand side by side, so that the similarity is the mean of the
@@ -178,7 +178,7 @@ def load_targets(
     parts = []
     for teacher in teachers:
         own = _cached(directory, teacher, faces)
-        everything = np.concatenate([own, *(_cached(folder, teacher, members) for folder, members in views)])
+        everything = np.concatenate([own, *(_cached(folder, teacher, members) for folder, members in composites)])
         parts.append(_unit(everything - own.mean(axis=0)))
     together = np.concatenate(parts, axis=1)
     if together.shape[1] > TARGET_SIZE:

@@ -163,7 +163,7 @@ class Trainer:
             raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
         if state["faces"] != self._fingerprint:
             raise ValueError(
-                f"{path} was trained on other faces; give the same --faces and --views, or choose another --out"
+                f"{path} was trained on other faces; give the same --faces and --composites, or choose another --out"
             )
         self.stage_number, self.step = state["stage"], state["step"]
         self.encoder.load_state_dict(state["encoder"])
@@ -334,7 +334,7 @@ def main(
     recipe: Annotated[Path, typer.Argument(help="a file of model/recipes")],
     faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
     out: Annotated[Path, typer.Option(help="folder for checkpoints, log and weights")],
-    views: Annotated[
+    composites: Annotated[
         list[Path] | None, typer.Option(help="folder written by model.data.composites; may be repeated")
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch")] = 0,
@@ -346,7 +346,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     config, face_set = load_recipe(recipe, change or ()), load_face_set(faces)
-    more = [(path, load_face_set(path).of_split("train")) for path in views or ()]
+    more = [(path, load_face_set(path).of_split("train")) for path in composites or ()]
     asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
     teacher = load_targets(faces, config.teachers, face_set.of_split("train"), more) if asks else None
     Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out).run()

@@ -37,7 +37,7 @@ def collins() -> Image.Image:
 @cache
 def hopper() -> Image.Image:
     """Grace Hopper, 512x600 (US Navy)."""
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+    with Path(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).open("rb") as file:
         return Image.open(file).convert("RGB")
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
@@ -100,7 +100,8 @@ def test_settings_do_not_change() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    for room in Settings.model_fields.values():
-        assert isinstance(room.annotation, type)
-        for name, field in room.annotation.model_fields.items():  # type: ignore[attr-defined]
+    for section in Settings.model_fields.values():
+        assert isinstance(section.annotation, type)
+        assert issubclass(section.annotation, BaseModel)
+        for name, field in section.annotation.model_fields.items():
             assert field.description, name

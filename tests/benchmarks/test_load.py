@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import email.policy
 import json
 import sys
 from email import message_from_bytes
@@ -29,7 +30,8 @@ def test_a_form_is_a_multipart_body_with_files_and_texts(tmp_path: Path) -> None
     photograph = tmp_path / "a.jpg"
     photograph.write_bytes(b"\xff\xd8photograph")
     kind, body = form({"image": f"@{photograph}", "subject_id": "ada"})
-    image, text = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body).get_payload()
+    message = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=email.policy.default)
+    image, text = message.iter_parts()
     assert image.get_param("name", header="Content-Disposition") == "image"
     assert image.get_filename() == "a.jpg"
     assert image.get_payload(decode=True) == b"\xff\xd8photograph"

@@ -25,6 +25,8 @@ SHA256 = "ab" * 32
 class FakeRuntime:
     """Reads the number of its face from the first two pixels and gives that row of a table."""
 
+    streams = 1
+
     def __init__(self, table: npt.NDArray[np.float32], precision: Precision = Precision.F32) -> None:
         self.info = EncoderInfo("fake", "7", SHA256, RuntimeName.OPENVINO, precision, "none")
         self.batches: list[int] = []

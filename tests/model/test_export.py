@@ -23,8 +23,7 @@ from onnx import TensorProto
 
 from app.openvino import ov
 from model.export import SMALL, to_onnx
-from model.networks.backbone import BackboneConfig, Encoder, embed
-from model.training.train import save_encoder
+from model.networks.backbone import BackboneConfig, Encoder, embed, save_encoder
 
 CHIPS = make_chips(list(range(5)))
 
@@ -150,7 +149,7 @@ def test_export_gives_the_same_bytes_again_and_leaves_the_encoder(encoder: Encod
 
 def test_the_command_writes_what_the_service_loads(encoder: Encoder, network: bytes, tmp_path: Path) -> None:
     save_encoder(encoder, tmp_path / "tiny.pt")
-    command = [sys.executable, "-m", "model.export", tmp_path / "tiny.pt", tmp_path / "out"]
+    command = [sys.executable, "-m", "model.export", str(tmp_path / "tiny.pt"), str(tmp_path / "out")]
     subprocess.run([*command, "--name", "tiny", "--version", "3"], check=True, capture_output=True)
     weights = load_weights(tmp_path / "out")
     assert (weights.name, weights.version) == ("tiny", "3")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.encoding import EncoderWeights, Precision, create_runtime
+from app.encoding import EncoderWeights, Precision, RuntimeName, create_runtime
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
 from tests.model.support import make_chips, small_backbone
 
@@ -36,6 +36,8 @@ def make_encoder(backbone: dict[str, Any], seed: int = 0) -> Encoder:
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.2)
+            assert module.running_var is not None
+            assert module.running_mean is not None
             module.running_var.uniform_(0.5, 2)
             module.running_mean.normal_(std=0.2)
         if isinstance(module, torch.nn.PReLU):
@@ -75,8 +77,8 @@ def test_a_fused_encoder_is_saved_loaded_and_exported(tmp_path: Path) -> None:
     assert to_onnx(loaded) == to_onnx(fused)
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_the_exported_network_gives_the_same_embeddings_and_the_mean_length(runtime: str) -> None:
+@pytest.mark.parametrize("runtime", RuntimeName)
+def test_the_exported_network_gives_the_same_embeddings_and_the_mean_norm(runtime: RuntimeName) -> None:
     parts = [make_encoder({**SEPARABLE, "embedding_size": 128}), make_encoder(small_backbone(8, 16), seed=1)]
     fused = fuse(parts, CHIPS)
     network = to_onnx(fused)

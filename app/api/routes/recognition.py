@@ -133,7 +133,7 @@ async def enroll(
 async def verify(request: Request, body: VerifyBody, components: ComponentsDependency) -> Response:
     """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
 
-    What a match is follows from `target_fmr`, the false match rate that you put up with, in every measured group of
+    What a match is follows from `target_fmr`, the highest false match rate that you accept, in every measured group of
     people unless `claim` says otherwise, or from `max_distance` or `min_similarity`; the answer says how often
     strangers come as near as these two faces.
     """

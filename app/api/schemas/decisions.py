@@ -1,4 +1,4 @@
-"""How decisions are asked for and answered: criteria, thresholds and measured rates over the wire."""
+"""Criteria, thresholds and measured rates over the wire."""
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ class CriterionOut(BaseModel):
     set_by: CriterionSource
     claim: Claim | None = Field(description="for whom the rate is promised; null for a distance")
     bound_by: str | None = Field(
-        description="the group of people that asked for the strictest threshold; null if all pairs did"
+        description="the group that needs the strictest threshold; null if all pairs together do"
     )
     met: bool = Field(
         description="false where a default, the service's or the collection's, asks for more than the calibration "
-        "supports for so many subjects; the strictest supported threshold then stands in"
+        "supports for this number of subjects; the strictest supported threshold is used instead"
     )
 
 

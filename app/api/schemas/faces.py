@@ -9,7 +9,7 @@ from app.api.schemas.common import AttributesModel, Image, RequestModel, Rounded
 
 
 class DetectRequest(RequestModel):
-    """A photograph to be looked at; nothing is stored or compared."""
+    """A photograph to find faces in; nothing is stored or compared."""
 
     model_config = examples.config(examples.DETECT_REQUEST)
 

@@ -123,7 +123,7 @@ class CandidateOut(BaseModel):
 
 
 class EnrollResponse(BaseModel):
-    """What was stored, what was not, and who looks the same."""
+    """What was stored, what was not, and which other subjects look the same."""
 
     model_config = examples.config(examples.ENROLL)
 

@@ -180,7 +180,7 @@ class SqliteGallery:
         encoded = None if metadata is None else queries.dump_metadata(metadata)
         with self._writing() as (connection, now):
             key = queries.collection_key(connection, collection)
-            # Before the subject is looked at: the twin of this request may have been the one that created it.
+            # Before the subject is read: a twin of this request may have created it.
             if receipt is not None and queries.find_receipt(connection, receipt.key, now - RECEIPT_LIFETIME):
                 raise ReceiptExists("Another request has been answered under this idempotency key.")
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)

@@ -19,7 +19,7 @@ from app.embeddings import (
 )
 from app.gallery.sqlite.index import SCORE_TOLERANCE, VectorIndex
 
-# The first fetch goes this far beyond what is asked for, so that a second one is rarely needed.
+# The first fetch asks for this many more, so that a second one is rarely needed.
 SPARE = 12
 _GROWTH = 4
 # Distances are cut off at 4, and vectors a little longer than 1 are a little farther.

@@ -10,7 +10,7 @@ from tests.app.photographs import blank, blurred, two_faces
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_face_is_described_in_pixels_of_the_photograph(client: TestClient, ada: bytes, as_json: bool) -> None:
     sent = {"json": {"image": base64_of(ada)}} if as_json else {"files": files(ada)}
-    answer = ok(client.post("/detect", **sent))  # type: ignore[arg-type]
+    answer = ok(client.post("/detect", **sent))
     assert (answer["width"], answer["height"]) == (512, 512)
     [face] = answer["faces"]
     box, marks = face["box"], face["landmarks"]

@@ -149,7 +149,9 @@ def test_the_same_face_under_another_subject_is_reported_and_enrolled(
     enroll(grace, subject_id="other")
     answer = enroll(variants(collins())["compressed"], subject_id="second")
     assert answer["possible_duplicate"] is True
-    [duplicate] = answer["possible_duplicates"]  # type: ignore[misc]
+    duplicates = answer["possible_duplicates"]
+    assert isinstance(duplicates, list)
+    (duplicate,) = duplicates
     assert duplicate["subject_id"] == "first"
     assert duplicate["decision"] == "match"
     assert duplicate["metadata"] == {"a": 1}

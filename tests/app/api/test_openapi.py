@@ -178,7 +178,7 @@ def test_the_application_does_what_the_document_says(
 
     @hypothesis_settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
-    def ask(case: Case) -> None:
+    def ask(case: Case[Any]) -> None:
         case.call_and_validate(checks=CHECKS)
 
     ask()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def test_a_subject_is_shown(enroll: Enroll, client: TestClient, ada: bytes) -> N
 
 
 def test_an_unknown_subject_or_collection(client: TestClient) -> None:
-    for method, options in (("GET", {}), ("DELETE", {}), ("PATCH", {"json": {"metadata": {}}})):
+    requests: list[tuple[str, dict[str, Any]]] = [("GET", {}), ("DELETE", {}), ("PATCH", {"json": {"metadata": {}}})]
+    for method, options in requests:
         problem(client.request(method, "/subjects/nobody", **options), 404, "subject_not_found")
         params = {"collection": "none"}
         problem(client.request(method, "/subjects/nobody", params=params, **options), 404, "collection_not_found")

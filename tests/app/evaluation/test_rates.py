@@ -33,8 +33,7 @@ class MadeUpCrowding:
     digest = "made up"
 
     def __call__(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        crowding: npt.NDArray[np.float32] = 0.3 * np.sin(9 * embeddings[:, 0])
-        return crowding
+        return (0.3 * np.sin(9 * embeddings[:, 0])).astype(np.float32)
 
 
 crowding_of = MadeUpCrowding()
@@ -99,7 +98,7 @@ def test_several_templates_are_drawn_and_never_their_own_probes(
     blocks = several_templates(embeddings, SUBJECT, crowding_of, templates, fuse, repeats=5)
     seen, own_crowding = set(), crowding_of(embeddings)
     for part in blocks():
-        enrolled = [s for s in range(4) if (s == SUBJECT).sum() > templates]
+        enrolled = [s for s in range(4) if np.count_nonzero(s == SUBJECT) > templates]
         assert part.rows.tolist() == enrolled
         np.testing.assert_array_equal(part.columns, SUBJECT)
         for row, subject in enumerate(enrolled):
@@ -109,7 +108,7 @@ def test_several_templates_are_drawn_and_never_their_own_probes(
             used = sorted(set(own) - set(probes))
             assert len(used) == templates
             seen.add((subject, *used))
-            assert part.non_mated[row].tolist() == (subject != SUBJECT).tolist()
+            assert part.non_mated[row].tolist() == [other != subject for other in SUBJECT.tolist()]
             mean = embeddings[used].sum(axis=0)
             mean /= np.linalg.norm(mean)
             expected = np.square(embeddings - mean).sum(axis=1) + own_crowding + crowding_of(mean[None])

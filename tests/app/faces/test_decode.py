@@ -7,6 +7,7 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -365,16 +366,15 @@ def only_photograph_errors(data: bytes) -> None:
         assert outcome.message
 
 
-SEEDS = [
-    encode(sample(40, 36), kind, **options)
-    for kind, options in [
-        ("JPEG", {"exif": exif(6)}),
-        ("JPEG", {"progressive": True}),
-        ("PNG", {"exif": exif(3), "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}),
-        ("WEBP", {"exif": exif(8)}),
-        ("WEBP", {"lossless": True}),
-    ]
-] + [encode(sample(40, 36).quantize(8), "PNG", transparency=2), encode(sample(40, 36).convert("CMYK"), "JPEG")]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("JPEG", {"exif": exif(6)}),
+    ("JPEG", {"progressive": True}),
+    ("PNG", {"exif": exif(3), "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}),
+    ("WEBP", {"exif": exif(8)}),
+    ("WEBP", {"lossless": True}),
+]
+SEEDS = [encode(sample(40, 36), kind, **options) for kind, options in VARIANTS]
+SEEDS += [encode(sample(40, 36).quantize(8), "PNG", transparency=2), encode(sample(40, 36).convert("CMYK"), "JPEG")]
 MAGIC = [
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",

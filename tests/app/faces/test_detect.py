@@ -86,7 +86,7 @@ def test_a_face_that_fills_the_frame(
     scale = side / (bottom - top)
     region = astronaut[top:bottom, left:right]
     filled = cv2.resize(region, (round(region.shape[1] * scale), side), interpolation=cv2.INTER_CUBIC)
-    (face,) = detector.detect(photograph(filled))
+    (face,) = detector.detect(photograph(np.asarray(filled, dtype=np.uint8)))
     assert at(face, scale=scale, offset=(-left * scale, -top * scale), tolerance=8)
 
 
@@ -94,7 +94,7 @@ def test_a_face_that_fills_the_frame(
 def test_a_tiny_crop_of_a_face(detector: YunetDetector, astronaut: Pixels, height: int) -> None:
     scale = height / 115
     tiny = cv2.resize(astronaut[58:173, 175:270], (round(95 * scale), height), interpolation=cv2.INTER_AREA)
-    (face,) = detector.detect(photograph(tiny))
+    (face,) = detector.detect(photograph(np.asarray(tiny, dtype=np.uint8)))
     assert np.abs(face.landmarks - (EYES_NOSE_MOUTH - [175, 58]) * scale).max() < 1.5
 
 
@@ -171,7 +171,10 @@ def test_a_glance_is_enough_for_the_largest_face(astronaut: Pixels, side: int, s
 def test_a_large_face_is_taken_at_a_glance(astronaut: Pixels) -> None:
     detector = Counting()
     head = astronaut[0:240, 110:350]
-    (face,) = detector.detect(photograph(cv2.resize(head, (960, 960), interpolation=cv2.INTER_CUBIC)), largest=True)
+    (face,) = detector.detect(
+        photograph(np.asarray(cv2.resize(head, (960, 960), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)),
+        largest=True,
+    )
     assert at(face, scale=4, offset=(-440, 0))
     assert detector.sides == [320]
 
@@ -213,7 +216,7 @@ def test_a_face_at_the_border_lies_where_it_does_in_the_whole_picture(
     left, top, right, bottom = cut
     part = astronaut[top:bottom, left:right]
     size = (round((right - left) * scale), round((bottom - top) * scale))
-    picture = photograph(cv2.resize(part, size, interpolation=cv2.INTER_AREA))
+    picture = photograph(np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8))
     found = detector.detect(picture, largest=largest)
     assert at(found[0], scale=scale, offset=(-left * scale, -top * scale), tolerance=8)
 
@@ -254,7 +257,9 @@ def test_no_box_is_too_odd_to_be_looked_at_closer(detector: YunetDetector, box: 
 
 
 def test_threads_find_alike(detector: YunetDetector, astronaut: Pixels) -> None:
-    pictures = [photograph(cv2.resize(astronaut, (side, side))) for side in (256, 320, 400, 512)] * 6
+    pictures = [
+        photograph(np.asarray(cv2.resize(astronaut, (side, side)), dtype=np.uint8)) for side in (256, 320, 400, 512)
+    ] * 6
     expected = [detector.detect(picture)[0].landmarks for picture in pictures]
     with ThreadPoolExecutor(4) as pool:
         for faces, landmarks in zip(pool.map(detector.detect, pictures), expected, strict=True):

@@ -39,7 +39,7 @@ def test_eye_distance_is_in_original_pixels(found: tuple[Pixels, DetectedFace]) 
 def test_blurring_lowers_sharpness(found: tuple[Pixels, DetectedFace]) -> None:
     chip, face = found
     blurred = [chip] + [cv2.GaussianBlur(chip, (0, 0), sigma) for sigma in (0.5, 1, 2, 4)]
-    measured = [assess(each, face, 1.0, LIMITS) for each in blurred]
+    measured = [assess(np.asarray(each, dtype=np.uint8), face, 1.0, LIMITS) for each in blurred]
     assert all(sharp.sharpness > soft.sharpness for sharp, soft in pairwise(measured))
     assert measured[-1].issues == (QualityIssue.BLURRED,)
 
@@ -76,7 +76,9 @@ def test_yaw_and_roll_by_construction(roll: float, yaw: float) -> None:
 
 def test_small_faces_are_named_and_doubtful_ones_are_not(found: tuple[Pixels, DetectedFace]) -> None:
     chip, face = found
-    quality = assess(chip, replace(face, landmarks=face.landmarks / 4, confidence=0.5), 1.0, LIMITS)
+    quality = assess(
+        chip, replace(face, landmarks=(face.landmarks / 4).astype(np.float32), confidence=0.5), 1.0, LIMITS
+    )
     assert quality.issues == (QualityIssue.FACE_TOO_SMALL,)
     assert all(type(issue) is str for issue in quality.issues)
 

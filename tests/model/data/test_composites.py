@@ -57,13 +57,13 @@ def test_a_swap_takes_one_band_of_the_second_face_and_the_rest_of_the_first() ->
     assert seen == set(range(len(BANDS)))
 
 
-def test_views_are_unlabelled_pictures_in_the_order_of_their_kinds(faces: FaceSet, tmp_path: Path) -> None:
+def test_composites_are_unlabelled_pictures_in_the_order_of_their_kinds(faces: FaceSet, tmp_path: Path) -> None:
     make_composites(faces, tmp_path / "v", augmented=7, blends=3, swaps=2, seed=0)
-    views = load_face_set(tmp_path / "v")
-    assert views.source.tolist() == ["augmented"] * 7 + ["blend"] * 3 + ["swap"] * 2
-    assert set(views.split.tolist()) == {"train"}
-    assert (views.identity == UNLABELLED).all()
-    pictures = views.images(np.arange(12))
+    made = load_face_set(tmp_path / "v")
+    assert made.source.tolist() == ["augmented"] * 7 + ["blend"] * 3 + ["swap"] * 2
+    assert set(made.split.tolist()) == {"train"}
+    assert (made.identity == UNLABELLED).all()
+    pictures = made.images(np.arange(12))
     originals = faces.images(np.arange(5))
     assert not any(np.array_equal(p, o) for p in pictures for o in originals)
 

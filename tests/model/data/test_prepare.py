@@ -60,8 +60,8 @@ def test_parquet_unpacks_chips_and_labels(tmp_path: Path) -> None:
 
 def test_several_files_are_one_set_and_a_name_is_one_person(tmp_path: Path) -> None:
     chips = make_chips([0, 1, 2])
-    first = {"image": [encoded(chips[0]), encoded(chips[1])], "identity": ["b", "a"], "split": ["train"] * 2}
-    second = {"image": [encoded(chips[2])], "identity": ["b"], "split": ["train"], "origin": ["Asian"], "age": ["9"]}
+    first: dict[str, list[Any]] = {"image": [encoded(chips[0]), encoded(chips[1])], "identity": ["b", "a"], "split": ["train"] * 2}
+    second: dict[str, list[Any]] = {"image": [encoded(chips[2])], "identity": ["b"], "split": ["train"], "origin": ["Asian"], "age": ["9"]}
     for name, table in (("1", first), ("2", second)):
         pq.write_table(pa.table({**table, "source": [name] * len(table["image"])}), tmp_path / f"{name}.parquet")
     result = run("parquet", tmp_path / "1.parquet", tmp_path / "2.parquet", tmp_path / "out")

@@ -24,9 +24,8 @@ import torch
 
 from model import export
 from model.evaluation.baselines import SFACE, dlib_embeddings, load_encode
-from model.networks.backbone import BackboneConfig, Encoder
+from model.networks.backbone import BackboneConfig, Encoder, save_encoder
 from model.training.teacher import sface_teacher
-from model.training.train import save_encoder
 
 CHIPS = make_chips(list(range(5)))
 PORTRAIT = skimage.data.astronaut()[:300, 80:380]

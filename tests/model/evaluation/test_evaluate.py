@@ -199,6 +199,7 @@ def test_the_report_holds_the_rates_of_the_people_held_out(measured: Path, faces
     assert shown.value == pytest.approx(tar_at_far(pairs, 1e-3))
     assert 0 <= shown.low <= shown.value <= shown.high <= 1
     assert report.heldout_unrelated == pytest.approx({"1e-03": tar_at_far(unrelated, 1e-3)})
+    assert report.heldout_unrelated is not None
     assert report.heldout_unrelated["1e-03"] > shown.value
     assert report.heldout_by_source is not None
     assert list(report.heldout_by_source) == ["many"]

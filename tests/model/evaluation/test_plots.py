@@ -9,7 +9,6 @@ from xml.sax.saxutils import unescape
 import numpy as np
 import pytest
 
-from app.evaluation.bootstrap import Interval
 from app.evaluation.roc import Comparisons, all_comparisons
 from tests.model.support import unit_vectors
 
@@ -21,7 +20,6 @@ from matplotlib import pyplot as plt
 from model.evaluation import plots
 from model.evaluation.plots import (
     accuracy_against_time,
-    claimed_against_observed,
     distance_histogram,
     robustness_curves,
     roc_and_det,
@@ -69,18 +67,8 @@ def draw_times(path: Path) -> None:
     accuracy_against_time({"ours": (3.0, 97.5, 0.2), "SFace": (20.0, 99.3, 0.1)}, path)
 
 
-def draw_claims(path: Path) -> None:
-    rows = {"half & half": [(1e-3, Interval(2e-3, 1e-3, 4e-3)), (1e-4, Interval(0, 0, 1e-4))]}
-    curve = [(Interval(1e-3, 5e-4, 2e-3), Interval(0.01, 0, 0.02)), (Interval(1e-4, 0, 2e-4), Interval(0.1, 0.05, 0.2))]
-    claimed_against_observed(rows, {"calibrated": curve}, path)
-
-
 Draw = Callable[[Path], None]
 DRAWN: dict[str, tuple[Draw, list[str]]] = {
-    "claims": (
-        draw_claims,
-        ["claimed rate", "observed rate (95 % interval)", "half & half", "false non-match rate", "calibrated"],
-    ),
     "rates": (
         draw_rates,
         [

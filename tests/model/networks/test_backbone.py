@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from model.networks.backbone import BackboneConfig, Encoder, embed
+from model.networks.backbone import BackboneConfig, Encoder, InvertedBlock, embed
 
 SEPARABLE: dict[str, Any] = {
     "stem": {"width": 8, "kernel": 3, "stride": 2, "activation": "prelu"},
@@ -131,13 +131,16 @@ def test_what_the_stem_sees_is_cut_resized_and_scaled_by_colour() -> None:
 def test_inverted_blocks_add_what_came_in_only_where_the_shape_stays() -> None:
     encoder = make_encoder(INVERTED)
     with torch.no_grad():
-        for block in encoder.blocks[1:4]:
+        for block in list(encoder.blocks)[1:4]:
+            assert isinstance(block, InvertedBlock)
+            assert block.narrow.bias is not None
             block.narrow.weight.zero_()
             block.narrow.bias.zero_()
     x = torch.randn(2, 8, 32, 32)
-    assert not encoder.blocks[1](x).any()
+    first, second = list(encoder.blocks)[1:3]
+    assert not first(x).any()
     y = torch.randn(2, 16, 16, 16)
-    torch.testing.assert_close(encoder.blocks[2](y), y)
+    torch.testing.assert_close(second(y), y)
     assert not encoder.blocks[3](y).any()
 
 

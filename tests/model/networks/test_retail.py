@@ -58,6 +58,7 @@ def test_aligning_turns_an_encoder_to_its_targets_and_bends_no_distances() -> No
     encoder = Encoder(BackboneConfig.model_validate(small_backbone(8, 16, embedding_size=12))).eval()
     chips = torch.from_numpy(make_chips(list(range(60))))
     with torch.no_grad():
+        assert encoder.norm.running_var is not None
         encoder.norm.running_var.uniform_(0.5, 2)
         encoder.norm.weight.uniform_(0.5, 2)
     centred = copy.deepcopy(encoder)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_every_layer_is_dequantised_value_by_value(published: onnx.ModelProto, f
 
 
 def test_a_last_block_may_be_shorter() -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "q": np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int8),
         "s": np.array([[1.0, 10.0], [2.0, 100.0]], dtype=np.float32),
         "z": np.array([[0, 1], [1, 0]], dtype=np.int8),

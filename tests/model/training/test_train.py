@@ -21,8 +21,7 @@ pytest.importorskip("pyarrow")
 import torch
 
 from model.data.face_set import join, load_face_set
-from model.networks.backbone import BackboneConfig, Encoder, embed, load_encoder
-from model.training import train
+from model.networks.backbone import BackboneConfig, Encoder, embed, load_encoder, save_encoder
 from model.training.teacher import SFACE, load_targets
 from model.training.train import CHECKPOINT_FILE, CollapseError, Trainer
 from tests.model.made_up import (
@@ -165,8 +164,8 @@ def test_killed_processes_leave_a_checkpoint_to_go_on_from(faces: Path, tmp_path
     recipe = make_recipe({**DISTIL, "steps": 40}, checkpoint_every=1, validate_every=100)
     (tmp_path / "recipe.toml").write_text(as_toml(recipe).replace("steps = 40", "steps = 10"))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "model.training.train", tmp_path / "recipe.toml", "--faces", faces, "--out", out]
-    command += ["--threads", "1", "--set", "distil.steps=40"]
+    command = [sys.executable, "-m", "model.training.train", str(tmp_path / "recipe.toml"), "--out", str(out)]
+    command += ["--faces", str(faces), "--threads", "1", "--set", "distil.steps=40"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
         while not (out / CHECKPOINT_FILE).exists() and process.poll() is None and time.monotonic() < deadline:
@@ -191,10 +190,10 @@ def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(
 
 
 def test_other_faces_in_the_same_folder_are_refused(finished: Path, faces: Path, tmp_path: Path) -> None:
-    made = make_composites(faces, tmp_path / "views")
+    made = make_composites(faces, tmp_path / "composites")
     face_set = load_face_set(faces)
-    teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "views", made)])
-    with pytest.raises(ValueError, match="other faces; give the same --faces and --views"):
+    teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "composites", made)])
+    with pytest.raises(ValueError, match="other faces; give the same --faces and --composites"):
         Trainer(make_recipe(), join(face_set, [made]), teacher, finished)
 
 
@@ -219,6 +218,7 @@ def test_classifiers_of_two_stages_begin_the_same_after_an_interruption(faces: P
 
 def test_embeddings_of_one_point_are_a_collapse(faces: Path, tmp_path: Path) -> None:
     trainer = make_trainer(make_recipe({**DISTIL, "learning_rate": 1e-9}), faces, tmp_path)
+    assert isinstance(trainer.encoder, Encoder)
     torch.nn.init.zeros_(trainer.encoder.norm.weight)
     torch.nn.init.ones_(trainer.encoder.norm.bias)
     with pytest.raises(CollapseError, match=r"spread fell to 0\.0000 \(below 0\.0354\) at step 6: lower the learning"):
@@ -284,7 +284,7 @@ def test_an_anchor_keeps_embeddings_where_the_start_puts_them(finished: Path, fa
 
 def test_a_saved_encoder_comes_back(tmp_path: Path) -> None:
     encoder = Encoder(BackboneConfig.model_validate(small_backbone(8, embedding_size=4)))
-    train.save_encoder(encoder, tmp_path / "e.pt")
+    save_encoder(encoder, tmp_path / "e.pt")
     loaded = load_encoder(tmp_path / "e.pt")
     assert loaded.config == encoder.config
     assert not loaded.training

@@ -187,7 +187,7 @@ def test_distilling_without_a_teacher_is_refused(faces: Path, tmp_path: Path) ->
         Trainer(make_recipe(), load_face_set(faces), None, tmp_path).run()
 
 
-def test_the_teacher_of_views_is_centred_like_that_of_the_faces(faces: Path, tmp_path: Path) -> None:
+def test_the_teacher_of_composites_is_centred_like_that_of_the_faces(faces: Path, tmp_path: Path) -> None:
     made = make_composites(faces, tmp_path)
     members = load_face_set(faces).of_split("train")
     clean = np.load(faces / SFACE_CACHE)[members.rows]
@@ -196,10 +196,10 @@ def test_the_teacher_of_views_is_centred_like_that_of_the_faces(faces: Path, tmp
     np.testing.assert_allclose(load_targets(faces, (SFACE,), members, [(tmp_path, made)]), expected, atol=1e-6)
 
 
-def test_views_are_shown_as_they_are_or_mirrored(faces: Path, tmp_path: Path) -> None:
-    made = make_composites(faces, tmp_path / "views")
+def test_composites_are_shown_as_they_are_or_mirrored(faces: Path, tmp_path: Path) -> None:
+    made = make_composites(faces, tmp_path / "composites")
     face_set = load_face_set(faces)
-    teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "views", made)])
+    teacher = load_targets(faces, (SFACE,), face_set.of_split("train"), [(tmp_path / "composites", made)])
     trainer = Trainer(make_recipe(), join(face_set, [made]), teacher, tmp_path / "run")
     assert len(trainer.train_faces) == 41 + 9
     assert trainer.classes == 8

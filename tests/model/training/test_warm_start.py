@@ -87,6 +87,7 @@ def test_what_a_recipe_takes_from_sface_fits_its_network(sface: Encoder) -> None
         recipe = load_recipe(path)
         if recipe.start is None or recipe.start.weights != SFACE_START:
             continue
+        assert recipe.backbone is not None
         target = Encoder(recipe.backbone)
         copy_weights(sface, target, recipe.start.last_blocks)
         assert torch.equal(target.project.weight, sface.project.weight), path

@@ -1,0 +1,42 @@
+"""What documents generate is what they show."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("scipy")
+
+from typer.testing import CliRunner
+
+from app.settings import Settings
+from benchmarks import documents
+
+
+def test_no_document_is_out_of_date() -> None:
+    import typer  # noqa: PLC0415
+
+    app = typer.Typer()
+    app.command()(documents.main)
+    result = CliRunner().invoke(app, ["--check"])
+    assert result.exit_code == 0, result.output
+
+
+def test_only_what_stands_between_the_marks_is_replaced() -> None:
+    before = "a\n<!-- generated: x -->\nold\n<!-- end -->\nb\n<!-- generated: y z -->\n<!-- end -->\n"
+    after = documents.renewed(before, {"x": lambda: iter(["1", "2"]), "y z": lambda: iter(["3"])})
+    assert after == "a\n<!-- generated: x -->\n1\n2\n<!-- end -->\nb\n<!-- generated: y z -->\n3\n<!-- end -->\n"
+
+
+def test_an_unknown_table_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        documents.renewed("<!-- generated: nothing -->\n<!-- end -->", {})
+
+
+def test_every_setting_has_a_row() -> None:
+    rows = list(documents.settings_table())[2:]
+    assert len(rows) == sum(len(type(f.default).model_fields) for f in Settings.model_fields.values())
+    assert "| `TESSERA_SERVER__PORT` | `8000` | port to listen on; 0 lets the system choose one |" in rows
+    assert (
+        "| `TESSERA_DECISIONS__INCONCLUSIVE` | `true` | answer inconclusive where it applies; else no_match |" in rows
+    )
