@@ -1,1 +1,1 @@
-"""Tessera, a self-hosted face-verification service: photograph in, decision out."""
+"""Tessera, a self-hosted face-verification service: photographs in, decisions out."""

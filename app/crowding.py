@@ -1,10 +1,10 @@
-"""How crowded the region of a face is: how alike it is to faces that are not this person's.
+"""How crowded the embedding space is around a face: how similar the face is to those of other people.
 
-Where many people look alike to an encoder, two strangers come near each other more often than elsewhere. A threshold
-that asks more there, and less where faces stand alone, has one false match rate for people of every kind at a smaller
-price than one threshold strict enough for the most alike, and nobody's group is named or guessed. Normalising a score
-by a cohort is old in speaker recognition (Auckenthaler et al. 2000, score normalization); clusters of faces with a
-calibration each are its relative in fairness (FairCal, Salvador et al., ICLR 2022).
+Where many people look alike to an encoder, two different people match more often than elsewhere. A threshold that is
+stricter there, and looser where faces are isolated, gives people of every kind the same false match rate. It costs
+less than one threshold strict enough for the most alike, and nobody's group is named or guessed. Normalising scores by
+a cohort is well known in speaker recognition (Auckenthaler et al. 2000, score normalization); FairCal, which calibrates
+each cluster of faces (Salvador et al., ICLR 2022), is a related method for fairness.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ Floats = npt.NDArray[np.float32]
 
 
 class CohortError(TesseraError):
-    """The cohort of an encoder is missing, damaged, or another encoder's."""
+    """The cohort of an encoder is missing, damaged, or belongs to another encoder."""
 
     code = "cohort_invalid"
 
 
 class Crowding(Protocol):
-    """Gives the crowding of embeddings; ``digest`` names how, so that what was stored can be told from what was not."""
+    """Computes the crowding of embeddings; ``digest`` identifies the method, so that stale stored values show."""
 
     @property
     def digest(self) -> str:
-        """Text that is the same only where every crowding is."""
+        """Text that is equal only if all crowding values are."""
         ...
 
     def __call__(self, embeddings: Floats) -> Floats:
-        """Unit-length [N, 128] -> [N], in squared distance."""
+        """Unit-length [N, 128] -> [N], in units of squared distance."""
         ...
 
 
 class NoCrowding:
-    """All faces are as crowded as is usual."""
+    """Gives every face the usual crowding, 0."""
 
     digest = "none"
 
@@ -57,11 +57,11 @@ class NoCrowding:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Centroids of the faces of many people, which are nobody's.
+    """Centroids of the faces of many people; none is the face of a single person.
 
-    centroids: unit-length float32 [C, 128]. The crowding of a face is ``strength`` times what the mean similarity to
-    its ``neighbours`` nearest centroids is above ``usual``. Two faces are compared as if their squared distance were
-    larger by the crowding of both.
+    centroids: unit-length float32 [C, 128]. The crowding of a face is ``strength`` times the excess over ``usual`` of
+    its mean similarity to its ``neighbours`` nearest centroids. The crowding of both faces is added to their squared
+    distance.
     """
 
     centroids: Floats
@@ -81,7 +81,7 @@ class Cohort:
 
 
 def write_cohort(path: Path, centroids: Floats, *, neighbours: int, strength: float, usual: float) -> Cohort:
-    """Writes a cohort, its centroids as float16, and gives back what ``read_cohort`` would."""
+    """Writes a cohort, its centroids as float16, and returns what ``read_cohort`` would."""
     file = io.BytesIO()
     np.savez(
         file,
@@ -95,7 +95,7 @@ def write_cohort(path: Path, centroids: Floats, *, neighbours: int, strength: fl
 
 
 def read_cohort(path: Path) -> Cohort:
-    """Reads what ``write_cohort`` wrote. Raises CohortError."""
+    """Reads a cohort written by ``write_cohort``. Raises CohortError."""
     try:
         data = path.read_bytes()
         with np.load(io.BytesIO(data), allow_pickle=False) as content:
@@ -112,15 +112,15 @@ def read_cohort(path: Path) -> Cohort:
 
 
 def crowding_beside(directory: Path) -> Crowding:
-    """That of the encoder in a folder, to measure it with; an encoder may have no cohort. Raises CohortError."""
+    """The crowding to calibrate the encoder in a folder with; an encoder may have no cohort. Raises CohortError."""
     path = directory / COHORT_FILE
     return read_cohort(path) if path.is_file() else NoCrowding()
 
 
 def load_crowding(directory: Path, digest: str | None) -> Crowding:
-    """What the thresholds of a calibration go with: the cohort beside the encoder, or nothing where ``digest`` is None.
+    """The crowding that a calibration was made with: the cohort beside the encoder, or none if ``digest`` is None.
 
-    Raises CohortError where the cohort is missing, or another one than that of the calibration.
+    Raises CohortError if the cohort is missing or is not the calibration's.
     """
     if digest is None:
         return NoCrowding()

@@ -1,4 +1,4 @@
-"""Embeddings as numbers: unit vectors, their squared distance, and several templates of one subject made one vector."""
+"""Embeddings as numbers: unit vectors, squared distances, and fusing several templates of a subject into one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EMBEDDING_SIZE = 128
 MAX_DISTANCE = 4.0
 UNIT_NORM_TOLERANCE = 1e-3
 MOST_FUSED = 8
-"""At most this many templates of a subject are fused, the newest: error rates of more were not measured."""
+"""At most this many templates of a subject are fused, the newest ones: error rates of more were not measured."""
 
 Embedding = npt.NDArray[np.float32]
 """float32 [128], unit length."""
@@ -24,22 +24,22 @@ def have_unit_norm(vectors: Vectors) -> bool:
 
 
 def squared_distances(probe: Embedding, vectors: Vectors) -> npt.NDArray[np.float32]:
-    """float32 [N], each 0..4: squared L2 between the probe and every row, the same whatever else is in the rows."""
+    """float32 [N], each 0..4: squared L2 between the probe and every row, independent of the other rows."""
     distances: npt.NDArray[np.float32] = np.square(vectors - probe).sum(axis=1)
     return np.clip(distances, 0.0, MAX_DISTANCE)
 
 
 def squared_distance(a: Embedding, b: Embedding) -> float:
-    """The same of two embeddings."""
+    """Squared L2 between two embeddings, 0..4."""
     return float(squared_distances(a, b[np.newaxis])[0])
 
 
 def fuse(templates: Vectors) -> Vectors:
     """The mean direction of the templates of each subject: unit-length [S, K, D] -> unit-length [S, 1, D].
 
-    At an equal false match rate the mean misses the subject less often than the nearest of the templates does, since
-    what is particular to one photograph averages out. Templates that cancel each other to nothing, which no
-    photographs of one person do, give their last. One template is given back as it is.
+    At an equal false match rate, the mean has a lower false non-match rate than the nearest template, because the
+    peculiarities of single photographs average out. If the templates cancel out, which photographs of one person never
+    do, the last one is returned. A single template is returned as it is.
     """
     if templates.shape[1] == 1:
         return templates
@@ -51,6 +51,6 @@ def fuse(templates: Vectors) -> Vectors:
 
 
 def fused_template(templates: Vectors) -> Vectors:
-    """What stands for one subject: unit-length [K, D], the oldest first -> [D]."""
+    """The fused template of one subject: unit-length [K, D], oldest first -> [D]."""
     result: Vectors = fuse(templates[np.newaxis, -MOST_FUSED:])[0, 0]
     return result

@@ -1,4 +1,4 @@
-"""The one base of every failure that a caller can act on."""
+"""The base class of every failure that a caller can act on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class TesseraError(Exception):
     """A failure with a stable, machine-readable ``code``.
 
     The message says what happened and what to do; ``details`` holds JSON-serialisable facts (limits, counts, names).
-    Each room defines its own subclasses; ``app.api`` gives every code an HTTP status.
+    Each package defines its own subclasses; ``app.api`` gives every code an HTTP status.
     """
 
     code = "internal_error"

@@ -36,7 +36,7 @@ from app.settings import Settings
 from app.version import VERSION
 
 THREADS_A_CORE = 2
-"""While some wait for the encoder others decode and look for faces."""
+"""While some threads wait for the encoder, others decode photographs and detect faces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class EncoderFiles:
 
 
 def load_encoder_files(settings: Settings) -> EncoderFiles:
-    """Reads and checks them. Raises TesseraError, with a message for the operator."""
+    """Reads and checks the encoder's files. Raises TesseraError, with a message for the operator."""
     directory, own = settings.encoding.directory, settings.decisions.calibration
     weights = load_weights(directory)
     calibration = load_calibration(directory, weights.sha256) if own is None else read_calibration(own, weights.sha256)
@@ -62,14 +62,14 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
 
 
 def build_encoder(settings: Settings, weights: EncoderWeights) -> EncoderRuntime:
-    """The encoder as the settings have it run. Raises WeightsError."""
+    """The encoder, run as the settings specify. Raises WeightsError."""
     encoding = settings.encoding
     return create_runtime(weights, runtime=encoding.runtime, precision=encoding.precision, threads=encoding.threads)
 
 
 def build_finder(settings: Settings) -> FaceFinder:
-    """What finds faces in photographs, within the limits of the settings."""
-    # OpenCV's own threads would only get in each other's way: every core has a request to work on.
+    """The face finder, with the limits from the settings."""
+    # OpenCV's own threads would only compete: every core already has a request to work on.
     cv2.setNumThreads(1)
     faces = settings.faces
     return FaceFinder(
@@ -82,7 +82,7 @@ def build_finder(settings: Settings) -> FaceFinder:
 def build_service(settings: Settings) -> RecognitionService:
     """Loads encoder and calibration and opens the gallery.
 
-    Raises TesseraError, with a message for the operator, where one of them cannot be used.
+    Raises TesseraError, with a message for the operator, if one of them cannot be used.
     """
     files, decisions = load_encoder_files(settings), settings.decisions
     criteria = Criteria(
@@ -111,7 +111,7 @@ def build_service(settings: Settings) -> RecognitionService:
 
 
 def build_components(settings: Settings, service: RecognitionService, metrics: Metrics) -> Components:
-    """Everything that routes use."""
+    """The components that routes use."""
     server, cores = settings.server, available_cores()
     service.observe_encoder(metrics.encoder_ran)
     return Components(
@@ -148,7 +148,7 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
         summary="Self-hosted face verification: enrol, verify and identify at a measured false match rate",
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
-        # FastAPI's own pages load their scripts from a public host; these come with the package.
+        # FastAPI's own pages load scripts from a public host; these come with the package.
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,

@@ -32,9 +32,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def available_cores() -> int:
-    """How many cores this process may use at once: its affinity, or less where a control group grants less time.
+    """How many cores this process may use at once: its affinity, or fewer if a control group limits its CPU time.
 
-    The quota is that of cgroup v2 (``cpu.max``), which containers are limited by; a part of a core counts as one.
+    The quota is that of cgroup v2 (``cpu.max``), which limits containers; a fraction of a core counts as one.
     """
     cores = len(os.sched_getaffinity(0))
     try:
@@ -46,7 +46,7 @@ def available_cores() -> int:
 
 
 class Processor:
-    """What OpenVINO says of this CPU."""
+    """What OpenVINO reports about this CPU."""
 
     def __init__(self) -> None:
         self.core = ov.Core()
@@ -55,7 +55,7 @@ class Processor:
 
 
 class CpuNetwork:
-    """One compiled network and as many requests as it has threads; a caller waits while all of them are busy.
+    """One compiled network with one request per thread; a caller waits while all requests are busy.
 
     ``outputs`` may be called from several threads at once. A request runs on one thread: two pictures on two cores are
     done sooner in parallel than one after the other on both.
@@ -86,22 +86,22 @@ class CpuNetwork:
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads,
-            # Pinned threads of two processes would all land on the first cores.
+            # Pinned threads of several processes would all land on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
         compiled = processor.core.compile_model(prepare(processor.core.read_model(network)), DEVICE, options)
         self.output_names = [sorted(output.get_names()) for output in compiled.outputs]
-        # The last one used is taken first: its memory is still in the caches.
+        # The most recently used one is taken first: its memory is still cached.
         self._requests: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         for _ in range(threads):
             self._requests.put(compiled.create_infer_request())
 
     @contextmanager
     def outputs(self, batch: npt.NDArray[np.generic]) -> Iterator[list[Floats]]:
-        """What the network makes of its one input; the arrays hold until the context is left."""
+        """The outputs for the network's one input; the arrays are valid until the context is left."""
         request = self._requests.get()
         try:
-            # Read where it lies: the array must be held until the network has run.
+            # Not copied: the array must stay alive until the network has run.
             held = np.require(batch, requirements=["C", "W"])
             request.set_input_tensor(ov.Tensor(held, shared_memory=True))
             request.infer()

@@ -20,7 +20,7 @@ class _Section(BaseModel):
 
 
 class ServerSettings(_Section):
-    """Where the service listens and how much it takes in."""
+    """Where the service listens and how much it accepts."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose one")
@@ -74,12 +74,12 @@ class EncodingSettings(_Section):
 
     @property
     def directory(self) -> Path:
-        """Where the files of the chosen encoder lie."""
+        """The directory of the chosen encoder's files."""
         return self.weights / self.encoder
 
 
 class DecisionsSettings(_Section):
-    """What a match is where a request does not say."""
+    """The criteria for a match unless a request sets them."""
 
     calibration: Path | None = Field(
         default=None, description="a table of your own from `tessera calibrate`; the one beside the encoder if not set"

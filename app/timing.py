@@ -1,4 +1,4 @@
-"""Where the time of one piece of work goes: stages by name, added up wherever they happen in its context."""
+"""Where the time of a piece of work goes: named stages, summed wherever they run in its context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _current: ContextVar[dict[str, float] | None] = ContextVar("stages", default=Non
 
 @contextmanager
 def timed() -> Iterator[dict[str, float]]:
-    """Collects what is done in this context, and on threads that are started with a copy of it: seconds by stage."""
+    """Collects seconds by stage in this context and on threads started with a copy of it."""
     stages: dict[str, float] = {}
     token = _current.set(stages)
     try:
@@ -23,7 +23,7 @@ def timed() -> Iterator[dict[str, float]]:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Adds the time that passes to a stage of this name, if anybody collects."""
+    """Adds the elapsed time to the stage of this name, if timing is being collected."""
     stages = _current.get()
     if stages is None:
         yield
@@ -36,7 +36,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def note(name: str, seconds: float) -> None:
-    """Adds to a stage what was measured elsewhere, if anybody collects."""
+    """Adds a duration measured elsewhere to a stage, if timing is being collected."""
     stages = _current.get()
     if stages is not None:
         stages[name] = stages.get(name, 0.0) + seconds

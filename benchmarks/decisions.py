@@ -1,13 +1,13 @@
-"""Do the rates that are claimed hold? Claimed against observed, on people whom the calibration never saw.
+"""Do the claimed error rates hold? Claimed against observed rates, on people whom the calibration never saw.
 
     python -m benchmarks.decisions lfw.tar --faces runs/faces
 
-Three parts. (1) LFW, all photographs with all others, at the thresholds of ``calibration.json``, for both claims. (2)
-Through HTTP, people of LFW and, apart, the held-out ones: they are enrolled with one photograph each into collections
-of growing size; strangers and their other photographs search at several targets, and are compared one to one. (3)
-Likewise people of one origin and sex, compared one to one with each other only. A claim is the target that was asked
-for; it holds where the lower bound of the observed rate's interval is not above it. ``benchmarks.groups`` calibrates on
-half of the people and observes the other half.
+Three parts. (1) LFW, all photographs against all others, at the thresholds of ``calibration.json``, for both claims.
+(2) Over HTTP, people of LFW and, separately, the held-out people: they are enrolled with one photograph each into
+collections of growing size; strangers and their other photographs search at several targets, and are compared one to
+one. (3) Over HTTP, people of one origin and sex, compared one to one within their group only. A claim is the requested
+target; it holds where the lower bound of the observed rate's interval is not above it. ``benchmarks.groups`` calibrates
+on half of the people and observes the other half.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A claim and what was observed."""
+    """A claim and the observed rate."""
 
     claimed: float
     observed: Interval
 
     @property
     def holds(self) -> bool:
-        """Whether the observation does not refute the claim."""
+        """Whether the observation is consistent with the claim."""
         return self.observed.low <= self.claimed
 
 
 def wilson(part: int, whole: int) -> Interval:
-    """A share with its 95 % interval (Wilson 1927), for trials that share no subject on one side."""
+    """A rate with its 95 % interval (Wilson 1927), for trials that share no subject on one side."""
     found = binomtest(part, max(whole, 1)).proportion_ci(method="wilson")
     return Interval(part / max(whole, 1), float(found.low), float(found.high))
 
@@ -86,7 +86,7 @@ class Faces:
 
 
 def by_people(pairs: Sequence[tuple[str, str]], matched: npt.NDArray[np.bool_]) -> Interval:
-    """A share of comparisons, bool [N], with its interval by drawing people anew: two who are alike meet repeatedly."""
+    """A share of comparisons, bool [N], with its interval by a bootstrap over people: look-alikes match repeatedly."""
     number = {name: i for i, name in enumerate(sorted({name for pair in pairs for name in pair}))}
     first, second = np.array([[number[a], number[b]] for a, b in pairs]).T
     shares = []
@@ -94,12 +94,12 @@ def by_people(pairs: Sequence[tuple[str, str]], matched: npt.NDArray[np.bool_]) 
         drawn = weights[first] * weights[second]
         shares.append((drawn @ matched) / max(drawn.sum(), 1.0))
     found = interval(float(matched.mean()), np.array(shares))
-    # No match at all says no more than so many independent trials would.
+    # Without any match the bootstrap has no spread: fall back to independent trials.
     return found if matched.any() else wilson(0, len(pairs))
 
 
 def observe(faces: Faces, thresholds: list[float]) -> list[tuple[Interval, Interval]]:
-    """False match and false non-match rates of all pairs at each threshold."""
+    """FMR and FNMR of all pairs at each threshold."""
     order = np.argsort(thresholds)
     blocks = single_templates(faces.embeddings, faces.subject, faces.crowding)
     counts = count(blocks, int(faces.subject.max()) + 1, [thresholds[i] for i in order])
@@ -108,7 +108,7 @@ def observe(faces: Faces, thresholds: list[float]) -> list[tuple[Interval, Inter
 
 
 def all_pairs(calibration: Calibration, faces: Faces, claim: Claim, results: Path | None = None) -> list[Row]:
-    """Prints the rates of one comparison on all pairs, at the thresholds that keep a claim."""
+    """Prints FMR and FNMR of all pairs, at the thresholds that keep a claim."""
     bounds = {t: b for t in TARGETS if (b := calibration.bound(claim, t, 1)) is not None}
     observed = observe(faces, [bound.threshold for bound in bounds.values()])
     lines = [
@@ -128,21 +128,21 @@ def all_pairs(calibration: Calibration, faces: Faces, claim: Claim, results: Pat
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Photographs, encoded, of people who may be enrolled, two or more of each, and of strangers to them."""
+    """Encoded photographs of people who may be enrolled, two or more each, and of strangers to them."""
 
     people: dict[str, list[bytes]]
     strangers: list[bytes]
 
 
 def crowd_of_lfw(photographs: dict[str, bytes]) -> Crowd:
-    """Who has one photograph only is a stranger."""
+    """People with a single photograph are the strangers."""
     everyone = people(photographs)
     several = {name: images for name, images in everyone.items() if len(images) > 1}
     return Crowd(several, [images[0] for images in everyone.values() if len(images) == 1][:PROBES])
 
 
 def crowd_of_heldout(members: FaceSet) -> Crowd:
-    """Half of the people, chosen at random, are strangers; the aligned faces are the photographs."""
+    """Half of the people, chosen at random, are strangers; the chips serve as photographs."""
     order = np.random.default_rng(1).permutation(np.unique(members.identity))
     half = len(order) // 2
     rows = {str(i): np.flatnonzero(members.identity == i) for i in order}
@@ -153,7 +153,7 @@ def crowd_of_heldout(members: FaceSet) -> Crowd:
 
 
 def crowds_of_groups(faces: FaceSet) -> Iterator[tuple[str, Crowd]]:
-    """People with several faces whose origin and sex are known, by both; nobody is a stranger."""
+    """People with several faces and known origin and sex, grouped by both; nobody is a stranger."""
     labelled = faces.where(faces.split == LABELLED)
     for origin in sorted(set(labelled.origin.tolist())):
         for sex, kind in SEXES.items():
@@ -171,7 +171,7 @@ def _png(chip: npt.NDArray[np.uint8]) -> bytes:
 
 
 def searches(crowd: Crowd) -> Iterator[Row]:
-    """Prints how often strangers find somebody, and people are not found, in collections of growing size, over HTTP."""
+    """Prints FPIR and FNIR in collections of growing size, over HTTP."""
     typer.echo("| subjects | claimed FPIR, % | observed FPIR, % | FNIR, % | of them inconclusive, % | holds |")
     typer.echo("|---|---|---|---|---|---|")
     with service() as url, httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(CLIENTS) as pool:
@@ -188,7 +188,7 @@ def searches(crowd: Crowd) -> Iterator[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A collection of random people, other photographs of them, by name, and strangers."""
+    """A collection of random people, their other photographs by name, and strangers."""
 
     collection: str
     mated: list[tuple[str, bytes]]
@@ -212,7 +212,7 @@ def _enrolled(client: httpx.Client, pool: ThreadPoolExecutor, crowd: Crowd, size
 
 
 def _refused(client: httpx.Client, gallery: Enrolled, ask: dict[str, str]) -> float | None:
-    """The smallest rate that is supported among so many, where the one that is asked for is not."""
+    """The smallest target supported at this gallery size, if the requested one is not supported."""
     status, answer = send(client, "/identify", gallery.strangers[0], collection=gallery.collection, **ask)
     if status == httpx.codes.UNPROCESSABLE_ENTITY and answer["code"] == "target_unsupported":
         return float(answer["smallest_supported"])
@@ -225,7 +225,7 @@ Answers = list[dict[str, Any]]
 def _searched(
     client: httpx.Client, pool: ThreadPoolExecutor, gallery: Enrolled, ask: dict[str, str]
 ) -> tuple[Answers, list[tuple[str, dict[str, Any]]]]:
-    """Answers to strangers, and to people who are enrolled, by their names."""
+    """Answers to the strangers' probes, and to those of enrolled people with their names."""
     fields = ask | {"collection": gallery.collection}
     strangers = pool.map(lambda image: send(client, "/identify", image, **fields)[1], gallery.strangers)
     mated = pool.map(lambda p: (p[0], send(client, "/identify", p[1], **fields)[1]), gallery.mated)
@@ -233,7 +233,7 @@ def _searched(
 
 
 def verifications(crowd: Crowd) -> Iterator[Row]:
-    """Prints the rates of single comparisons over HTTP: each photograph with its own subject and with some others."""
+    """Prints FMR and FNMR over HTTP: each photograph with its own subject and with some others."""
     several = sorted(crowd.people)[:VERIFIED]
     typer.echo("| claimed FMR, % | observed FMR, % | FNMR, % | of them inconclusive, % | holds |")
     typer.echo("|---|---|---|---|---|")
@@ -265,7 +265,7 @@ def verifications(crowd: Crowd) -> Iterator[Row]:
 
 
 def mean_of(rates: Sequence[float]) -> Interval:
-    """The mean of several galleries with its 95 % interval (Student's t): one gallery may be luckier than another."""
+    """The mean over galleries with its 95 % interval (Student's t): results vary from gallery to gallery."""
     mean = float(np.mean(rates))
     half = float(student.ppf(0.975, len(rates) - 1) * np.std(rates, ddof=1) / np.sqrt(len(rates)))
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
@@ -285,7 +285,7 @@ def _search_row(size: int, target: float, galleries: Sequence[tuple[Answers, lis
 
 
 class Part(StrEnum):
-    """What can be measured by itself."""
+    """Parts that can be measured separately."""
 
     ALL_PAIRS = "all-pairs"
     SEARCHES = "searches"
@@ -294,7 +294,7 @@ class Part(StrEnum):
 
 
 def over_http(parts: Sequence[Part], photographs: dict[str, bytes], faces: FaceSet) -> Iterator[tuple[str, list[Row]]]:
-    """What is asked of the running service, by name."""
+    """The rows measured on the running service, by name."""
     members = faces.of_split("heldout")
     members = members.where(members.identity != UNLABELLED)
     crowds = {"LFW": crowd_of_lfw(photographs), "held-out": crowd_of_heldout(members)}
@@ -311,7 +311,7 @@ def over_http(parts: Sequence[Part], photographs: dict[str, bytes], faces: FaceS
 
 
 def read_rows(kept: Path | None) -> dict[str, list[Row]]:
-    """What was kept of an earlier run, by name."""
+    """The rows stored by an earlier run, by name."""
     if kept is None or not kept.is_file():
         return {}
     found: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text())

@@ -1,12 +1,12 @@
-"""The tables that documents generate: settings from the code, rates from calibrations, results from benchmarks.
+"""The generated tables of the documents: settings from the code, rates from calibrations, results from benchmarks.
 
     python -m benchmarks.documents
     python -m benchmarks.documents --check
 
-A document names a table between two comments, ``<!-- generated: NAME -->`` and ``<!-- end -->``; what stands between
-them is replaced. ``--check`` changes nothing and fails where a document is out of date. What a benchmark measured lies
-in ``docs/results``: reports of ``model.evaluation.evaluate`` by encoder, tables of ``benchmarks.groups`` and of
-``benchmarks.decisions`` as they were printed.
+A document names a table between two comments, ``<!-- generated: NAME -->`` and ``<!-- end -->``; the text between them
+is replaced. ``--check`` changes nothing and fails where a document is out of date. Benchmark results are in
+``docs/results``: reports of ``model.evaluation.evaluate`` by encoder, and tables of ``benchmarks.groups`` and
+``benchmarks.decisions`` as printed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def settings_table() -> Iterator[str]:
 
 
 def reports() -> dict[str, Report]:
-    """What ``model.evaluation.evaluate`` measured, by encoder, the most accurate first."""
+    """Results of ``model.evaluation.evaluate`` by encoder, the most accurate first."""
     found = {
         path.stem: Report.model_validate_json(path.read_text()) for path in sorted(RESULTS.glob("encoders/*.json"))
     }
@@ -77,7 +77,7 @@ def _of_file(path: Path) -> Table:
 
 
 def all_tables() -> dict[str, Table]:
-    """By the name that documents use."""
+    """All tables, by the name that documents use."""
     found: dict[str, Table] = {
         "settings": settings_table,
         "encoders": lambda: iter([markdown_table(reports())]),
@@ -92,7 +92,7 @@ def all_tables() -> dict[str, Table]:
 
 
 def renewed(document: str, known: dict[str, Table]) -> str:
-    """The document with every generated table as it is now. Raises KeyError for the name of none."""
+    """The document with its generated tables up to date. Raises KeyError for an unknown name."""
 
     def replace(match: re.Match[str]) -> str:
         begin, name, end = match.groups()

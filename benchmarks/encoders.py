@@ -1,11 +1,11 @@
-"""How long each encoder takes for one face on one thread, side by side, and what it is worth for that time.
+"""Time per face of each encoder on one thread, side by side, and the accuracy it buys.
 
     python -m benchmarks.encoders
     python -m benchmarks.encoders --dlib --reports runs/reports --plot docs/accuracy-and-time.svg
 
-All encoders take turns in one run, so that a busy moment of the machine hits all of them; compare the ratios. SFace is
-run as published, through the same library with the same options; dlib, where it is asked for, through its own, which
-knows float32 only.
+All encoders take turns in one run, so that a busy moment of the machine affects all of them; compare the ratios. SFace
+runs as published, through the same library with the same options; dlib, on request, through its own, which supports
+float32 only.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def load_own(directory: Path, precision: Precision) -> Callable[[], Any]:
 
 
 def load_dlib() -> Callable[[], Any]:
-    """The network of dlib on one face of the size that it takes, one thread."""
+    """The dlib network on one face of its input size, one thread."""
     network = dlib_network()
     chip = np.random.default_rng(0).integers(0, 256, (DLIB_SIDE, DLIB_SIDE, 3), dtype=np.uint8)
     return lambda: network(chip)
 
 
 def measure(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
-    """Median milliseconds of each call. A turn's first call, which finds the caches cold, does not count."""
+    """Median milliseconds of each call. The first call of a turn is excluded, as its caches are cold."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(turns + 3):
         for name, call in calls.items():

@@ -1,4 +1,4 @@
-"""Galleries of made-up people, written in one transaction."""
+"""Galleries of synthetic subjects, written in one transaction."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.gallery.sqlite.database import Database
 from app.gallery.sqlite.gallery import DATABASE_NAME
 
 LENGTH = 10.0
-"""Of an embedding before it was scaled to 1: that of a good photograph."""
+"""Embedding norm of a good photograph."""
 
 
 def fill_gallery(directory: Path, encoder_digest: str, templates: int, each: int = 10) -> None:
-    """Adds subjects with ``each`` random unit vectors: the time of a search does not depend on whose they are.
+    """Adds subjects with ``each`` random unit vectors: the time of a search does not depend on the vectors.
 
-    Nothing else may have the directory open; it is made if it is not there. The commands of a running service would
-    write every subject to the disk before the next; here all of them are.
+    Nothing else may have the directory open; it is created if missing. A running service would write every subject to
+    the disk before the next; here all are written at once.
     """
     SqliteGallery(directory, encoder_digest=encoder_digest).close()
     random, now = np.random.default_rng(0), datetime.now(UTC)

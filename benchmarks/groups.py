@@ -1,13 +1,12 @@
-"""Does a claim hold in every group of people, and what does it cost? Half of the people of each calibrate, half judge.
+"""Does a claim hold in every group of people, and what does it cost? One half of each calibrates, the other is judged.
 
     python -m benchmarks.groups model/weights/tessera-l --faces runs/faces --plot docs/groups.svg
 
-Thresholds are taken from one half of the people of every group, chosen by a digest of their number, and observed on
-the other half; then the other way round. Three ways of deciding stand side by side: one threshold for the average over
-all held-out pairs, which is what is usually quoted; one threshold for everybody that holds in every group; and the same
-with a threshold for every pair, by how crowded the region of each face is (``app.crowding``), which is what is served.
-A claim is the target that was asked for; it holds where the lower bound of the observed rate's interval is not above
-it.
+Thresholds are taken from one half of the people of every group, chosen by a digest of their number, and observed on the
+other half; then the other way round. Three kinds of threshold are compared: one for the average over all held-out
+pairs, which is what is usually quoted; one for everybody that holds in every group; and the same with a threshold per
+pair, by how crowded the region of each face is (``app.crowding``), which is what is served. A claim is the requested
+target; it holds where the lower bound of the observed rate's interval is not above it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What one way of deciding does to the judging half of a group, at the threshold taken from the other half."""
+    """Rates of one way of deciding on the judging half of a group, at the threshold taken from the other half."""
 
     way: str
     target: float
@@ -52,17 +51,17 @@ class Observed:
 
     @property
     def holds(self) -> bool:
-        """Whether the observation does not refute the claim."""
+        """Whether the observation is consistent with the claim."""
         return self.false_match.low <= self.target
 
 
 def half_of(person: Ints) -> npt.NDArray[np.bool_]:
-    """Which half each person belongs to, by a digest of the number."""
+    """Which half each person belongs to, by a digest of their number."""
     return np.array([hashlib.sha256(f"half {p}".encode()).digest()[0] % 2 == 0 for p in person.tolist()])
 
 
 def of_half(group: GroupMembers, first: bool) -> GroupMembers | None:
-    """The people of a group who are in one half; None where too few are left to show anything."""
+    """The people of a group in one half; None where too few are left for a rate."""
     parts = [part[half_of(group.person[part]) == first] for part in group.parts]
     parts = [part for part in parts if len(set(group.person[part].tolist())) > 1]
     people = sum(len(set(group.person[part].tolist())) for part in parts)
@@ -70,7 +69,7 @@ def of_half(group: GroupMembers, first: bool) -> GroupMembers | None:
 
 
 def without_crowding(groups: Sequence[GroupFaces]) -> list[GroupFaces]:
-    """The same groups as if all faces were as crowded as is usual."""
+    """The same groups with the usual crowding for every face."""
     plain = NoCrowding()
     return [replace(g, parts=[Part(p.embeddings, plain(p.embeddings), p.subject) for p in g.parts]) for g in groups]
 
@@ -102,7 +101,7 @@ def observe(calibrating: Sequence[GroupFaces], judging: Sequence[GroupFaces]) ->
 
 
 def rows_of(found: Sequence[Observed], target: float) -> Iterator[str]:
-    """A table of one target: a row a group, the three ways side by side."""
+    """A table for one target: one row per group, the three ways side by side."""
     yield "| group | " + " | ".join(f"{way}: FMR | FNMR, %" for way in WAYS) + " |"
     yield "|---|" + "---|---|" * len(WAYS)
     for name in dict.fromkeys(o.group for o in found):
@@ -129,7 +128,7 @@ def main(
     plot: Annotated[Path | None, typer.Option(help="SVG file: FMR over threshold, a line a group")] = None,
     results: ResultsOption = None,
 ) -> None:
-    """Prints a table for each direction and target, and exits with 1 where what is served does not keep its claim."""
+    """Prints a table for each direction and target, and exits with 1 where the served way does not keep its claim."""
     runtime, crowding = create_runtime(load_weights(weights)), crowding_beside(weights)
     groups, refuted = evaluation_groups(load_face_set(faces), "heldout"), 0
     halves = {first: [half for g in groups if (half := of_half(g, first)) is not None] for first in (True, False)}

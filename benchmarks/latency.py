@@ -1,9 +1,9 @@
-"""How long an answer takes: one client, one request after the other, over HTTP on loopback.
+"""Latency of an answer: one client, one request after the other, over HTTP on loopback.
 
     python -m benchmarks.latency
 
-The photograph is scikit-image's astronaut (public domain), 512x512 JPEG. The encoder alone is measured beside the
-answers, in both precisions, on one thread.
+The photograph is scikit-image's astronaut (public domain), 512x512 JPEG. The encoder alone is measured as well, in both
+precisions, on one thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.tables import ResultsOption, show
 
 
 def milliseconds(repeats: int, call: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[float, float]:
-    """Median and 95th percentile of a call, after three calls that do not count."""
+    """Median and 95th percentile of a call, after three warm-up calls."""
     times = []
     for number in range(repeats + 3):
         start = time.perf_counter()

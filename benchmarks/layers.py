@@ -1,8 +1,8 @@
-"""How much faster ``model.networks.layers`` trains than PyTorch's own: one update of SFace's network, side by side.
+"""Training speed of ``model.networks.layers`` against PyTorch's own layers: one update of SFace's network.
 
     python -m benchmarks.layers
 
-Both networks have the same weights and see the same pictures in turns, in bf16; compare the ratio.
+Both networks have the same weights and take turns on the same images, in bf16; compare the ratio.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model.training.warm_start import SFACE_BACKBONE
 
 
 def with_plain_layers(encoder: Encoder) -> Encoder:
-    """The same network, in place, with the layers that PyTorch offers."""
+    """Replaces the layers, in place, with PyTorch's own."""
     for module in list(encoder.modules()):
         for name, child in list(module.named_children()):
             plain: nn.Module | None = None
@@ -50,7 +50,7 @@ def main(
     batch: Annotated[int, typer.Option(help="faces in a batch", min=2)] = 64,
     turns: Annotated[int, typer.Option(help="updates of each", min=1)] = 5,
 ) -> None:
-    """Prints images a second and the ratio."""
+    """Prints images per second and the ratio."""
     encoders = {}
     for name in ("torch", "model.networks.layers"):
         torch.manual_seed(0)

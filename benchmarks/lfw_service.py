@@ -1,8 +1,8 @@
-"""LFW through HTTP: enrols one photograph of every person and identifies and verifies the others.
+"""LFW over HTTP: enrols one photograph of every person; identifies and verifies the others.
 
     python -m benchmarks.lfw_service lfw.tar
 
-Everything goes through a running service as a client would use it: original photographs, multipart, defaults but
+Everything goes through a running service as a client would use it: original photographs, multipart, defaults except
 ``face_policy=largest`` (LFW has bystanders).
 """
 
@@ -25,7 +25,7 @@ CLIENTS = 8
 
 
 def share(part: int, whole: int) -> str:
-    """``part`` of ``whole`` in per cent."""
+    """``part`` of ``whole`` in percent."""
     return f"{part} of {whole} ({100 * part / max(whole, 1):.2f} %)"
 
 
@@ -44,7 +44,7 @@ def people(photographs: dict[str, bytes]) -> dict[str, list[bytes]]:
 
 
 def stranger_to(person: str, everyone: list[str], chooser: random.Random) -> str:
-    """Someone else."""
+    """A random other person."""
     return next(other for other in chooser.sample(everyone, 2) if other != person)
 
 
@@ -65,7 +65,7 @@ def enroll_all(client: httpx.Client, pool: ThreadPoolExecutor, everyone: dict[st
 
 
 def report_identification(probes: Iterable[tuple[str, bytes]], answers: Iterable[tuple[int, dict[str, Any]]]) -> None:
-    """Prints how often the first candidate is the person, and how often it is a match too."""
+    """Prints how often the first candidate is the right person, and how often it is a match as well."""
     total = first = matched = wrong = 0
     for (person, _), (_, answer) in zip(probes, answers, strict=True):
         total += 1

@@ -1,4 +1,4 @@
-"""The picture of the README: three photographs compared as the service compares them.
+"""The figure in the README: three photographs compared as the service compares them.
 
     python -m benchmarks.picture docs/verify.jpg
 
@@ -32,11 +32,11 @@ mpl.use("Agg")
 
 
 def photographs() -> dict[str, Image.Image]:
-    """By caption: a person, the same photograph mirrored, darkened and made smaller, and somebody else."""
+    """By caption: a person; the same photograph mirrored, darkened and made smaller; and somebody else."""
     collins = Image.fromarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
     changed = ImageEnhance.Brightness(ImageOps.mirror(collins).resize((200, 200))).enhance(0.6)
     with Path(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).open("rb") as file:
-        hopper = Image.open(file).convert("RGB")
+        hopper = Image.open(file).convert("RGB").crop((0, 40, 512, 552))
     return {"reference": collins, "the same, mirrored, dark and small": changed, "somebody else": hopper}
 
 
@@ -70,10 +70,10 @@ def main(out: Annotated[Path, typer.Argument(help="picture to write")]) -> None:
     for caption, colour in zip(others, ("tab:green", "tab:red"), strict=True):
         pair = compare_probes(probes[caption], probes[reference])
         decision = policy.outcome(pair).decision.replace("_", " ")
-        curve.axvline(pair.adjusted, color=colour, label=f"{caption}: {decision}")
+        curve.axvline(pair.adjusted, color=colour, linewidth=2, label=f"{caption}: {decision}")
     curve.axvline(policy.bound(1).threshold, color="black", linestyle=":", label="threshold, FMR 1e-4 in every group")
-    curve.set(xlim=(0, 2.6), xlabel="squared distance, crowding included", ylabel="false match rate, all pairs")
-    curve.legend(fontsize=8, loc="lower right")
+    curve.set(xlim=(-0.5, 2.2), xlabel="squared distance, crowding included", ylabel="false match rate, all pairs")
+    curve.legend(fontsize=8, loc="upper left")
     curve.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(out, dpi=80)

@@ -1,11 +1,11 @@
-"""Where the time of an answer goes: every stage of a verification, a search and an enrolment beside its floor.
+"""Where the time of an answer goes: every stage of a verification, a search and an enrolment against its floor.
 
     python -m benchmarks.profile
 
-One client, one request after the other. The stages are those of the header ``Server-Timing``; ``rest`` is what the
-client waited beyond them: HTTP both ways, validation, the hop to a thread and back. The floor of a stage is the library
-call in it alone, on the same photographs, on one thread, in turn with the requests. Each photograph is scikit-image's
-astronaut (public domain) brought to a size, as a JPEG.
+One client, one request after the other. The stages are those of the header ``Server-Timing``; ``rest`` is the client's
+remaining wait: HTTP both ways, validation, the hop to a thread and back. The floor of a stage is its library call
+alone, on the same photographs, on one thread, in turn with the requests. Each photograph is scikit-image's astronaut
+(public domain) scaled to a size, as a JPEG.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from benchmarks.running import service
 from benchmarks.search import COUNT
 
 SIZES = ((640, 480), (1280, 720), (4000, 3000))
-GLANCE = 320
+COARSE_SIDE = 320
 STAGE = re.compile(r"([a-z_]+);dur=([\d.]+)")
 ORDER = ("queue", "decode", "detect", "align", "assess", "encode_wait", "encode", "search", "store", "serialise")
 REST_SHARE = 0.1
-"""So much of the whole may be HTTP and glue."""
+"""The share of the total that HTTP and glue may take."""
 
 Call = Callable[[], Any]
 Post = Callable[[], httpx.Response]
@@ -51,7 +51,7 @@ Stages = dict[str, list[float]]
 
 
 def photograph(width: int, height: int) -> bytes:
-    """The astronaut in the middle of a picture, as high as it is."""
+    """The astronaut, scaled to the image's height, on a grey canvas."""
     canvas = Image.new("RGB", (width, height), (96, 108, 120))
     side = min(width, height)
     astronaut = Image.fromarray(data.astronaut())  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ def floors(image: bytes, subjects: int) -> dict[str, Call]:
 
     face = FaceFinder(YunetDetector()).find(image, FacePolicy.LARGEST).faces[0]
     pixels = np.asarray(picture)
-    scale = GLANCE / max(width, height)
+    scale = COARSE_SIDE / max(width, height)
     small = cv2.resize(pixels, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
     yunet = Yunet(read_weights(), threads=1)
     matrix = similarity(face.detected.landmarks, TEMPLATE)
@@ -98,7 +98,7 @@ def floors(image: bytes, subjects: int) -> dict[str, Call]:
 
 
 def ready(client: httpx.Client, path: str, images: list[tuple[str, bytes]], **fields: str) -> Post:
-    """Posts a form that was encoded beforehand: the client's own work is none of the service's time."""
+    """Posts a form encoded in advance, so that the client's work is not counted as the service's."""
     files = [(name, ("a.jpg", image)) for name, image in images]
     prepared = client.build_request("POST", path, files=files, data=fields)
     content, kind = prepared.read(), prepared.headers["content-type"]
@@ -123,7 +123,7 @@ def answered(post: Post) -> dict[str, float]:
 
 
 def profile(post: Post, parts: dict[str, Call], repeats: int) -> tuple[Stages, Stages]:
-    """Times of the stages, and of their floors, taken in turn."""
+    """Times of the stages and of their floors, measured in turn."""
     stages, floor = Stages(), Stages()
     for number in range(repeats + 3):
         found = answered(post)
@@ -136,7 +136,7 @@ def profile(post: Post, parts: dict[str, Call], repeats: int) -> tuple[Stages, S
 
 
 def show(title: str, stages: Stages, floor: Stages, photographs: int) -> None:
-    """Prints a table; the floors are those of so many photographs, the search's of one."""
+    """Prints a table; the floors are for ``photographs`` photographs, the search's for one."""
     typer.echo(f"\n{title}\n\n| stage | ms | share | floor, ms | of the floor |\n|---|---|---|---|---|")
     total = statistics.median(stages["total"])
     for name in (*ORDER, "rest", "total"):

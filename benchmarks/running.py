@@ -1,4 +1,4 @@
-"""A service of its own for a benchmark: a free port, a temporary data directory, gone afterwards."""
+"""A temporary service for a benchmark, on a free port and with a temporary data directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOP_SECONDS = 30
 
 
 def free_port() -> int:
-    """A port on which nothing listens now."""
+    """A port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -35,9 +35,9 @@ def tessera_command(port: int, data_dir: Path) -> list[str]:
 def started(
     command: Sequence[str], environment: Mapping[str, str], is_ready: Callable[[], bool], pause: float = 0.05
 ) -> Iterator[int]:
-    """Runs a command with these variables beside its own, and gives its process id once it is ready, asked in pauses.
+    """Runs a command with additional environment variables; yields its process id once polling finds it ready.
 
-    The process is stopped at the end. Raises RuntimeError, with what it printed, if it ends or does not become ready;
+    The process is stopped at the end. Raises RuntimeError, with its output, if it ends or does not become ready;
     OSError if it cannot be run at all.
     """
     with tempfile.TemporaryFile() as output:
@@ -61,9 +61,9 @@ def started(
 
 @contextmanager
 def service(data_dir: Path | None = None, **environment: str) -> Iterator[str]:
-    """Starts ``tessera serve`` and gives its address; the process is stopped at the end.
+    """Starts ``tessera serve`` and yields its address; the process is stopped at the end.
 
-    Raises RuntimeError, with what it printed, if the service does not become ready.
+    Raises RuntimeError, with its output, if the service does not become ready.
     """
     with tempfile.TemporaryDirectory() as temporary:
         port = free_port()
@@ -74,7 +74,7 @@ def service(data_dir: Path | None = None, **environment: str) -> Iterator[str]:
 
 
 def answers(url: str) -> bool:
-    """Whether a service says that it is ready."""
+    """Whether a service reports that it is ready."""
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == httpx.codes.OK
     except httpx.TransportError:

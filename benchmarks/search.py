@@ -1,11 +1,10 @@
-"""How fast the embedded gallery's index searches a collection, and what that costs in memory.
+"""Search speed and memory of the embedded gallery's index.
 
     python -m benchmarks.search --templates 20000 --templates 1000000
 
-The faces are made up: unit vectors in all directions alike. An exact search compares the probe with every template, so
-its time does not depend on what the vectors are. The index at half precision, as it is served, and one that keeps
-float32 take turns with the same probes on one thread, so that a busy moment of the machine hits both; compare the
-ratios.
+The templates are synthetic: unit vectors, uniform on the sphere. An exact search compares the probe with every
+template, so its time does not depend on the vectors. The half-precision index that is served and a float32 one take
+turns with the same probes on one thread, so that a busy moment of the machine affects both; compare the ratios.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from app.gallery.sqlite.index import VectorIndex
 from app.gallery.sqlite.ranking import SPARE
 
 COUNT = 5 + SPARE
-"""So many nearest are asked of the index by ``/identify`` with its default of 5 candidates."""
+"""How many nearest templates ``/identify`` asks of the index with its default of 5 candidates."""
 PROBES_A_TURN = 20
 CHUNK = 100_000
 
@@ -37,7 +36,7 @@ Search = Callable[[Embedding], object]
 
 @dataclass
 class IndexRun:
-    """One index: how it searches, what building it took, seconds and bytes, and the milliseconds of each search."""
+    """One index: its search function, build cost in seconds and bytes, and the milliseconds of each search."""
 
     search: Search
     seconds: float
@@ -46,7 +45,7 @@ class IndexRun:
 
 
 def made_up(random: np.random.Generator, count: int) -> Vectors:
-    """Unit vectors in all directions, float32 [N, 128]."""
+    """Random unit vectors, uniform on the sphere, float32 [N, 128]."""
     vectors = np.empty((count, EMBEDDING_SIZE), dtype=np.float32)
     for start in range(0, count, CHUNK):
         part = vectors[start : start + CHUNK]
@@ -56,14 +55,14 @@ def made_up(random: np.random.Generator, count: int) -> Vectors:
 
 
 def float16(templates: Vectors) -> Search:
-    """As collections are searched."""
+    """The index that serves collections."""
     index = VectorIndex()
     index.add(np.arange(len(templates)), templates, np.zeros(len(templates), dtype=np.float32))
     return lambda probe: index.search(probe, COUNT)
 
 
 def float32(templates: Vectors) -> Search:
-    """Every template as it comes from the encoder."""
+    """An index of the templates as they come from the encoder."""
     index = faiss.IndexFlatIP(EMBEDDING_SIZE)
     index.add(templates)
     return lambda probe: index.search(probe[np.newaxis], COUNT)
@@ -73,7 +72,7 @@ INDEXES: dict[str, Callable[[Vectors], Search]] = {"float16, as served": float16
 
 
 def resident() -> int:
-    """Bytes of memory that the process holds, without what it has freed."""
+    """Resident memory of the process in bytes, after freed memory is returned."""
     ctypes.CDLL(None).malloc_trim(0)
     return int(faiss.get_mem_usage_kb()) * 1024
 
@@ -87,7 +86,7 @@ def built(make: Callable[[Vectors], Search], templates: Vectors) -> IndexRun:
 
 
 def measure(indexes: list[IndexRun], probes: Vectors) -> None:
-    """Searches for every probe in every index. A turn's first search, which finds the caches cold, does not count."""
+    """Searches for every probe in every index. The first search of a turn is excluded, as its caches are cold."""
     for start in range(0, len(probes), PROBES_A_TURN):
         for index in indexes:
             for number, probe in enumerate(probes[start : start + PROBES_A_TURN]):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tables model/weights/tessera-l
 
-prints what `docs/decisions.md` shows of an encoder: targets for both claims, groups, searches, weak faces and margins.
+prints what `docs/decisions.md` shows for an encoder: targets for both claims, groups, searches, weak faces and margins.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ SEARCHED = (1e-3, 1e-4)
 
 
 def rate(estimate: Estimate | None) -> str:
-    """Such as ``5.6e-05 [3.0e-05, 9.6e-05]``."""
+    """For example ``5.6e-05 [3.0e-05, 9.6e-05]``."""
     if estimate is None:
         return ""
     return f"{estimate.value:.1e} [{estimate.low:.1e}, {estimate.high:.1e}]"
 
 
 def percent(estimate: Estimate | Interval | None) -> str:
-    """Such as ``23.1 [18.3, 28.4]``."""
+    """For example ``23.1 [18.3, 28.4]``."""
     if estimate is None:
         return ""
     return f"{100 * estimate.value:.3g} [{100 * estimate.low:.3g}, {100 * estimate.high:.3g}]"
 
 
 def targets(table: Calibration) -> Iterator[str]:
-    """What each target costs with each claim, one template a subject."""
+    """What each target costs with each claim, with one template per subject."""
     yield "| target FMR | claim | threshold | for | FMR over all pairs | FNMR, % |"
     yield "|---|---|---|---|---|---|"
     for target in TARGETS:
@@ -55,12 +55,12 @@ def targets(table: Calibration) -> Iterator[str]:
 
 
 def groups(table: Calibration) -> Iterator[str]:
-    """What is measured within each group at the threshold of the default target, and how far down it can claim."""
+    """Rates within each group at the threshold of the default target, and the lowest FMR it can show."""
     yield from _groups(table, claimed=True)
 
 
 def not_promised(table: Calibration) -> Iterator[str]:
-    """The same of the groups that nothing is promised for."""
+    """The same for the groups without a claim."""
     yield from _groups(table, claimed=False)
 
 
@@ -72,7 +72,7 @@ def _groups(table: Calibration, *, claimed: bool) -> Iterator[str]:
     for group in (g for g in table.groups if g.claimed is claimed):
         point = group.at_distance(bound.threshold)
         found = ("", "") if point is None else (rate(point.false_match_rate), percent(point.false_non_match_rate))
-        # Below the strictest threshold that a group can show, its rate is that one's or less.
+        # Below the strictest threshold that a group can show, its FMR is at most the one shown.
         less = "" if bound.threshold >= group.strictest.threshold else "at most "
         yield (
             f"| {group.name} | {group.subjects:,} | {group.faces:,} | {less}{found[0]} | {found[1]} | "
@@ -81,7 +81,7 @@ def _groups(table: Calibration, *, claimed: bool) -> Iterator[str]:
 
 
 def searches(table: Calibration) -> Iterator[str]:
-    """Strangers' searches in random galleries of the people of all pairs: measured and predicted."""
+    """FPIR in random galleries of the people of all pairs: measured and predicted."""
     yield "| subjects | " + " | ".join(f"at FMR {f:.0e}: FPIR measured, % | predicted" for f in SEARCHED) + " |"
     yield "|---|" + "---|---|" * len(SEARCHED)
     for size in (s for s in table.identification if s.group is None):
@@ -93,7 +93,7 @@ def searches(table: Calibration) -> Iterator[str]:
 
 
 def group_searches(table: Calibration) -> Iterator[str]:
-    """The same in galleries of one group, as large as it allows, near FMR 1e-3."""
+    """FPIR in galleries of one group, as large as it allows, near FMR 1e-3."""
     yield "| group | subjects | FMR within it | FPIR measured, % | predicted, % |"
     yield "|---|---|---|---|---|"
     for name in dict.fromkeys(size.group for size in table.identification if size.group):
@@ -128,7 +128,7 @@ def margins(table: Calibration) -> Iterator[str]:
 
 
 def show(lines: Iterable[str], name: str, results: Path | None = None) -> None:
-    """Prints a table and, with a folder for results, keeps it there as ``NAME.md`` for the documents."""
+    """Prints a table and, given a results folder, stores it there as ``NAME.md`` for the documents."""
     text = "\n".join(lines)
     typer.echo(text)
     if results is not None:

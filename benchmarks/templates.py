@@ -1,10 +1,9 @@
-"""Several templates of a subject: compared by the nearest, by their mean, or by a mean weighted by quality?
+"""Several templates per subject: compare with the nearest, their mean, or a quality-weighted mean?
 
     python -m benchmarks.templates runs/faces
 
-On held-out people, templates drawn several times: misses (FNMR) at the same false match rate, and how often the search
-of a stranger among so many subjects finds somebody at that threshold (FPIR). The weight is the length of an embedding
-before it was scaled to 1, which foretells errors best.
+On held-out people, with templates drawn several times: FNMR at a fixed FMR, and FPIR of strangers' searches at that
+threshold. The weight is the embedding norm, the best predictor of errors.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ DRAWS = 8
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Reference = Callable[[Floats, Floats], Floats]
-"""Templates [S, K, D], unit-length, and their lengths [S, K] -> what probes are compared with, [S, M, D]."""
+"""Templates [S, K, D], unit-length, and their norms [S, K] -> the references for probes, [S, M, D]."""
 
 
 def weighted(templates: Floats, norms: Floats) -> Floats:
-    """The direction of the mean, longer embeddings counting for more."""
+    """The direction of the mean, weighted by embedding norm."""
     mean = (templates * norms[:, :, np.newaxis]).sum(axis=1, keepdims=True)
     direction: Floats = mean / np.linalg.norm(mean, axis=2, keepdims=True)
     return direction
@@ -51,7 +50,7 @@ WAYS: dict[str, Reference] = {
 
 
 def distances(references: Floats, probes: Floats) -> Floats:
-    """Squared, float32 [S, P], to the nearest of each subject's references."""
+    """Squared distance, float32 [S, P], to the nearest of each subject's references."""
     nearest: Floats = np.max([references[:, m] @ probes.T for m in range(references.shape[1])], axis=0)
     return 2 - 2 * nearest
 

@@ -1,11 +1,11 @@
-"""Faces that callers cropped themselves: how many are found, and how well they are told apart.
+"""Faces cropped tightly by the caller: how many are detected, and how accurately they are verified.
 
     python -m benchmarks.tight_crops tight-crops.zip --lfw lfw.tar --keep lfw-chips.npz
 
-Three sets go through the service's decoder, detector and alignment and through the encoder that it serves: crops as
-they came, a folder a person; LFW cut to the box of the face that each photograph names; LFW as it is. Pairs with a
-photograph in which no face is found are never accepted. Run it on two versions to compare them: ``--against`` takes
-what ``--keep`` wrote on the other one, and counts the photographs of LFW whose chips differ.
+Three sets go through the service's decoder, detector, alignment and encoder: crops as received, one folder per person;
+LFW cropped to the box of the labelled face; LFW unchanged. Pairs with a photograph in which no face is found are never
+accepted. Run it on two versions to compare them: ``--against`` takes the file that ``--keep`` wrote on the other one,
+and counts the photographs of LFW whose chips differ.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FMRS = (1e-2, 1e-3, 1e-4)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What was measured on one set; rates in 0..1.
+    """Results on one set; rates in 0..1.
 
     tars: share of all mated pairs accepted at each of ``FMRS`` over all pairs. accuracy: LFW, View 2.
     """
@@ -62,13 +62,13 @@ class Row:
 
 
 def read_crops(archive: Path) -> dict[str, bytes]:
-    """The files of a zip, by path; the folder that holds each is the person."""
+    """The files of a zip, by path; the folder of each is the person."""
     with zipfile.ZipFile(archive) as bundle:
         return {name: bundle.read(name) for name in sorted(bundle.namelist()) if not name.endswith("/")}
 
 
 def cut_largest(photographs: dict[str, bytes]) -> NamedChips:
-    """The chip of the largest face of each photograph, as ``/verify`` takes it; without a face none."""
+    """The chip of the largest face of each photograph, as in ``/verify``; none where no face is found."""
     finder, chips = FaceFinder(YunetDetector()), {}
     for name, data in photographs.items():
         try:
@@ -79,7 +79,7 @@ def cut_largest(photographs: dict[str, bytes]) -> NamedChips:
 
 
 def cropped(data: bytes, box: Box) -> bytes:
-    """A PNG of what a photograph shows inside a box, which is rounded outwards."""
+    """A PNG of the region of a photograph inside a box, rounded outwards."""
     pixels = decode(data, DecodeLimits()).pixels
     left, top = max(0, int(box.x)), max(0, int(box.y))
     right, bottom = int(np.ceil(box.x + box.width)), int(np.ceil(box.y + box.height))
@@ -91,9 +91,9 @@ def cropped(data: bytes, box: Box) -> bytes:
 def true_accepts(
     embeddings: dict[str, npt.NDArray[np.float32]], subject: dict[str, str], fmrs: Sequence[float] = FMRS
 ) -> tuple[float, ...]:
-    """Share of all mated pairs that are accepted where at most so large a share of the non-mated pairs is.
+    """Share of all mated pairs that are accepted where at most the given share of the non-mated pairs is.
 
-    ``subject`` names everybody's photographs; those that lack an embedding make pairs that are not accepted.
+    ``subject`` names the person on every photograph; pairs with a missing embedding are not accepted.
     """
     identity = np.unique([subject[name] for name in embeddings], return_inverse=True)[1]
     pairs = all_pair_distances(np.stack(list(embeddings.values())), identity)
@@ -116,7 +116,7 @@ def measure(name: str, chips: NamedChips, subject: dict[str, str], encode: Encod
 
 
 def first_folds(lfw: LfwPairs, folds: int) -> LfwPairs:
-    """The pairs of the first folds, and the photographs that they name."""
+    """The pairs of the first folds, and their photographs."""
     chosen = lfw.fold < folds
     names = [pair for pair, kept in zip(lfw.names, chosen, strict=True) if kept]
     photographs = {name: lfw.photographs[name] for name in sorted({name for pair in names for name in pair})}
@@ -125,7 +125,7 @@ def first_folds(lfw: LfwPairs, folds: int) -> LfwPairs:
 
 
 def differing(chips: NamedChips, others: NamedChips) -> int:
-    """How many photographs have other chips, or a chip in one of the two only."""
+    """How many photographs have different chips, or a chip in only one of the two."""
     common = chips.keys() & others.keys()
     return len(chips.keys() ^ others.keys()) + sum(not np.array_equal(chips[n], others[n]) for n in common)
 

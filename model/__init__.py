@@ -1,1 +1,1 @@
-"""The encoder: what it is, how it is trained and what it is worth. Never imported by ``app``."""
+"""Training, export and evaluation of the encoder. Never imported by ``app``."""

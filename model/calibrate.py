@@ -1,9 +1,9 @@
-"""Weights and held-out faces -> ``calibration.json``: thresholds with the error rates measured at them.
+"""Weights and held-out faces -> ``calibration.json``: thresholds with the error rates measured at each.
 
     python -m model.calibrate runs/faces model/weights/tessera-l
 
-The faces are those of the split ``heldout``, whose identities the encoder never saw. They go through the runtime and
-the precision that serve; ``app.evaluation.calibration`` says what is measured.
+The faces come from the split ``heldout``, whose identities the encoder never saw. They go through the runtime and the
+precision used in production; ``app.evaluation.calibration`` documents what is measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model.data.groups import GroupMembers, evaluation_groups
 
 
 def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: int = 64) -> Encodings:
-    """What the encoder makes of uint8 [N, 112, 112, 3], in batches."""
+    """Encodes uint8 [N, 112, 112, 3] in batches."""
     parts = [runtime.encode(chips[i : i + batch]) for i in range(0, len(chips), batch)]
     return Encodings(np.concatenate([p.embeddings for p in parts]), np.concatenate([p.norms for p in parts]))
 
@@ -43,8 +43,8 @@ def calibrate(
 ) -> Calibration:
     """Measures a runtime on labelled faces of identities that its encoder never saw.
 
-    Each of ``groups`` is measured within itself. ``others`` run the same encoder in another way; their rates at the
-    same thresholds are noted. Raises ValueError where the faces support too little.
+    Each of ``groups`` is measured within itself. ``others`` are further ways to run the same encoder; their rates at
+    the same thresholds are recorded. Raises ValueError where there are too few faces to calibrate.
     """
     chips = faces.images(np.arange(len(faces)))
     encodings, info = encode_all(runtime, chips), runtime.info
@@ -70,7 +70,7 @@ def calibrate(
 
 
 def encode_groups(groups: Sequence[GroupMembers], runtime: EncoderRuntime, crowding: Crowding) -> list[GroupFaces]:
-    """The embeddings of groups; a face that is in several is encoded once."""
+    """Embeds the faces of each group; a face in several groups is encoded once."""
     if not groups:
         return []
     faces = groups[0].faces

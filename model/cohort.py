@@ -1,10 +1,10 @@
-"""Single faces -> ``cohort.npz``: the centroids that the crowding of a face is measured against.
+"""Single faces -> ``cohort.npz``: the centroids against which the crowding of a face is measured.
 
     python -m model.cohort runs/faces model/weights/tessera-l
 
-Faces of many kinds of people, none of whom the encoder was trained on or is judged by, are gathered into centroids by
-k-means on the sphere. A centroid is the mean of some ten people and nobody's face. Children and masked faces have
-centroids of their own: both look alike to the encoder, and crowding is how a decision learns of it.
+Faces of many demographic groups, disjoint from those that train or evaluate the encoder, are clustered by k-means on
+the sphere. Each centroid is the mean of some ten people and nobody's face. Children and masked faces have their own
+centroids: the encoder finds both alike, and crowding lets a decision account for that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def cohort_members(faces: FaceSet) -> list[npt.NDArray[np.int64]]:
-    """Adults, children and masked faces that make the cohort, positions in ``faces``; the last two may be none."""
+    """Positions in ``faces`` of the adults, children and masked faces of the cohort; the last two may be empty."""
     singles = adults(faces, SINGLES)
     children = np.flatnonzero(faces.split == CHILDREN)
     masked = np.flatnonzero(faces.age == MASKED)
@@ -42,7 +42,7 @@ def cohort_members(faces: FaceSet) -> list[npt.NDArray[np.int64]]:
 
 
 def centroids(embeddings: Floats, count: int) -> Floats:
-    """Unit-length [N, D] -> unit-length [count, D]: k-means by cosine, the same each time."""
+    """Unit-length [N, D] -> unit-length [count, D]: k-means by cosine, deterministic."""
     clusters = faiss.Kmeans(
         embeddings.shape[1], count, niter=ITERATIONS, spherical=True, seed=1, min_points_per_centroid=1
     )
@@ -53,7 +53,7 @@ def centroids(embeddings: Floats, count: int) -> Floats:
 
 
 def make_cohort(path: Path, parts: list[Floats], *, neighbours: int, strength: float) -> Cohort:
-    """Writes a cohort of the embeddings of each kind of people; usual is what the first kind is, all taken together."""
+    """Writes a cohort from the embeddings of each kind; the first kind as a whole defines the usual crowding."""
     found = np.concatenate([centroids(part, -(-len(part) // FACES_A_CENTROID)) for part in parts if len(part)])
     plain = write_cohort(path, found, neighbours=neighbours, strength=1.0, usual=0.0)
     usual = float(plain(parts[0]).mean())
@@ -66,7 +66,7 @@ def main(
     neighbours: Annotated[int, typer.Option(help="nearest centroids that count", min=1)] = 3,
     strength: Annotated[float, typer.Option(help="of crowding in a threshold", min=0)] = 0.85,
 ) -> None:
-    """Writes the cohort. The calibration must be measured anew afterwards."""
+    """Writes the cohort. The encoder must be calibrated again afterwards."""
     everybody, runtime = load_face_set(faces), create_runtime(load_weights(weights))
     members = cohort_members(everybody)
     if not len(members[0]):

@@ -1,9 +1,9 @@
-"""Weights -> what the service serves: ``encoder.onnx`` with preprocessing inside, and its description.
+"""Weights -> the files the service loads: ``encoder.onnx`` with preprocessing inside, and its description.
 
     python -m model.export runs/tessera-l/triplet.pt model/weights/tessera-l --name tessera-l --version 1
 
-The network takes uint8 [B, 112, 112, 3] RGB chips and gives unit-length float32 [B, 128]. Batch normalisation is
-folded into the layers before it; large weights are stored as float16, and every runtime widens them when it loads.
+The network maps uint8 [B, 112, 112, 3] RGB chips to unit-length float32 [B, 128]. Batch normalisation is folded into
+the preceding layers; large weights are stored as float16, and every runtime converts them to float32 on loading.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SMALL = 1024
 
 
 class ExportedEncoder(nn.Module):
-    """The encoder in the shape it is served in, last layer and normalisation folded into one.
+    """The encoder as served, with the last layer and its normalisation folded into one.
 
-    Beside the embeddings, [B, D], it gives their lengths before they are scaled to 1, [B, 1]: a face in which the
-    network finds little has a short one and is refused more often (as with MagFace, Meng et al. 2021, arXiv
-    2103.06627, but without a loss that asks for it).
+    Next to the embeddings, [B, D], it returns their norms before scaling, [B, 1]: a face in which the network finds
+    little has a small norm and is rejected more often (as with MagFace, Meng et al. 2021, arXiv 2103.06627, but without
+    a loss that asks for it).
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -53,7 +53,7 @@ class ExportedEncoder(nn.Module):
 
 
 class ExportedFusedEncoder(nn.Module):
-    """Several encoders in the shape they are served in; the length is the mean of theirs."""
+    """Several encoders as served; the norm is the mean of theirs."""
 
     def __init__(self, encoder: FusedEncoder) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class ExportedFusedEncoder(nn.Module):
 
 
 def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Keeps initializers of more than ``SMALL`` float32 values as float16 behind a Cast, in place."""
+    """Stores initializers of more than ``SMALL`` float32 values as float16 followed by a Cast, in place."""
     graph, casts = model.graph, []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -82,7 +82,7 @@ def store_as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_onnx(encoder: AnyEncoder) -> bytes:
-    """The served network as an ONNX file; its batch size is free."""
+    """The served network as an ONNX file with a free batch dimension."""
     example = torch.zeros(2, CHIP_SIDE, CHIP_SIDE, 3, dtype=torch.uint8)
     batch = {name: {0: "batch"} for name in ("chips", "embeddings", "lengths")}
     exported = ExportedFusedEncoder(encoder) if isinstance(encoder, FusedEncoder) else ExportedEncoder(encoder)
@@ -110,7 +110,7 @@ def main(
     name: Annotated[str, typer.Option(help="name of the encoder")],
     version: Annotated[str, typer.Option(help="version of these weights")],
 ) -> None:
-    """Writes ``encoder.onnx`` and ``encoder.json``. The calibration must be measured anew afterwards."""
+    """Writes ``encoder.onnx`` and ``encoder.json``. The encoder must be calibrated again afterwards."""
     encoder = load_any_encoder(weights)
     network = to_onnx(encoder)
     description = {

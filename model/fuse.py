@@ -1,10 +1,10 @@
-"""Two trained encoders -> one that is better than either.
+"""Fuses two trained encoders into one that is better than either.
 
     python -m model.fuse runs/faces runs/tessera-l/fused.pt runs/retail-0095/aligned.pt runs/tessera-l-2/triplet.pt
 
-Their embeddings of the training faces, side by side, are brought down to 128 numbers by principal components about
-their mean. Nothing else is learnt: discriminants that training people give do not carry over to people of other kinds.
-A folder that ``model.export`` wrote serves as an encoder as well as a file of weights does.
+Their concatenated embeddings of the training faces are reduced to 128 dimensions by principal components about their
+mean. Nothing else is learnt: discriminants fitted to the training people do not generalise to other demographics.
+Each encoder is a file of weights or a folder written by ``model.export``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from model.training.teacher import principal_components
 
 
 class _Constants:
-    """The constants of an exported network's layers, in the order in which they are computed."""
+    """The constants of an exported network's layers, in order of computation."""
 
     def __init__(self, network: onnx.ModelProto) -> None:
         graph = network.graph
@@ -48,7 +48,7 @@ class _Constants:
         self._nodes = iter(n for n in graph.node if n.op_type in {"Conv", "PRelu", "Gemm"})
 
     def next(self, operation: str) -> list[torch.Tensor]:
-        """Float32 constants of the next layer. Raises ValueError if it is another operation."""
+        """Float32 constants of the next layer. Raises ValueError if its operation is another."""
         node = next(self._nodes)
         if node.op_type != operation:
             raise ValueError(f"the exported network has {node.op_type} where {operation} was expected")
@@ -58,10 +58,10 @@ class _Constants:
 
 @torch.no_grad()
 def exported_encoder(folder: Path) -> Encoder:
-    """An encoder of separable blocks as ``model.export`` wrote it, in evaluation mode.
+    """Rebuilds an encoder of separable blocks from a ``model.export`` folder, in evaluation mode.
 
-    Its normalisation is folded into the layers before it and does nothing any more but add what they lack, a bias.
-    Raises ValueError for an encoder of other blocks.
+    Its normalisation is already folded into the preceding layers, so the norm layers only add the biases that those
+    lack. Raises ValueError for an encoder of other blocks.
     """
     description = json.loads((folder / DESCRIPTION_FILE).read_text())
     config = BackboneConfig.model_validate(description["backbone"])
@@ -95,7 +95,7 @@ def exported_encoder(folder: Path) -> Encoder:
 
 @torch.no_grad()
 def fuse(encoders: list[Encoder], chips: torch.Tensor, size: int = 128) -> FusedEncoder:
-    """One encoder of several, its projection fitted to uint8 [N, 112, 112, 3] chips of training faces."""
+    """Combines encoders; the projection is fitted to uint8 [N, 112, 112, 3] chips of training faces."""
     fused = FusedEncoder(FusedConfig(parts=tuple(e.config for e in encoders), embedding_size=size)).eval()
     for part, encoder in zip(fused.parts, encoders, strict=True):
         part.load_state_dict(encoder.state_dict())
@@ -108,7 +108,7 @@ def fuse(encoders: list[Encoder], chips: torch.Tensor, size: int = 128) -> Fused
 
 
 def load_part(path: Path) -> Encoder:
-    """The encoder in a file of weights, or in a folder that ``model.export`` wrote."""
+    """Loads an encoder from a file of weights, or from a folder written by ``model.export``."""
     return exported_encoder(path) if path.is_dir() else load_encoder(path)
 
 

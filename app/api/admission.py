@@ -1,7 +1,7 @@
-"""How much photograph work is taken on, and in what order: a bounded queue before a bounded number of threads.
+"""Admission control for photograph work: a bounded queue in front of a bounded number of threads.
 
-What cannot be served in time is refused at once, with a ``Retry-After``, instead of being served too late: a queue that
-only grows makes every request in it too late. Requests whose client hangs up while they wait are dropped.
+A request that cannot be served in time is refused at once with a ``Retry-After``: in a queue that only grows, every
+request is late. Requests whose client hangs up while they wait are dropped.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ SMOOTHING = 0.1
 
 
 class AdmissionControl:
-    """The queue and the threads."""
+    """The queue and the threads behind it."""
 
     def __init__(self, threads: int, most_waiting: int, seconds: float, metrics: Metrics) -> None:
-        """Nothing runs yet.
+        """Starts nothing yet.
 
         Args:
-            threads: how many requests are worked on at once.
+            threads: how many requests are processed at once.
             most_waiting: how many more may wait.
             seconds: how long a request may wait at most.
-            metrics: what is told of every request.
+            metrics: records every request.
         """
         self._threads, self._most_waiting, self._seconds, self._metrics = threads, most_waiting, seconds, metrics
         self._limiter = CapacityLimiter(threads)
@@ -51,7 +51,7 @@ class AdmissionControl:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
-        """Takes a request in, before its body is read. Raises RequestError (overloaded) where too many are in."""
+        """Admits a request before its body is read. Raises RequestError (overloaded) if the queue is full."""
         if self._admitted >= self._threads + self._most_waiting:
             self._metrics.refused.labels("overloaded").inc()
             raise RequestError(
@@ -68,14 +68,14 @@ class AdmissionControl:
             self._metrics.waiting.set(max(self._admitted - self._threads, 0))
 
     def retry_after(self) -> int:
-        """Whole seconds, 1 or more, in which what is in now should be done."""
+        """Whole seconds, at least 1, in which the requests admitted so far should be done."""
         return max(1, math.ceil(self._admitted * self._mean_seconds / self._threads))
 
     async def run(self, request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs something that decodes, detects or encodes on a thread, when there is one.
+        """Runs a function that decodes, detects or encodes, as soon as a thread is free.
 
-        Raises RequestError (deadline_exceeded) where there is none in time, ClientDisconnect where nobody waits for the
-        answer any more, and what the function raises.
+        Raises RequestError (deadline_exceeded) if no thread is free in time, ClientDisconnect if the client hung up,
+        and whatever the function raises.
         """
         arrived = time.perf_counter()
         with timed() as stages:
@@ -83,7 +83,7 @@ class AdmissionControl:
             start = time.perf_counter()
             note("queue", start - arrived)
             try:
-                # The thread's place is taken already; the limiter of the call itself must not count.
+                # A thread is reserved already; the call's own limiter must not count it again.
                 return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=CapacityLimiter(1))
             finally:
                 self._limiter.release_on_behalf_of(request)
@@ -100,7 +100,7 @@ class AdmissionControl:
             await self._wait(request)
 
     async def _wait(self, request: Request) -> None:
-        """Waits for a thread, no longer than the request or the settings say, and only while the client does."""
+        """Waits for a thread, no longer than the request or the settings allow, and only while the client stays."""
         seconds = min(self._seconds, preferred_wait(request))
         gone = False
 
@@ -132,6 +132,6 @@ class AdmissionControl:
 
 
 def preferred_wait(request: Request) -> float:
-    """How long the client would wait, seconds: ``Prefer: wait=10`` (RFC 7240); infinity where it does not say."""
+    """How long the client is willing to wait, seconds: ``Prefer: wait=10`` (RFC 7240); infinity if not given."""
     found = PREFER_WAIT.search(request.headers.get("prefer", ""))
     return float(found[1]) if found else math.inf

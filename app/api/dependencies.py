@@ -42,23 +42,23 @@ class Components:
         self._records = CapacityLimiter(record_threads)
 
     def close(self) -> None:
-        """Stops what runs in the background, then the service."""
+        """Stops background work, then the service."""
         self.audits.close()
         self.recognition.close()
 
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a call that reads or writes records on a thread of its own, not in the queue for photographs."""
+        """Runs a call that reads or writes records on its own thread, outside the queue for photographs."""
         return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._records)
 
 
 def components_of(request: Request) -> Components:
-    """Those of the running application."""
+    """The components of the running application."""
     components: Components = request.app.state.components
     return components
 
 
 async def _components(request: Request) -> Components:
-    # Not a plain function: FastAPI would send each of those to a thread and back.
+    # Async, because FastAPI would send a plain function to a thread and back.
     return components_of(request)
 
 
@@ -66,7 +66,7 @@ ComponentsDependency = Annotated[Components, Depends(_components)]
 
 
 async def admitted(components: ComponentsDependency) -> AsyncIterator[None]:
-    """A dependency of routes that take photographs: admits the request, or refuses it before its body is read."""
+    """A dependency for routes that take photographs: admits the request or refuses it before its body is read."""
     async with components.admission.admit():
         yield
 

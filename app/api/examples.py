@@ -12,7 +12,7 @@ IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkS"
 TEMPLATE_ID = "0c9e8f4b6a5d4f0e9b7a3c2d1e0f5a6b"
 
 ENCODER_SHA256 = "8567dedb014e457ebdc5656c144a0bce7a019711e0906eb71b362abc8b86992f"
-"""Of the encoder that is served by default."""
+"""Digest of the default encoder."""
 VERSION = f"tessera-l-3-{ENCODER_SHA256[:8]}"
 
 _VERSIONS: Example = {"encoder_version": VERSION, "calibration_version": VERSION}
@@ -217,5 +217,5 @@ METRICS = 'tessera_http_requests_total{method="POST",route="/verify",status="200
 
 
 def config(example: Example) -> ConfigDict:
-    """The configuration of a schema that shows an example."""
+    """A schema configuration that carries an example."""
     return ConfigDict(json_schema_extra={"examples": [example]})

@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, in a registry of its own so that several applications can live in one process."""
+"""Metrics behind ``/metrics``, in their own registry so that several applications can live in one process."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Metrics:
         )
 
     def show_gallery(self, collections: Iterable[Collection]) -> None:
-        """Sets the size of each collection; one that has been erased is shown no more."""
+        """Sets the size of each collection and drops erased ones."""
         self.templates.clear()
         self.subjects.clear()
         for collection in collections:
@@ -79,6 +79,6 @@ class Metrics:
             self.subjects.labels(collection.id).set(collection.subjects)
 
     def encoder_ran(self, faces: int, seconds: float) -> None:
-        """Notes one run of the encoder."""
+        """Records one run of the encoder."""
         self.batches.observe(faces)
         self.encoder_seconds.inc(seconds)

@@ -1,4 +1,4 @@
-"""What holds for every request: an id, a limit on the body, metrics, and a problem where a handler failed."""
+"""Applied to every request: an id, a body limit, metrics, and a problem response when a handler fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.api.problems import KINDS, RequestError, problem_response
 REQUEST_ID_HEADER = "X-Request-Id"
 SERVER_TIMING_HEADER = "Server-Timing"
 CLIENT_GONE = 499
-"""What metrics show for a client that hung up before it had sent its request."""
+"""Status recorded in metrics when a client hung up before sending its whole request."""
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 
 METHODS = frozenset(HTTPMethod)
@@ -28,12 +28,12 @@ logger = logging.getLogger("tessera")
 
 
 def server_timing(stages: Mapping[str, float]) -> str:
-    """Seconds by stage as the header ``Server-Timing`` (W3C): milliseconds, in the order in which they began."""
+    """Seconds by stage as a ``Server-Timing`` header (W3C): milliseconds, in the order the stages began."""
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in stages.items())
 
 
 class RequestMiddleware:
-    """Outermost layer of the application."""
+    """The outermost layer of the application."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
         self._app, self._metrics, self._max_body_bytes = app, metrics, max_body_bytes
@@ -71,7 +71,7 @@ class RequestMiddleware:
             await response(scope, receive, send_with_id)
         finally:
             self._metrics.in_progress.dec()
-            # A client may invent methods; each would be a time series of its own for ever.
+            # Clients can invent methods, and each would become a permanent time series.
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.requests.labels(method, route, str(status)).inc()
@@ -87,7 +87,7 @@ class RequestMiddleware:
         await self._app(scope, receive, send)
 
     def _limited(self, receive: Receive) -> Receive:
-        """Counts the bytes that really arrive: a chunked body announces no length."""
+        """Counts the bytes as they arrive: a chunked body announces no length."""
         received = 0
 
         async def counted() -> Message:

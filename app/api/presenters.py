@@ -1,4 +1,4 @@
-"""The service's results -> what goes over the wire."""
+"""Converts the service's results into response schemas."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def face(aligned: AlignedFace) -> schemas.FaceOut:
 
 
 def probe(used: Probe) -> schemas.ProbeOut:
-    """The face used and how many there were."""
+    """The face used and the number of faces found."""
     return schemas.ProbeOut(
         faces_detected=used.faces_detected, face=face(used.face), embedding_norm=round(used.norm, 2)
     )
 
 
 def candidate(found: Candidate, probe: Probe, policy: DecisionPolicy) -> schemas.CandidateOut:
-    """A candidate with the decision on it alone."""
+    """A candidate with its own decision."""
     pair = compared(probe, found)
     return schemas.CandidateOut(
         subject_id=found.subject_id,
@@ -80,7 +80,7 @@ def _worst(policy: DecisionPolicy, pair: Comparison) -> WorstGroupOut | None:
 
 
 def worst_group(rate: RateAtDistance | None) -> WorstGroupOut | None:
-    """The rate in the group where it is highest, if there are groups."""
+    """The rate in the group where it is highest; None without groups."""
     return None if rate is None or rate.group is None else WorstGroupOut(group=rate.group, **_numbers(rate))
 
 
@@ -103,7 +103,7 @@ def _criterion(policy: DecisionPolicy, templates: int) -> CriterionOut:
 
 
 def operating_point(policy: DecisionPolicy, templates: int) -> OperatingPointWithGroup | None:
-    """The rates at the threshold for this number of templates; None beyond all that was measured."""
+    """The rates at the threshold for this number of templates; None beyond the measured range."""
     point = policy.operating_point(templates)
     if point is None:
         return None
@@ -112,7 +112,7 @@ def operating_point(policy: DecisionPolicy, templates: int) -> OperatingPointWit
 
 
 def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
-    """The two versions that every answer carries."""
+    """The encoder and calibration versions in every answer."""
     return {
         "encoder_version": f"{encoder.name}-{encoder.version}-{encoder.sha256[:8]}",
         "calibration_version": calibration.version,
@@ -120,7 +120,7 @@ def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
 
 
 def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration) -> schemas.EnrollResponse:
-    """Answer of ``/enroll``."""
+    """The answer to ``/enroll``."""
     return schemas.EnrollResponse(
         subject_id=result.subject.id,
         collection=result.subject.collection,
@@ -138,7 +138,7 @@ def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration)
 
 
 def verification(result: Verification, encoder: EncoderInfo, calibration: Calibration) -> schemas.VerifyResponse:
-    """Answer of ``/verify``."""
+    """The answer to ``/verify``."""
     found, pair = result.candidate, result.compared
     return schemas.VerifyResponse(
         decision=result.outcome.decision,
@@ -170,7 +170,7 @@ def _identified(result: FaceIdentification, policy: DecisionPolicy) -> schemas.I
 
 
 def identification(result: Identification, encoder: EncoderInfo, calibration: Calibration) -> schemas.IdentifyResponse:
-    """Answer of ``/identify``."""
+    """The answer to ``/identify``."""
     policy = result.policy
     faces = [_identified(f, policy) for f in result.faces]
     first = faces[0]
@@ -209,7 +209,7 @@ def collection(found: Collection) -> schemas.CollectionOut:
 
 
 def model(encoder: EncoderInfo, criteria: Criteria) -> schemas.ModelResponse:
-    """Answer of ``/model``."""
+    """The answer to ``/model``."""
     table = criteria.calibration
     point = operating_point(criteria.default_policy(), 1)
     assert point is not None

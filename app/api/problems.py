@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 ``application/problem+json``, one stable code each."""
+"""Errors as RFC 9457 ``application/problem+json``, each with a stable code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.errors import TesseraError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = "retry_after"
-"""Detail of a problem that passes by itself: whole seconds; sent as the header, too."""
+"""Detail of a temporary problem, in whole seconds; also sent as the header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Problem(BaseModel):
 
 
 class RequestError(TesseraError):
-    """A request that HTTP itself or its body makes impossible; raised in ``app.api`` only."""
+    """A request that is invalid as HTTP or in its body; raised in ``app.api`` only."""
 
     def __init__(self, code: str, message: str, **details: Any) -> None:
         super().__init__(message, **details)
@@ -131,7 +131,7 @@ def problem_response(code: str, detail: str, request_id: str, details: dict[str,
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses with an example for each code, to be given to a route."""
+    """OpenAPI responses for a route, with an example for each code."""
     responses: dict[int | str, dict[str, Any]] = {}
     for code in (*codes, "internal_error"):
         kind = KINDS[code]
@@ -158,7 +158,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Turns every expected exception into a problem; the unexpected ones are caught by the middleware."""
+    """Turns every expected exception into a problem; the middleware catches the others."""
 
     @app.exception_handler(TesseraError)
     async def expected(request: Request, error: TesseraError) -> JSONResponse:

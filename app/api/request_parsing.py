@@ -1,4 +1,4 @@
-"""Request bodies: multipart or JSON, the same fields in both, read within the limits and never written to disk."""
+"""Request bodies: multipart or JSON with the same fields, read within limits and never written to disk."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 
 
 def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of a body that comes as multipart or JSON."""
+    """The OpenAPI description of a body sent as multipart or JSON."""
     described = openapi_json_body(model)
     schema = model.model_json_schema(ref_template=SCHEMA_REFERENCE)
     form = {
@@ -75,7 +75,7 @@ def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def openapi_json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of a JSON body; ``request_definitions`` has the schema that it refers to."""
+    """The OpenAPI description of a JSON body; ``request_definitions`` holds the schema it refers to."""
     reference = {"$ref": SCHEMA_REFERENCE.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {JSON: {"schema": reference}}}}
 
@@ -110,12 +110,12 @@ async def _read_json(model: type[Body], request: Request, settings: ServerSettin
             raise RequestError("malformed_body", f"The body is not valid JSON: {error}.") from error
         return _validated(model, fields, settings)
 
-    # Megabytes of base64 would hold up everybody else's requests.
+    # Decoding megabytes of base64 would block the event loop.
     return parse() if len(data) < LARGE_JSON else await anyio.to_thread.run_sync(parse)
 
 
 class _FormParser(MultiPartParser):
-    """Knows whether the form came to its end: what a cut-off form lacks would go unnoticed otherwise."""
+    """Records whether the form was complete; a truncated form would otherwise go unnoticed."""
 
     complete = False
 
@@ -124,7 +124,7 @@ class _FormParser(MultiPartParser):
 
 
 async def _read_form(request: Request, settings: ServerSettings) -> dict[str, Any]:
-    # One more than allowed, so that the request is refused by its count of images and not by a parser's limit.
+    # One more than allowed, so that our own count of images refuses the request, not the parser's limit.
     parser = _FormParser(
         request.headers,
         request.stream(),
@@ -179,7 +179,7 @@ async def _form_value(name: str, value: UploadFile | str) -> Any:
 
 
 def _require_unicode(text: str) -> None:
-    # The charset that a form names may decode to halves of surrogate pairs, which no answer could repeat.
+    # A form's charset may decode to lone surrogates, which cannot be encoded in an answer.
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -206,7 +206,7 @@ def _check_metadata(metadata: Any, settings: ServerSettings) -> None:
     try:
         size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode())
     except ValueError as error:
-        # Numbers beyond the range of a double arrive as infinite.
+        # Numbers beyond the range of a double arrive as infinity.
         raise invalid_fields([{"field": "metadata", "message": "holds a number that is too large"}]) from error
     if size > settings.max_metadata_bytes:
         message = f"is larger than {settings.max_metadata_bytes} bytes of JSON"

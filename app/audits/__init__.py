@@ -1,1 +1,1 @@
-"""A whole collection checked for duplicates, outliers and look-alikes: the report, its job, its page."""
+"""Audits of whole collections for duplicates, outliers and look-alikes: report, background job, HTML page."""

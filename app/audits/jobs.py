@@ -1,4 +1,4 @@
-"""Audits in the background: one at a time, the last one of each collection kept until the service stops."""
+"""Background audits: one runs at a time; the latest of each collection is kept until the service stops."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LOGGER = logging.getLogger("tessera")
 
 
 class AuditNotFound(TesseraError):
-    """No audit of this collection was started since the service started."""
+    """No audit of this collection has been started since the service started."""
 
     code = "audit_not_found"
 
 
 class AuditStatus(StrEnum):
-    """How far an audit is."""
+    """The state of an audit."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -35,7 +35,7 @@ class AuditStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditJob:
-    """One audit; ``progress`` is the share of the work that is done, 0..1."""
+    """One audit; ``progress`` is the share of the work done, 0..1."""
 
     collection: str
     status: AuditStatus
@@ -50,7 +50,7 @@ class _Stopped(Exception):
 
 
 class AuditJobs:
-    """Starts audits and tells how far they are. Safe to use from several threads."""
+    """Starts audits and reports their progress. Safe to use from several threads."""
 
     def __init__(self, gallery: Gallery, calibration: Calibration, crowding: Crowding) -> None:
         self._gallery, self._calibration, self._crowding = gallery, calibration, crowding
@@ -59,7 +59,7 @@ class AuditJobs:
         self._lock, self._stopping = threading.Lock(), threading.Event()
 
     def start(self, collection: str) -> AuditJob:
-        """Starts an audit, unless one waits or runs already. Raises CollectionNotFound."""
+        """Starts an audit unless one is already waiting or running. Raises CollectionNotFound."""
         self._gallery.targets(collection)
         with self._lock:
             job = self._jobs.get(collection)
@@ -70,7 +70,7 @@ class AuditJobs:
         return job
 
     def get(self, collection: str) -> AuditJob:
-        """The last audit of a collection. Raises CollectionNotFound, AuditNotFound."""
+        """The latest audit of a collection. Raises CollectionNotFound, AuditNotFound."""
         self._gallery.targets(collection)
         with self._lock:
             job = self._jobs.get(collection)
@@ -81,7 +81,7 @@ class AuditJobs:
         return job
 
     def close(self) -> None:
-        """Stops what runs and forgets what waits."""
+        """Stops the running audit and drops the waiting ones."""
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 

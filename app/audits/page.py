@@ -1,4 +1,4 @@
-"""The report of an audit as one HTML page, its plot inside."""
+"""An audit report as a single HTML page with an inline plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT, MARGIN = 520, 340, 54
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Decades of a rate, from ``low`` to ``high`` (powers of ten), over pixels from ``start`` to ``end``."""
+    """Decades of a rate, from ``low`` to ``high`` (powers of ten), mapped to pixels from ``start`` to ``end``."""
 
     low: int
     high: int
@@ -31,14 +31,14 @@ class _Axis:
 
 
 def audit_page(report: AuditReport) -> str:
-    """A page without scripts and without anything from elsewhere; every id is escaped."""
+    """A page without scripts or external resources; every id is escaped."""
     source = files("app.audits").joinpath("audit.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(source).render(report=report, plot=_plot(report.rates) if report.rates else None)
 
 
 def _plot(rates: tuple[RateCheck, ...]) -> dict[str, object]:
-    """Places in pixels of what is drawn: observed rates against calibrated ones, both on logarithmic axes."""
+    """Pixel coordinates of the plot: observed rates against calibrated ones, on logarithmic axes."""
     shown = [r for c in rates for r in (c.calibrated.value, c.observed.value, c.observed.high) if r > 0]
     low, high = math.floor(math.log10(min(shown))), math.ceil(math.log10(max(shown)))
     x = _Axis(low, max(high, low + 1), MARGIN, WIDTH - 12)

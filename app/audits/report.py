@@ -1,8 +1,8 @@
-"""A whole collection audited: who may be enrolled twice, which templates do not fit, how alike its people are.
+"""Audit of a whole collection: who may be enrolled twice, which templates are outliers, how alike the people are.
 
-Everything is measured with the calibration of the encoder in use. The comparisons among the collection's own people are
-set beside the false match rates that were calibrated: where they are more frequent, this population is harder than the
-one that was measured, and targets are to be chosen lower.
+The audit uses the calibration of the encoder in use. It compares the rates at which the collection's own people match
+each other with the calibrated false match rates. Where they are higher, this population is harder than the calibrated
+one, and lower targets should be chosen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Progress = Callable[[float], None]
 
 
 class Population(StrEnum):
-    """How a collection's people compare with those that were calibrated on."""
+    """How a collection's people compare with those of the calibration."""
 
     AS_MEASURED = "as_measured"
     HARDER = "harder"
@@ -45,9 +45,9 @@ class Population(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubjectPair:
-    """Two subjects, their squared distance, and how often different people are as near (None: beyond 50 %).
+    """Two subjects, their squared distance, and how often two different people are as near (None: beyond 50 %).
 
-    Pairs are ranked by distance and crowding together.
+    Pairs are ranked by distance plus crowding.
     """
 
     first: str
@@ -58,7 +58,7 @@ class SubjectPair:
 
 @dataclass(frozen=True, slots=True)
 class OutlierTemplate:
-    """A template that the rest of its subject does not match: squared distance to the rest, and the threshold."""
+    """A template that does not match the rest of its subject: squared distance to the rest, and the threshold."""
 
     subject_id: str
     template_id: str
@@ -68,7 +68,7 @@ class OutlierTemplate:
 
 @dataclass(frozen=True, slots=True)
 class WeakTemplate:
-    """A template in which the encoder found little."""
+    """A template whose embedding has a small norm."""
 
     subject_id: str
     template_id: str
@@ -77,7 +77,7 @@ class WeakTemplate:
 
 @dataclass(frozen=True, slots=True)
 class RateCheck:
-    """At one threshold: the calibrated false match rate and the share of the collection's own pairs that lie within."""
+    """At one threshold: the calibrated false match rate and the share of the collection's own pairs within it."""
 
     threshold: float
     calibrated: Estimate
@@ -87,7 +87,7 @@ class RateCheck:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What was found. Lists hold the most telling ones, counts all of them."""
+    """The findings. Lists hold the most notable ones; counts cover all."""
 
     collection: str
     created_at: datetime
@@ -110,8 +110,8 @@ def audit(
 ) -> AuditReport:
     """Audits a collection; calls ``progress`` with shares of the work, 0..1.
 
-    ``crowding`` is what the calibration's distances were adjusted by. Subjects that come or go meanwhile may or may not
-    be in it. Raises CollectionNotFound.
+    ``crowding`` is the one that the calibration's distances were adjusted by. Subjects added or erased during the audit
+    may or may not be included. Raises CollectionNotFound.
     """
     total = max(gallery.size(collection).subjects, 1)
     pairs: dict[tuple[str, str], tuple[float, float]] = {}
@@ -160,7 +160,7 @@ def audit(
 
 
 def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowding) -> Iterator[OutlierTemplate]:
-    """Each template against what the others are fused to, at the default rate for their number."""
+    """Compares each template with the others fused, at the default rate for that number of templates."""
     count = len(subject.template_ids)
     if count == 1:
         return
@@ -190,10 +190,10 @@ def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
 def check_rates(
     vectors: npt.NDArray[np.float32], crowding: npt.NDArray[np.float32], calibration: Calibration
 ) -> tuple[RateCheck, ...]:
-    """Shares of the pairs of subjects within each calibrated threshold, with intervals over draws of subjects.
+    """Shares of the pairs of subjects within each calibrated threshold, with bootstrap intervals over subjects.
 
-    vectors: one embedding a subject, unit-length float32 [S, D], and the crowding of each, [S]. Thresholds at which
-    fewer than ``FEW_PAIRS`` pairs are to be expected are left out.
+    vectors: one embedding per subject, unit-length float32 [S, D], and the crowding of each, [S]. Thresholds at which
+    fewer than ``FEW_PAIRS`` pairs are expected are left out.
     """
     count = len(vectors)
     pairs = count * (count - 1) // 2
@@ -217,7 +217,7 @@ def check_rates(
 
 
 def compare_population(rates: tuple[RateCheck, ...]) -> Population:
-    """By the strictest threshold that the collection says something of: are the two intervals apart?"""
+    """Compares at the strictest threshold that the collection can show: do the two intervals overlap?"""
     if not rates:
         return Population.TOO_FEW
     strictest = rates[-1]

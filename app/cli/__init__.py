@@ -1,4 +1,4 @@
-"""``tessera``: runs and maintains the service; one module a group of commands."""
+"""``tessera``: runs and maintains the service; one module per group of commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tessera calibrate``: a calibration table from one's own people."""
+"""``tessera calibrate``: a calibration table from your own people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tessera gallery``: maintains what is enrolled."""
+"""``tessera gallery``: maintenance of enrolled data."""
 
 from __future__ import annotations
 

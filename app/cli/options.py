@@ -1,4 +1,4 @@
-"""What commands have in common: settings with options on top, and one way to refuse."""
+"""Shared by commands: settings overridden by options, and one way to refuse."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DataDirOption = Annotated[Path | None, typer.Option(help="folder of the database
 
 
 def refuse(message: str) -> typer.Exit:
-    """Prints why a command cannot do its work; raise what it returns."""
+    """Prints why a command cannot run; the caller raises the returned exception."""
     typer.secho(f"tessera: {message}", fg="red", err=True)
     return typer.Exit(code=1)
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turns what an operator can mend into one line and exit code 1."""
+    """Turns errors that an operator can fix into one line and exit code 1."""
     try:
         yield
     except ValidationError as error:
@@ -42,11 +42,11 @@ def _in_one_line(error: ValidationError) -> str:
 
 
 def load_settings(host: str | None = None, port: int | None = None, data_dir: Path | None = None) -> Settings:
-    """Settings from the environment with the options of a command on top, validated together.
+    """Settings from the environment, overridden by a command's options, validated together.
 
     Raises pydantic.ValidationError, SettingsError.
     """
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     gallery = {} if data_dir is None else {"data_dir": data_dir}
-    # What is left out here comes from the environment.
+    # Values left out here come from the environment.
     return Settings(server=server, gallery=gallery)

@@ -17,7 +17,7 @@ from app.version import VERSION
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than the usual 60 seconds of proxies and clients, so that they close
-it first. A server that closes first resets the requests that were just being sent."""
+it first. A server that closes first resets requests in flight."""
 
 
 def serve(
@@ -37,7 +37,7 @@ def serve(
         f"templates in {settings.gallery.data_dir}, documentation at /docs",
         err=True,
     )
-    # After a graceful stop uvicorn raises the signal again, which would end the process as if it had been killed.
+    # After a graceful stop uvicorn re-raises the signal, which would end the process as if it had been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create_app(settings, service),
@@ -54,7 +54,7 @@ def health(
     """Asks a running service whether it is ready; exit code 0 if so, 1 if not."""
     if not url.startswith(("http://", "https://")):
         raise refuse(f"{url} is not an http or https address")
-    # Not through a proxy: the question is whether this very address answers.
+    # No proxy: the check is whether this address itself answers.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(f"{url.rstrip('/')}/readyz", timeout=10) as response:

@@ -1,4 +1,4 @@
-"""Distance -> decision: the calibration table, and the rules that thresholds are taken from it by."""
+"""Distance -> decision: the calibration table and the policies that take thresholds from it."""
 
 from app.decisions.calibration import Calibration, CalibrationError, load_calibration, read_calibration
 from app.decisions.curves import Claim, ClaimedThreshold, Estimate, Group, GroupPoint, OperatingPoint

@@ -1,7 +1,7 @@
-"""The calibration table: thresholds with the error rates that were measured at them, bound to one encoder.
+"""The calibration table: thresholds with the error rates measured at them, bound to one encoder.
 
-Rates are those of ISO/IEC 19795-1. Bounds are 95 % intervals over draws of subjects (see ``app.evaluation.bootstrap``).
-Every threshold is one of adjusted distances: squared distances plus the crowding of both faces (``app.crowding``).
+Rates are those of ISO/IEC 19795-1. Bounds are 95 % bootstrap intervals over subjects (``app.evaluation.bootstrap``).
+Every threshold applies to adjusted distances: squared distances plus the crowding of both faces (``app.crowding``).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SCHEMA_FILE = Path(__file__).with_name("calibration-4.schema.json")
 """JSON schema of the tables, for readers without this package; the number is ``schema_version``."""
 
 LOOSEST_COMPARED = 1e-2
-"""Thresholds of one template and of several are compared at this false match rate and below."""
+"""Thresholds for one template and for several are compared at this false match rate and below."""
 
 
 class CalibrationError(TesseraError):
-    """There is no calibration that fits the encoder."""
+    """There is no valid calibration for the encoder."""
 
     code = "calibration_invalid"
 
 
 class GalleryPoint(Table):
-    """How often a stranger's search finds somebody at a threshold, and what ``1 - (1 - FMR) ** N`` says of it."""
+    """The FPIR measured at a threshold, and the FPIR predicted by ``1 - (1 - FMR) ** N``."""
 
     false_match_rate: Rate
     false_positive_identification_rate: Estimate
@@ -52,7 +52,7 @@ class GalleryPoint(Table):
 
 
 class GallerySize(Table):
-    """Searches by strangers in random galleries of one size, one template a subject; all of ``group`` if named."""
+    """Non-mated searches in random galleries of one size, one template per subject; all of ``group`` if named."""
 
     group: str | None
     subjects: PositiveInt
@@ -61,12 +61,12 @@ class GallerySize(Table):
 
     @property
     def agrees(self) -> bool:
-        """Whether the prediction is nowhere more favourable than what was measured."""
+        """Whether the prediction is nowhere more favourable than the measurement."""
         return all(p.predicted >= p.false_positive_identification_rate.low for p in self.points)
 
 
 class Stratum(Table):
-    """Rates at the default operating point among comparisons of one kind."""
+    """Rates at the default operating point for comparisons of one kind."""
 
     name: str
     subjects: int
@@ -77,7 +77,7 @@ class Stratum(Table):
 
 
 class QualityBand(Table):
-    """Rates at the default operating point where the weaker of two faces has an embedding of such a length."""
+    """Rates at the default operating point where the smaller of the two norms is in this band."""
 
     shortest: float = Field(ge=0)
     longest: float = Field(ge=0)
@@ -88,11 +88,10 @@ class QualityBand(Table):
 
 
 class QualityLimit(Table):
-    """Of which faces a distance says little.
+    """The norm below which a face is too weak for its distances to be reliable.
 
-    bands: from the shortest embeddings to the longest. limit: faces with shorter ones miss their own person with a rate
-    of ``missed`` or more, which is far more than others. inflation: comparisons with such a face are false matches so
-    many times as often as all are.
+    bands: by norm, smallest first. limit: faces with smaller norms have a false non-match rate of ``missed`` or more,
+    far above that of others. inflation: the false match rate of comparisons with such a face, divided by that of all.
     """
 
     bands: tuple[QualityBand, ...]
@@ -102,7 +101,7 @@ class QualityLimit(Table):
 
 
 class MarginBand(Table):
-    """Searches in which two subjects matched, by how much farther the second one was (squared distances)."""
+    """Searches in which two subjects matched, by margin: how much farther the second was (squared distance)."""
 
     shortest: float = Field(ge=0)
     longest: float = Field(ge=0)
@@ -111,9 +110,9 @@ class MarginBand(Table):
 
 
 class MarginLimit(Table):
-    """How near to each other two matching subjects may be before the nearer one is too often the wrong one.
+    """The margin between two matching subjects below which the nearer one is too often the wrong one.
 
-    bands: from the smallest margins to the largest. limit: with smaller margins a share of ``wrong`` or more was wrong.
+    bands: by margin, smallest first. limit: at smaller margins, a share of ``wrong`` or more of the searches was wrong.
     """
 
     bands: tuple[MarginBand, ...]
@@ -122,7 +121,7 @@ class MarginLimit(Table):
 
 
 class PrecisionCheck(Table):
-    """Rates at the default operating point when the encoder runs otherwise."""
+    """Rates at the default operating point with another runtime or precision."""
 
     runtime: str
     precision: str
@@ -142,9 +141,9 @@ class CalibrationData(Table):
 
 
 class Calibration(Table):
-    """Everything that was measured of one encoder. ``curves`` are those of one template, of two, and so on.
+    """All measurements of one encoder. ``curves`` are for one template, two templates, and so on.
 
-    cohort_sha256: of the cohort that distances were adjusted by; None where they were not.
+    cohort_sha256: digest of the cohort that distances were adjusted by; None if they were not.
     """
 
     schema_version: Literal[4]
@@ -175,15 +174,15 @@ class Calibration(Table):
         return self
 
     def bound(self, claim: Claim, fmr: float, templates: int) -> ClaimedThreshold | None:
-        """The largest threshold that keeps a claim for subjects of this many templates; None if it cannot be shown.
+        """The largest threshold that keeps a claim for subjects with this many templates; None if it cannot be shown.
 
-        A group that is too small to show the rate is answered for by the larger one that it is part of.
+        Where a group is too small to show the rate, the larger group that it is part of stands in.
         """
-        return self.cached_threshold(claim, fmr, templates)
+        return self.threshold_finder(claim, fmr, templates)
 
     @cached_property
-    def cached_threshold(self) -> Callable[[Claim, float, int], ClaimedThreshold | None]:
-        """The same, for ``bound``: a candidate is decided on by the same few as the one before."""
+    def threshold_finder(self) -> Callable[[Claim, float, int], ClaimedThreshold | None]:
+        """Cached search behind ``bound``: successive candidates need the same few thresholds."""
         return lru_cache(maxsize=256)(self._find_threshold)
 
     def _find_threshold(self, claim: Claim, fmr: float, templates: int) -> ClaimedThreshold | None:
@@ -199,10 +198,10 @@ class Calibration(Table):
         return ClaimedThreshold(strictest.threshold + self.shift(templates), strictest.group)
 
     def shift(self, templates: int) -> float:
-        """How much larger the threshold of this many templates may be than that of one: 0 or less, mostly.
+        """How much larger the threshold for this many templates may be than that for one: 0 or less, mostly.
 
-        Groups were measured with one template. With several the threshold moves as it does for all pairs at the same
-        measured rate; where that differs from rate to rate, by what is safest.
+        Groups were measured with one template. With several, the threshold shifts as it does over all pairs at the same
+        measured rate; where the shift differs between rates, the safest is used.
         """
         return self._shifts[self.curve(templates).templates - 1]
 
@@ -213,7 +212,7 @@ class Calibration(Table):
         def shift(curve: TemplateCurve) -> float:
             rates = {p.false_match_rate.value for p in curve.operating_points}
             compared = sorted(rate for rate in rates if rate <= LOOSEST_COMPARED) or [min(rates)]
-            # The strictest point of one template whose rate is no lower: the difference is no more than it should be.
+            # The strictest one-template point with no lower a rate, so that the shift is never too large.
             alone = {rate: [p for p in one if p.false_match_rate.value >= rate] or [one[0]] for rate in compared}
             return min(curve.showing(rate).threshold - alone[rate][-1].threshold for rate in compared)
 
@@ -222,7 +221,7 @@ class Calibration(Table):
     def worst_group(self, distance: float, templates: int) -> tuple[Group, GroupPoint] | None:
         """The claimed group in which different people are most often within an adjusted distance, and how often.
 
-        None without groups, and beyond the most permissive threshold of any.
+        None without groups, or beyond the most permissive threshold of every group.
         """
         single, worst = distance - self.shift(templates), None
         for group in self.claimed_groups:
@@ -234,7 +233,7 @@ class Calibration(Table):
         return worst
 
     def responsible_group(self, group: Group, distance: float) -> Group:
-        """The group itself, or, where a distance is smaller than it can measure, the larger one that it is part of."""
+        """The group itself, or the larger one that it is part of where the distance is smaller than it can measure."""
         larger = self._larger(group)
         return larger if larger is not None and distance < group.strictest.threshold else group
 
@@ -247,11 +246,11 @@ class Calibration(Table):
 
     @cached_property
     def claimed_groups(self) -> tuple[Group, ...]:
-        """The groups that a claim for every group holds for."""
+        """The groups covered by a claim for every group."""
         return tuple(group for group in self.groups if group.claimed)
 
     def smallest_supported(self, claim: Claim, templates: int) -> float:
-        """The lowest false match rate that can be claimed of subjects of up to this many templates."""
+        """The lowest false match rate that can be claimed for subjects with up to this many templates."""
         pooled = max(curve.smallest_supported for curve in self.curves[: max(templates, 1)])
         if claim is Claim.POOLED or not self.claimed_groups:
             return pooled
@@ -263,14 +262,14 @@ class Calibration(Table):
 
     @property
     def most_templates(self) -> int:
-        """The largest number of templates a subject that was measured."""
+        """The largest number of templates per subject that was measured."""
         return self.curves[-1].templates
 
     @cached_property
     def largest_gallery(self) -> float:
-        """Up to how many subjects identification rates may be derived from the rates of one comparison.
+        """The largest number of subjects for which the FPIR may be predicted from the FMR.
 
-        Infinity where the prediction held at all sizes that were measured, in galleries of every group, too.
+        Infinity if the prediction held at all measured sizes, including the galleries of every group.
         """
         agreed = 1
         for subjects in sorted({size.subjects for size in self.identification}):
@@ -280,21 +279,21 @@ class Calibration(Table):
         return float("inf") if self.identification else 1
 
     def curve(self, templates: int) -> TemplateCurve:
-        """The rates for subjects of this many templates. Raises ValueError if they were not measured."""
+        """The rates for subjects with this many templates. Raises ValueError if they were not measured."""
         if not 1 <= templates <= len(self.curves):
             raise ValueError(f"rates of {templates} templates of one subject were not measured")
         return self.curves[templates - 1]
 
     @property
     def default(self) -> OperatingPoint:
-        """The point of ``default_fmr`` over all pairs, for one template."""
+        """The operating point at ``default_fmr`` over all pairs, for one template."""
         point = self.curves[0].at_rate(self.default_fmr)
         assert point is not None
         return point
 
 
 def _reason(error: OSError | ValidationError) -> str:
-    """What is wrong, in one line."""
+    """The cause, in one line."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     first, *others = error.errors(include_url=False)
@@ -304,7 +303,7 @@ def _reason(error: OSError | ValidationError) -> str:
 
 
 def load_calibration(directory: Path, encoder_sha256: str) -> Calibration:
-    """Reads the table that lies beside an encoder; see ``read_calibration``."""
+    """Reads the table beside an encoder; see ``read_calibration``."""
     return read_calibration(directory / CALIBRATION_FILE, encoder_sha256)
 
 

@@ -1,6 +1,6 @@
-"""Curves of error rates over thresholds, of all pairs and of groups of people, and the thresholds that they promise.
+"""Curves of error rates over thresholds, for all pairs and for groups of people, and the thresholds they support.
 
-Rates are those of ISO/IEC 19795-1, thresholds those of adjusted distances (``app.crowding``).
+Rates are those of ISO/IEC 19795-1; thresholds apply to adjusted distances (``app.crowding``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class Table(BaseModel):
-    """A part of the calibration table: fixed, and without anything unknown."""
+    """A part of the calibration table: frozen, with unknown fields refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class Estimate(Table):
 
     @classmethod
     def around(cls, value: float, low: float, high: float) -> Self:
-        """A rate with the bounds of its replicates; where no draw moves it, such as 0, rounding may cross it."""
+        """A rate with the bounds of its replicates, widened if rounding has put the rate just outside them."""
         return cls(value=value, low=min(low, value), high=min(max(high, value), 1.0))
 
 
@@ -51,9 +51,9 @@ class MeasuredPoint(Table):
 
     @property
     def claimed_fmr(self) -> float:
-        """The false match rate that may be promised of the threshold: the upper bound of what was measured.
+        """The false match rate that may be claimed at the threshold: the upper bound of the measured rate.
 
-        The value itself would be exceeded in half of all populations like the one that was measured.
+        About half of all populations like the measured one would exceed the value itself.
         """
         return self.false_match_rate.high
 
@@ -65,7 +65,7 @@ class OperatingPoint(MeasuredPoint):
 
 
 class GroupPoint(MeasuredPoint):
-    """A threshold and the rates within a group; no false non-match rate where nobody has two faces."""
+    """A threshold and the rates within a group; no false non-match rate if nobody has two faces."""
 
     false_non_match_rate: Estimate | None
 
@@ -76,10 +76,10 @@ Point = TypeVar("Point", bound=MeasuredPoint)
 class _Curve(Table, Generic[Point]):
     """Points from the most permissive threshold to the strictest.
 
-    Beyond the strictest threshold whose false match rate could be measured, points repeat that rate, which theirs is at
-    most: they are there for what they miss. ``rule_of_three_fmr`` is the lowest false match rate that the subjects
-    can show (rule of three over pairs of subjects: no error among n independent trials supports a rate below 3/n at
-    95 %).
+    Beyond the strictest threshold whose false match rate could be measured, points repeat that rate as an upper bound;
+    they are kept for their false non-match rates. ``rule_of_three_fmr`` is the lowest false match rate that the
+    subjects can show (rule of three over pairs of subjects: no error among n independent trials supports a rate below
+    3/n at 95 %).
     """
 
     rule_of_three_fmr: Rate
@@ -93,17 +93,17 @@ class _Curve(Table, Generic[Point]):
         return self
 
     def at_rate(self, false_match_rate: float) -> Point | None:
-        """The most permissive point that promises a false match rate of at most this; None if there is none."""
+        """The most permissive point whose claimed false match rate is at most this; None if there is none."""
         allowed = false_match_rate * (1 + 1e-9)
         return next((p for p in self.operating_points if p.claimed_fmr <= allowed), None)
 
     def showing(self, false_match_rate: float) -> Point:
-        """The most permissive point at which no more than this was measured, whatever its bounds; or the strictest."""
+        """The most permissive point whose measured rate is at most this, whatever its bounds; else the strictest."""
         allowed = false_match_rate * (1 + 1e-9)
         points = self.operating_points
         return next((p for p in points if p.false_match_rate.value <= allowed), self.strictest)
 
-    # Kept once found: a search asks for it of every group and for every candidate.
+    # Cached, because a search needs it for every group and every candidate.
     @cached_property
     def strictest(self) -> Point:
         """The point of the smallest threshold whose false match rate was measured."""
@@ -112,13 +112,13 @@ class _Curve(Table, Generic[Point]):
 
     @cached_property
     def smallest_supported(self) -> float:
-        """The lowest false match rate that any measured point promises."""
+        """The lowest false match rate that any measured point can claim."""
         return min(p.claimed_fmr for p in self.operating_points)
 
     def at_distance(self, distance: float) -> Point | None:
-        """The strictest measured point that an adjusted distance lies within: no better than the distance's own rates.
+        """The strictest measured point that an adjusted distance lies within; its FMR is no lower than at the distance.
 
-        None where the distance is beyond the most permissive point.
+        None if the distance is beyond the most permissive point.
         """
         points = self.operating_points
         place = bisect_left(points, -distance, key=lambda p: -p.threshold)
@@ -128,7 +128,7 @@ class _Curve(Table, Generic[Point]):
 
 
 class TemplateCurve(_Curve[OperatingPoint]):
-    """Rates of probes against subjects of one number of templates."""
+    """Rates of probes against subjects with a given number of templates."""
 
     templates: PositiveInt
     subjects: int = Field(gt=1)
@@ -137,10 +137,10 @@ class TemplateCurve(_Curve[OperatingPoint]):
 
 
 class Group(_Curve[GroupPoint]):
-    """Rates among people of one kind, one template each, who are compared with each other only.
+    """Rates among people of one kind, one template each, compared only with each other.
 
-    definition: what makes a member. claimed: whether a claim for every group holds for this one; the others are
-    measured and told. part_of: the larger group that answers for rates which this one is too small to show.
+    definition: who belongs to it. claimed: whether a claim for every group covers this one; the others are only
+    reported. part_of: the larger group that stands in where this one is too small to show a rate.
     """
 
     name: str = Field(min_length=1)
@@ -154,17 +154,17 @@ class Group(_Curve[GroupPoint]):
 
 
 class Claim(StrEnum):
-    """For whom a false match rate is promised."""
+    """For whom a false match rate is claimed."""
 
     EVERY_GROUP = "every_group"
-    """For every group that was measured and is claimed, and for all pairs, as far down as they can show it."""
+    """For every claimed group and for all pairs, as far down as they can show the rate."""
     POOLED = "pooled"
-    """For the average over all pairs, which is what is usually quoted; single groups may have far more."""
+    """For the average over all pairs, which is usually quoted; single groups may have far higher rates."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedThreshold:
-    """A threshold (adjusted squared distance), and the group that no more permissive one would do for; None: all."""
+    """A threshold (adjusted squared distance), and the group that requires it; None: all pairs together."""
 
     threshold: float
     group: str | None
@@ -173,8 +173,8 @@ class ClaimedThreshold:
 def strictest_threshold(groups: Sequence[Group], fmr: float) -> ClaimedThreshold | None:
     """The largest threshold at which every claimed group has at most this false match rate, upper bounds included.
 
-    A group that is too small to show the rate is answered for by the larger one that it is part of, and still keeps the
-    lowest rate that it can show itself; None where the larger one cannot show it either.
+    For a group that is too small to show the rate, the larger one that it is part of stands in, and the group still
+    keeps the lowest rate that it can show itself. None if the larger one cannot show the rate either.
     """
     by_name, strictest = {group.name: group for group in groups}, None
     for group in groups:
@@ -192,9 +192,9 @@ def strictest_threshold(groups: Sequence[Group], fmr: float) -> ClaimedThreshold
 
 
 def smallest_supported_by_groups(groups: Sequence[Group]) -> float:
-    """The lowest false match rate that all claimed groups support, themselves or through the one they are part of.
+    """The lowest false match rate that all claimed groups support, by themselves or through their larger group.
 
-    0 where there are none.
+    0 if there are none.
     """
     own = {group.name: group.smallest_supported for group in groups}
     return max((min(own[g.name], own.get(g.part_of or "", 1.0)) for g in groups if g.claimed), default=0.0)

@@ -7,28 +7,28 @@ from enum import StrEnum
 
 
 class Decision(StrEnum):
-    """Outcome of a comparison or of a search."""
+    """Outcome of a comparison or a search."""
 
     MATCH = "match"
     NO_MATCH = "no_match"
     INCONCLUSIVE = "inconclusive"
-    """The distance does not say enough; ``Reason`` says why."""
+    """The distance is not enough to decide; ``Reason`` says why."""
 
 
 class Reason(StrEnum):
-    """Why a distance does not say enough."""
+    """Why a decision is inconclusive."""
 
     WEAK_PROBE = "weak_probe"
-    """The encoder finds so little in the probe that it would miss the same person far more often than usual."""
+    """The norm of the probe is so small that the same person would be missed far more often than usual."""
     WEAK_REFERENCE = "weak_reference"
-    """Likewise of the reference, or of all templates of the subject."""
+    """The same for the reference, or for all templates of the subject."""
     AMBIGUOUS_SUBJECTS = "ambiguous_subjects"
-    """Two subjects match, so nearly alike that the nearer one is often the wrong one."""
+    """Two subjects match at such similar distances that the nearer one is often the wrong one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A decision, and the reason of one that is inconclusive, or would be if that were wanted."""
+    """A decision, and the reason if it is inconclusive or would be if that outcome were enabled."""
 
     decision: Decision
     reason: Reason | None = None

@@ -1,11 +1,11 @@
-"""What a caller wants -> the largest distance that matches: from a target rate, or given outright.
+"""Criterion -> threshold: the largest distance that matches, from a target rate or given directly.
 
-A criterion says what is wanted and by whom. A policy is the criterion made ready for comparisons: it knows the
-calibration, and for a search how many subjects there are. Nothing is guessed: a target that the calibration cannot
-support is refused with the smallest one that it can.
+A criterion says what a decision is based on and who set it. A policy is a criterion ready for comparisons: it knows the
+calibration and, for a search, the number of subjects. Nothing is guessed: a target that the calibration cannot support
+is refused, and the error names the lowest supported one.
 
-Thresholds of a calibration are those of adjusted distances (``app.crowding``): two faces match where their squared
-distance is at most the threshold less the crowding of both. A distance that is given outright is compared as it is.
+Thresholds of a calibration apply to adjusted distances (``app.crowding``): two faces match if their squared distance
+is at most the threshold minus the crowding of both. A distance given directly is used without adjustment.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from app.errors import TesseraError
 
 
 class CriterionKind(StrEnum):
-    """What a decision goes by."""
+    """What a decision is based on."""
 
     TARGET_FMR = "target_fmr"
     """The highest acceptable false match rate of one comparison."""
     TARGET_FPIR = "target_fpir"
-    """The highest acceptable rate of searches by strangers that find somebody."""
+    """The highest acceptable false positive identification rate of a search."""
     MAX_DISTANCE = "max_distance"
     """The largest squared distance that matches."""
 
 
 class CriterionSource(StrEnum):
-    """Who set it."""
+    """Who set the criterion."""
 
     REQUEST = "request"
     COLLECTION = "collection"
@@ -41,7 +41,7 @@ class CriterionSource(StrEnum):
 
 
 class TargetUnsupported(TesseraError):
-    """The calibration cannot show so low a rate; ``details`` hold the lowest that it can."""
+    """The calibration cannot support so low a rate; ``details`` holds the lowest that it can."""
 
     code = "target_unsupported"
 
@@ -51,9 +51,9 @@ WHOM = {Claim.EVERY_GROUP: "in every measured group", Claim.POOLED: "over all pa
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """What a decision goes by, its value (a rate 0..1, or a squared distance 0..4), and who set it.
+    """What a decision is based on, its value (a rate 0..1 or a squared distance 0..4), and who set it.
 
-    claim: for whom a rate is promised.
+    claim: for whom the rate is claimed.
     """
 
     kind: CriterionKind
@@ -64,9 +64,9 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class RequestedCriterion:
-    """What a request says of a decision: a target rate or a largest distance, and for whom a rate is promised.
+    """A request's own criterion: a target rate or a largest distance, and for whom a rate is claimed.
 
-    What is None is left to the collection and to the service.
+    None leaves the choice to the collection and the service.
     """
 
     target: float | None = None
@@ -76,9 +76,9 @@ class RequestedCriterion:
 
 @dataclass(frozen=True, slots=True)
 class RateAtDistance:
-    """The false match rate at a distance; where ``at_most``, the distance is nearer than what could be measured.
+    """The false match rate at a distance; ``at_most``: the distance is smaller than any that could be measured.
 
-    group: among whose people it is; None: all pairs.
+    group: the group it was measured in; None: all pairs.
     """
 
     estimate: Estimate
@@ -88,10 +88,10 @@ class RateAtDistance:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A probe and a reference: squared distance, templates of the reference, and the norms of both embeddings.
+    """A probe and a reference: squared distance, number of templates in the reference, and both norms.
 
-    The norms are those of ``app.encoding.Encodings``; a subject's is the greatest of its templates. crowding: of both
-    faces together.
+    The norms are those of ``app.encoding.Encodings``; a subject's is the largest among its templates. crowding: the sum
+    over both faces.
     """
 
     distance: float
@@ -110,9 +110,9 @@ class Comparison:
 class DecisionPolicy:
     """A criterion ready for comparisons.
 
-    fmr: the false match rate that one comparison may have; None where the distance was given outright. subjects: how
-    many there are to be searched; None for one comparison. met: False where a default of the server or of the
-    collection asks for more than the calibration supports and the strictest supported point stands in for it.
+    fmr: the false match rate that one comparison may have; None if the distance was given directly. subjects: the
+    number of subjects to search; None for one comparison. met: False if a default of the server or the collection asks
+    for more than the calibration supports, and the strictest supported point is used instead.
     """
 
     criterion: Criterion
@@ -122,29 +122,29 @@ class DecisionPolicy:
     met: bool = True
 
     def bound(self, templates: int) -> ClaimedThreshold:
-        """The largest adjusted distance that matches a subject of this many templates, and the group that needs it.
+        """The largest adjusted distance that matches a subject with this many templates, and the group requiring it.
 
-        Of a distance that was given outright, that distance.
+        A distance given directly is returned as it is.
         """
         if self.fmr is None:
             return ClaimedThreshold(self.criterion.value, None)
-        # A subject may have gained a template since the policy was made, and its curve support less: be strict then.
+        # The subject may have gained a template since, and that curve may support less: then use the strictest point.
         smallest = self.calibration.smallest_supported(self.criterion.claim, templates)
         bound = self.calibration.bound(self.criterion.claim, max(self.fmr, smallest), templates)
         assert bound is not None
         return bound
 
     def threshold(self, compared: Comparison) -> float:
-        """The largest squared distance that matches of these two faces."""
+        """The largest squared distance at which these two faces match."""
         bound = self.bound(compared.templates).threshold
         return bound if self.fmr is None else bound - compared.crowding
 
     def ranking_distance(self, compared: Comparison) -> float:
-        """What comparisons are ranked by, smallest first: distance and crowding, or a distance compared as it is."""
+        """Ranking key, smallest first: distance plus crowding, or the distance alone if one was given directly."""
         return compared.distance if self.fmr is None else compared.adjusted
 
     def weakness(self, compared: Comparison) -> Reason | None:
-        """Which of the two faces says too little, if one does."""
+        """Which of the two faces is too weak, if any."""
         limit = self.calibration.quality.limit
         if compared.probe_norm < limit:
             return Reason.WEAK_PROBE
@@ -157,8 +157,8 @@ class DecisionPolicy:
     def outcome(self, compared: Comparison) -> Outcome:
         """The decision on one comparison.
 
-        A weak face cannot say no, for it misses the same person far more often than others do; and where it is taken
-        for somebody else more often, too, it says yes only at a threshold that is stricter by as much, if there is one.
+        A weak face is never a non-match, because its false non-match rate is far higher. If its false match rate is
+        higher as well, it matches only at a threshold that is stricter by that factor, if there is one.
         """
         reason = self.weakness(compared)
         if reason is None:
@@ -178,7 +178,7 @@ class DecisionPolicy:
     def search_outcome(self, ranked: Sequence[Comparison]) -> Outcome:
         """The decision on a search, given its candidates, by ``ranking_distance``.
 
-        Of two that match, so close to each other that the nearer one is often the wrong one, neither is named.
+        Neither is named if two match with so small a margin that the nearer one is often the wrong one.
         """
         if not ranked:
             return Outcome(Decision.NO_MATCH)
@@ -190,21 +190,21 @@ class DecisionPolicy:
         return first
 
     def operating_point(self, templates: int) -> OperatingPoint | None:
-        """The rates over all pairs at the threshold, or at the next more permissive one that was measured.
+        """The rates over all pairs at the threshold, or at the next more permissive measured one.
 
-        None beyond all of them.
+        None beyond the measured range.
         """
         return self.calibration.curve(templates).at_distance(self.bound(templates).threshold)
 
     def worst_rate(self, templates: int) -> RateAtDistance | None:
-        """The rate at the threshold in the group where it is highest; None without groups, or beyond all measured."""
+        """The rate at the threshold in the group where it is highest; None without groups or beyond the range."""
         return worst_rate_at(self.calibration, self.bound(templates).threshold, templates)
 
     def false_positive_identification_rate(self) -> float | None:
-        """What a search by a stranger finds somebody with, from the rate of one comparison and the number of subjects.
+        """The FPIR of a search, from the false match rate of one comparison and the number of subjects.
 
-        In galleries of the group where it is highest, if the claim is for every group. None for one comparison, where
-        no rate was measured at the threshold, and beyond ``largest_gallery``.
+        If the claim is for every group, in galleries of the group where it is highest. None for one comparison, if no
+        rate was measured at the threshold, and beyond ``largest_gallery``.
         """
         point = self.operating_point(1)
         if self.subjects is None or point is None or self.subjects > self.calibration.largest_gallery:
@@ -216,19 +216,19 @@ class DecisionPolicy:
 
 
 def fpir_of(fmr: float, subjects: int) -> float:
-    """``1 - (1 - fmr) ** subjects``: the rate of searches in which any comparison is a false match."""
+    """``1 - (1 - fmr) ** subjects``: the rate of searches with at least one false match."""
     return -math.expm1(subjects * math.log1p(-fmr)) if fmr < 1 else 1.0
 
 
 def fmr_of(fpir: float, subjects: int) -> float:
-    """The inverse of ``fpir_of``: what one comparison may have so that a search has this rate."""
+    """The inverse of ``fpir_of``: the FMR of one comparison at which a search has this FPIR."""
     return -math.expm1(math.log1p(-fpir) / subjects) if fpir < 1 else 1.0
 
 
 def rate_at(calibration: Calibration, distance: float, templates: int) -> RateAtDistance | None:
-    """The false match rate over all pairs at an adjusted distance, from the nearest measured threshold, no stricter.
+    """The false match rate over all pairs at an adjusted distance, from the next no stricter measured threshold.
 
-    None where the distance is beyond the most permissive threshold.
+    None if the distance is beyond the most permissive threshold.
     """
     curve = calibration.curve(templates)
     point = curve.at_distance(distance)
@@ -238,7 +238,7 @@ def rate_at(calibration: Calibration, distance: float, templates: int) -> RateAt
 
 
 def worst_rate_at(calibration: Calibration, distance: float, templates: int) -> RateAtDistance | None:
-    """Likewise in the group where it is highest; None without groups."""
+    """The same rate in the group where it is highest; None without groups."""
     found = calibration.worst_group(distance, templates)
     if found is None:
         return None
@@ -249,7 +249,7 @@ def worst_rate_at(calibration: Calibration, distance: float, templates: int) -> 
 
 
 def verification_policy(calibration: Calibration, criterion: Criterion, templates: int) -> DecisionPolicy:
-    """The policy of comparisons with subjects of this many templates. Raises TargetUnsupported; ValueError for FPIR."""
+    """The policy for comparing with subjects of this many templates. Raises TargetUnsupported; ValueError for FPIR."""
     if criterion.kind is CriterionKind.MAX_DISTANCE:
         return DecisionPolicy(criterion, calibration, None, None)
     if criterion.kind is CriterionKind.TARGET_FPIR:
@@ -269,10 +269,10 @@ def verification_policy(calibration: Calibration, criterion: Criterion, template
 def identification_policy(
     calibration: Calibration, criterion: Criterion, subjects: int, most_templates: int | None = None
 ) -> DecisionPolicy:
-    """The policy of a search among ``subjects`` subjects of at most ``most_templates`` templates (None: any number).
+    """The policy for a search among ``subjects`` subjects with at most ``most_templates`` templates (None: any number).
 
-    Raises TargetUnsupported where a request asks for too much. A default of the server or of a collection is met as far
-    as the calibration supports it instead, so that a growing collection does not stop answering.
+    Raises TargetUnsupported if a request asks for too low a rate. A default of the server or the collection is met only
+    as far as the calibration supports it, so that a growing collection does not stop answering.
     """
     count = max(subjects, 1)
     if criterion.kind is CriterionKind.MAX_DISTANCE:

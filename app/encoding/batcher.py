@@ -1,8 +1,8 @@
-"""Faces of several requests in one run of the encoder.
+"""Batches the faces of several requests into one run of the encoder.
 
-A run costs less for each face the more it has. The next batch forms while one runs, so that waiting for a batch never
-takes time by itself (the way of text-embeddings-inference: https://github.com/huggingface/text-embeddings-inference).
-There is no thread of its own: a caller that finds the encoder free runs it, for itself and for all that wait by then.
+Larger batches cost less per face. The next batch forms while one runs, so batching itself adds no waiting time (as in
+text-embeddings-inference: https://github.com/huggingface/text-embeddings-inference). There is no separate thread: a
+caller that finds the encoder free runs it for itself and for all callers waiting by then.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from app.timing import note
 from app.types import Pixels
 
 BATCH_SIZE = 8
-"""Larger batches are hardly cheaper per face, and everything behind them waits longer."""
+"""Larger batches are hardly cheaper per face, and later requests wait longer."""
 
 Observe = Callable[[int, float], None]
-"""Is told of each run: how many faces, and how many seconds."""
+"""Called after each run with the number of faces and the seconds it took."""
 
 
 class _Job:
-    """Somebody's faces; either their encodings come, or the batch that their owner has to run."""
+    """The faces of one caller; it receives either their encodings or a batch that it has to run."""
 
     def __init__(self, chips: Pixels) -> None:
         self.chips, self.arrived = chips, time.perf_counter()
@@ -38,28 +38,28 @@ class _Job:
 
 
 class Batcher:
-    """An ``EncoderRuntime`` that runs another one on batches of what waits."""
+    """An ``EncoderRuntime`` that runs another one on batches of waiting faces."""
 
     def __init__(self, runtime: EncoderRuntime, *, batch_size: int = BATCH_SIZE) -> None:
         self._runtime, self._batch_size = runtime, batch_size
         self.observe: Observe | None = None
         self._lock = threading.Lock()
         self._free = runtime.streams
-        # Somebody waits only while no stream is free.
+        # Callers wait only while no stream is free.
         self._waiting: deque[_Job] = deque()
 
     @property
     def info(self) -> EncoderInfo:
-        """That of the encoder."""
+        """The wrapped encoder's info."""
         return self._runtime.info
 
     @property
     def streams(self) -> int:
-        """Those of the encoder."""
+        """The wrapped encoder's streams."""
         return self._runtime.streams
 
     def encode(self, chips: Pixels) -> Encodings:
-        """See ``EncoderRuntime.encode``; faces given together are never parted. Raises what the runtime raises."""
+        """See ``EncoderRuntime.encode``; faces passed together are never split. Raises what the runtime raises."""
         check_chips(chips)
         job = _Job(chips)
         with self._lock:
@@ -93,7 +93,7 @@ class Batcher:
             for job, end in zip(batch, ends, strict=True):
                 own = slice(end - len(job.chips), end)
                 job.encodings = Encodings(found.embeddings[own], found.norms[own])
-        except Exception as error:  # every one of them gets it
+        except Exception as error:  # passed on to every caller in the batch
             for job in batch:
                 job.error = error
         finally:
@@ -103,7 +103,7 @@ class Batcher:
                 job.woken.set()
 
     def _pass_on(self) -> None:
-        """Gives the stream to the first who waits, with all that fits beside it."""
+        """Passes the stream to the first waiting caller, with as many other jobs as fit in the batch."""
         with self._lock:
             if not self._waiting:
                 self._free += 1

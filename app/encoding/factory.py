@@ -1,4 +1,4 @@
-"""The choice of a runtime."""
+"""Creates the chosen runtime."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def create_runtime(
 ) -> EncoderRuntime:
     """Loads an encoder. ``threads`` 0 uses every core that this process may run on.
 
-    Raises WeightsError where the network cannot be read, the library is not installed, or the processor cannot
-    compute in the precision asked for.
+    Raises WeightsError if the network cannot be read, the library is not installed, or the processor does not support
+    the precision.
     """
-    # Imported here so that neither library is loaded, or need be installed, unless it is chosen.
+    # Imported here so that a library is loaded, and has to be installed, only if it is chosen.
     if runtime is RuntimeName.ONNXRUNTIME:
         from app.encoding.onnx_runtime import OnnxRuntime  # noqa: PLC0415
 

@@ -24,11 +24,11 @@ except ImportError as missing:
     ) from missing
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-"""In order of preference; which one runs is told by ``EncoderInfo.device``."""
+"""In order of preference; ``EncoderInfo.device`` says which one runs."""
 
 
 class OnnxRuntime:
-    """The encoder in float32 on a GPU if ONNX Runtime has one, else on the CPU; one call at a time on all threads."""
+    """The encoder in float32, on a GPU if ONNX Runtime has one, else on the CPU; one call at a time, on all threads."""
 
     streams = 1
 
@@ -42,7 +42,7 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(
                 weights.network, options, providers=[p for p in PROVIDERS if p in available]
             )
-        except Exception as error:  # its errors have no common base
+        except Exception as error:  # its errors have no common base class
             raise WeightsError(
                 f"onnxruntime cannot run the encoder {weights.name} {weights.version}: {error}"
             ) from error

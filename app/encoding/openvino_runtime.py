@@ -9,7 +9,7 @@ from app.types import CHIP_SIDE, Pixels
 
 
 def choose_precision(wanted: Precision, has_bf16: bool) -> Precision:
-    """The precision to run in. Raises WeightsError for bf16 on a processor without it."""
+    """The precision to run in. Raises WeightsError for bf16 on a processor that lacks it."""
     if wanted is Precision.AUTO:
         return Precision.BF16 if has_bf16 else Precision.F32
     if wanted is Precision.BF16 and not has_bf16:
@@ -27,7 +27,7 @@ def _one_face(model: ov.Model) -> ov.Model:
 
 
 class OpenvinoRuntime:
-    """An encoder as two ``CpuNetwork``: one for single faces, whose fixed shape saves a tenth, one for batches."""
+    """An encoder as two ``CpuNetwork``: one for single faces, whose fixed shape saves 10 % of time, one for batches."""
 
     def __init__(self, weights: EncoderWeights, *, precision: Precision, threads: int) -> None:
         processor = Processor()

@@ -1,4 +1,4 @@
-"""What every runtime of an encoder does."""
+"""The interface of every encoder runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RuntimeName(StrEnum):
 
 
 class Precision(StrEnum):
-    """Arithmetic of the network. ``auto`` is bf16 where the processor has instructions for it, f32 elsewhere."""
+    """Arithmetic of the network. ``auto`` is bf16 if the processor has instructions for it, else f32."""
 
     AUTO = "auto"
     F32 = "f32"
@@ -31,10 +31,10 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """What an encoder makes of B faces.
+    """The encoder's output for B faces.
 
-    embeddings: float32 [B, 128], unit length. norms: float32 [B], of each before it was scaled to 1: the less the
-    encoder recognised in a face, the smaller (see ``app.decisions.calibration.QualityLimit``).
+    embeddings: float32 [B, 128], unit length. norms: float32 [B], before scaling to unit length; smaller the less the
+    encoder recognised in a face (see ``app.decisions.calibration.QualityLimit``).
     """
 
     embeddings: npt.NDArray[np.float32]
@@ -61,7 +61,7 @@ class EncoderRuntime(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many calls of ``encode`` run at once; more of them wait."""
+        """How many calls of ``encode`` run at once; further calls wait."""
         ...
 
     def encode(self, chips: Pixels) -> Encodings:
@@ -73,7 +73,7 @@ OUTPUTS = ("embeddings", "lengths")
 
 
 def check_outputs(names: Sequence[str], weights: EncoderWeights) -> None:
-    """Raises WeightsError unless the network gives ``OUTPUTS``."""
+    """Raises WeightsError unless the outputs of the network are ``OUTPUTS``."""
     if tuple(names) != OUTPUTS:
         raise WeightsError(
             f"the encoder {weights.name} {weights.version} gives {', '.join(names)}, and not {', '.join(OUTPUTS)}; "

@@ -1,4 +1,4 @@
-"""The files that make an encoder: ``encoder.onnx`` and its description ``encoder.json``, bound by digest."""
+"""The files of an encoder: ``encoder.onnx`` and its description ``encoder.json``, bound by digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WeightsError(TesseraError):
 
 @dataclass(frozen=True, slots=True)
 class EncoderWeights:
-    """An encoder whose digest has been checked; ``network`` is the ONNX file, ``sha256`` its digest in hex."""
+    """An encoder whose digest was verified; ``network`` is the ONNX file, ``sha256`` its digest in hex."""
 
     name: str
     version: str
@@ -31,7 +31,7 @@ class EncoderWeights:
 
 
 def _available(weights: Path) -> str:
-    """What can be chosen instead."""
+    """Lists the encoders that can be chosen instead."""
     names = sorted(path.parent.name for path in weights.glob(f"*/{NETWORK_FILE}"))
     if names:
         return f"set TESSERA_ENCODING__ENCODER to one of the encoders in {weights}: {', '.join(names)}"
@@ -44,8 +44,8 @@ def _available(weights: Path) -> str:
 def load_weights(directory: Path) -> EncoderWeights:
     """Reads and checks an encoder.
 
-    Raises WeightsError if a file is missing or unreadable, if the network is not the one that was described, or if
-    its embeddings have another size than this service stores.
+    Raises WeightsError if a file is missing or unreadable, if the network is not the one described, or if its
+    embeddings do not have the size that this service stores.
     """
     try:
         description = json.loads((directory / DESCRIPTION_FILE).read_text())

@@ -1,1 +1,1 @@
-"""Error rates from embeddings: what a calibration table is made of. Knows numbers only, no encoder and no gallery."""
+"""Error rates from embeddings, for calibration tables. Works on numbers only: no encoder, no gallery."""

@@ -1,8 +1,8 @@
-"""How sure a rate is: intervals by drawing subjects, not comparisons, anew.
+"""Confidence intervals of rates by resampling subjects, not comparisons.
 
-Comparisons that share a subject rise and fall together, so that drawing single ones would promise too much (Bolle et
-al. 2004, "The subset bootstrap"; Wu 2017, NIST IR 8205). A subject drawn ``w`` times counts ``w`` times in its mated
-comparisons, and a non-mated one counts the product of its two subjects' numbers.
+Comparisons that share a subject are correlated, so resampling single comparisons gives intervals that are too narrow
+(Bolle et al. 2004, "The subset bootstrap"; Wu 2017, NIST IR 8205). The mated comparisons of a subject drawn ``w`` times
+count ``w`` times; a non-mated comparison counts the product of its two subjects' numbers of draws.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with the bounds of ``CONFIDENCE``."""
+    """An estimate with its bounds at ``CONFIDENCE``."""
 
     value: float
     low: float
@@ -28,7 +28,7 @@ class Interval:
 
 
 def bootstrap_weights(subjects: int, seed: int = 0, replicates: int = REPLICATES) -> list[npt.NDArray[np.float64]]:
-    """How often each subject is drawn, float [subjects], once for each replicate."""
+    """How often each subject is drawn, float [subjects], for each replicate."""
     rng = np.random.default_rng([seed, subjects])
     chosen = (rng.integers(subjects, size=subjects) for _ in range(replicates))
     return [np.bincount(c, minlength=subjects).astype(np.float64) for c in chosen]
@@ -37,7 +37,7 @@ def bootstrap_weights(subjects: int, seed: int = 0, replicates: int = REPLICATES
 def interval(value: float, replicates: Floats) -> Interval:
     """The middle ``CONFIDENCE`` of the replicates, float [R], around an estimate (percentile bootstrap).
 
-    Draws that happened to have no mated pair say nothing and are left out.
+    NaN replicates, from draws without a comparison to measure, are left out.
     """
     low, high = np.nanquantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, float(low), float(high))

@@ -1,7 +1,7 @@
 """Embeddings of labelled faces -> the calibration table of their encoder.
 
-Every face is compared with every other; then with subjects of two and more templates, and with galleries of growing
-size. Relatives count as non-mated pairs; the rates of them and of everybody else stand beside.
+Every face is compared with every other, then with subjects of two and more templates, and with galleries of growing
+size. Relatives count as non-mated pairs; the rates with and without them are reported separately.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ DEFAULT_FMR = 1e-4
 DEFAULT_FPIR = 1e-2
 MOST_TEMPLATES = 8
 BANDS = (0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
-"""Shares of the faces with shorter embeddings, between which error rates are told apart."""
+"""Quantiles of the norm that separate the bands of error rates."""
 ODDS = 4
 """A face is weak where the odds of missing its person are this many times those of all faces."""
 EVERY = 5
-"""Every n-th operating point of a group is used in searches of its own galleries."""
+"""Every n-th operating point of a group is measured in its own galleries."""
 REPEATS = 4
-"""How often the templates of every subject are drawn anew."""
+"""How often the templates of every subject are drawn."""
 SIDES = (64, 128)
-"""Sides of faces, pixels, between which error rates are told apart."""
+"""Sides of faces, pixels, that separate the strata by size."""
 UNKNOWN = -1
 
 Floats = npt.NDArray[np.float32]
@@ -64,9 +64,9 @@ Fuse = Callable[[Floats], Floats]
 class LabelledEmbeddings:
     """Embeddings of faces whose subjects are known.
 
-    embeddings: unit-length float32 [N, D]. lengths: float32 [N], before they were scaled to 1. subject: int64 [N],
-    0..S-1. family: int64 [N], the same for relatives, ``UNKNOWN`` where that is not known. source: str [N]. face_side:
-    float32 [N], of the face in the photograph, pixels; NaN where that is not known.
+    embeddings: unit-length float32 [N, D]. norms: float32 [N], norms of the embeddings before scaling to 1. subject:
+    int64 [N], 0..S-1. family: int64 [N], the same for relatives, ``UNKNOWN`` if not known. source: str [N]. face_side:
+    float32 [N], side of the face in the photograph, pixels; NaN if not known.
     """
 
     embeddings: Floats
@@ -79,7 +79,7 @@ class LabelledEmbeddings:
 
 @dataclass(frozen=True, slots=True)
 class EncoderRun:
-    """What was measured: name and digest of the encoder, and how it ran."""
+    """The encoder that was measured: name, digest, and how it ran."""
 
     name: str
     version: str
@@ -90,7 +90,7 @@ class EncoderRun:
 
 @dataclass(frozen=True, slots=True)
 class AlternativeRun:
-    """The same faces through the same encoder in another way."""
+    """The same faces through the same encoder, with another runtime or precision."""
 
     runtime: str
     precision: str
@@ -103,7 +103,7 @@ def rule_of_three_fmr(pairs_of_subjects: int) -> float:
 
 
 def compared_subjects(counts: Counts) -> int:
-    """How many pairs of subjects were compared, either of them being the template."""
+    """How many pairs of subjects were compared, whichever of the two was the template."""
     either = counts.non_mated_total + counts.non_mated_total.T
     return int(np.count_nonzero(np.triu(either, 1)))
 
@@ -113,10 +113,10 @@ def _estimate(found: Interval) -> Estimate:
 
 
 def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurve:
-    """The operating points of ``TARGETS``, as far as the subjects support them.
+    """The operating points at ``TARGETS``, as far as the subjects support them.
 
     Each threshold is the most permissive whose false match rate is at most the target. Raises ValueError if the
-    subjects support too few, or if more non-mated comparisons than that are at distance 0.
+    subjects support too few points, or if too many non-mated comparisons are at distance 0.
     """
     distances = non_mated_distances(blocks)
     if not len(distances):
@@ -129,7 +129,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
     measured = reversed(list(zip(counts.thresholds.tolist(), *counts.intervals(), strict=True)))
     points = list[OperatingPoint]()
     for threshold, fmr, fnmr in measured:
-        # Where the subjects cannot show the rate of a stricter threshold, it is at most that of the one before.
+        # Where the subjects cannot show the rate of a stricter threshold, the rate before it is an upper bound.
         shown = _estimate(fmr) if fmr.value >= floor or not points else points[-1].false_match_rate
         points.append(OperatingPoint(threshold=threshold, false_match_rate=shown, false_non_match_rate=_estimate(fnmr)))
     if len({p.false_match_rate for p in points}) < 2 or points[-1].claimed_fmr > TARGETS[2]:
@@ -147,7 +147,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
 
 
 def strata(counts: Counts, faces: LabelledEmbeddings) -> list[Stratum]:
-    """The rates at one threshold among relatives, without them, and within each source (of a person's first face)."""
+    """The rates at one threshold among relatives, without relatives, and per source (that of a person's first face)."""
     _, first = np.unique(faces.subject, return_index=True)
     family, source = faces.family[first], faces.source[first]
     related = (family[:, None] == family[None, :]) & (family != UNKNOWN)[:, None]
@@ -159,7 +159,7 @@ def strata(counts: Counts, faces: LabelledEmbeddings) -> list[Stratum]:
 
 
 def strata_of_size(faces: LabelledEmbeddings, crowding: Floats, threshold: float) -> list[Stratum]:
-    """The rates at one threshold by the smaller of the two faces, where the sizes are known."""
+    """The rates at one threshold by the size of the smaller face, where sizes are known."""
     known = ~np.isnan(faces.face_side)
     if not known.any():
         return []
@@ -191,7 +191,7 @@ def _stratum(name: str, counts: Counts) -> Stratum:
 def quality_limit(
     embeddings: Floats, norms: Floats, subject: Ints, crowding: Floats, default: OperatingPoint
 ) -> QualityLimit:
-    """The rates at the default threshold by the length of the weaker face's embedding, and where they are too bad."""
+    """The rates at the default threshold by the smaller of the two norms, and the limit below which a face is weak."""
     edges = np.unique(np.quantile(norms, BANDS))
     edges[-1] = np.nextafter(edges[-1], np.inf)
     band = np.searchsorted(edges[1:-1], norms, side="right")
@@ -234,11 +234,11 @@ def make_table(
     groups: Sequence[GroupFaces] = (),
     others: Sequence[AlternativeRun] = (),
 ) -> Calibration:
-    """Everything that is measured of an encoder on faces of people whom it never saw.
+    """Measures an encoder on faces of people who were not in its training data.
 
-    ``fuse`` makes what is compared of several templates (see ``app.evaluation.rates.several_templates``). Each of
-    ``groups`` is compared within itself, and searched in galleries of its own where each of its people counts once. The
-    default rate is ``DEFAULT_FMR``, or the lowest that all of them support. Raises ValueError where they support too
+    ``fuse`` combines several templates for comparison (see ``app.evaluation.rates.several_templates``). Each of
+    ``groups`` is compared within itself, and searched in its own galleries if each of its people counts once. The
+    default rate is ``DEFAULT_FMR``, or the lowest that all groups support. Raises ValueError if the faces support too
     little.
     """
     embeddings, subject = faces.embeddings, faces.subject
@@ -309,7 +309,7 @@ def _check(other: AlternativeRun, subject: Ints, crowding: Crowding, threshold: 
 
 
 def describe(table: Calibration) -> list[str]:
-    """What a person wants to see of a table, line by line."""
+    """A readable summary of a table, line by line."""
     lines = []
     for curve in table.curves:
         point = curve.at_rate(table.default_fmr)

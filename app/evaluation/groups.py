@@ -1,8 +1,7 @@
 """Error rates within groups of people: how often two different people of one kind match.
 
-A rate over all pairs is an average that holds for nobody: two people of one origin and sex are taken for each other
-many times as often as two at random (Grother et al. 2019, NIST IR 8280). A group is therefore compared within itself
-only.
+A rate over all pairs is an average that holds for nobody: two people of the same origin and sex falsely match many
+times more often than two at random (Grother et al. 2019, NIST IR 8280). So a group is only compared within itself.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ STEP, STEPS = 0.04, 12
 BLOCK = 1024
 SAMPLED = 2000
 MOST_KEPT = 300_000
-"""About how many of the nearest non-mated comparisons of a group are kept, and as many of the others."""
+"""About how many of a group's nearest non-mated comparisons are kept, and as many of the others."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -32,7 +31,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Faces that are compared with each other: unit-length float32 [N, D], crowding [N], subject int64 [N] from 0."""
+    """Faces compared with each other: unit-length float32 [N, D], crowding [N], subject int64 [N] from 0."""
 
     embeddings: Floats
     crowding: Floats
@@ -45,10 +44,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class GroupFaces:
-    """A group of people. Faces of one part are not compared with those of another: women and men, for instance.
+    """A group of people. Faces in different parts, such as women and men, are not compared with each other.
 
-    ``claimed``: a claim for every group holds for this one. ``part_of``: the larger group that answers for rates which
-    this one is too small to show.
+    ``claimed``: a claim for every group covers this one. ``part_of``: the larger group that stands in where this one is
+    too small to show a rate.
     """
 
     name: str
@@ -59,7 +58,7 @@ class GroupFaces:
 
 
 class _Kept(NamedTuple):
-    """Non-mated comparisons: distances, both subjects, and how many comparisons each stands for."""
+    """Non-mated comparisons: distances, both subjects, and how many comparisons each represents."""
 
     distances: Floats
     first: Ints
@@ -68,7 +67,7 @@ class _Kept(NamedTuple):
 
 
 def _limit(parts: Sequence[Part], share: float) -> float:
-    """A distance that about the nearest ``share`` of the non-mated comparisons keep below."""
+    """A distance below which about a share ``share`` of the non-mated comparisons lies."""
     rng, others = np.random.default_rng(0), list[Floats]()
     for part in parts:
         rows = rng.permutation(len(part.subject))[: max(SAMPLED * len(part.subject) // _faces(parts), 1)]
@@ -82,14 +81,14 @@ def _faces(parts: Sequence[Part]) -> int:
 
 
 class GroupRates:
-    """The comparisons of a group: all mated ones, and of the others the nearest, with the subjects behind them.
+    """The comparisons of a group: all mated ones and the nearest non-mated ones, with their subjects.
 
-    Subjects are numbered over all parts. Of a large group only ``MOST_KEPT`` of the nearest comparisons are kept one by
-    one, and of those farther away as many at random, each standing for several.
+    Subjects are numbered across all parts. In a large group only the ``MOST_KEPT`` nearest comparisons are all kept; of
+    those farther away, as many are sampled at random, each representing several.
     """
 
     def __init__(self, parts: Sequence[Part], loosest: float = max(GROUP_TARGETS)) -> None:
-        """Keeps what rates up to ``loosest`` need, twice as much so that unlucky draws reach it too."""
+        """Keeps twice what rates up to ``loosest`` need, so that unfavourable draws reach them too."""
         counts = [np.bincount(part.subject) for part in parts]
         self.total = int(sum((int(c.sum()) ** 2 - int(np.square(c).sum())) // 2 for c in counts))
         share = min(2 * loosest, 1.0)
@@ -115,24 +114,24 @@ class GroupRates:
         self._first = np.concatenate([k.first for k in kept])[order]
         self._second = np.concatenate([k.second for k in kept])[order]
         self._weight = np.concatenate([k.weight for k in kept])[order]
-        # How many comparisons are at or below each that was kept.
+        # Weighted number of comparisons up to each kept one.
         self._count = np.concatenate([[0.0], np.cumsum(self._weight)])
         self.mated = np.concatenate([d for d, _ in mated])
         self._own = np.concatenate([own for _, own in mated])
 
     @property
     def subjects(self) -> int:
-        """How many people there are in all parts."""
+        """The number of people in all parts."""
         return sum(len(faces) for faces in self._faces)
 
     @property
     def faces(self) -> int:
-        """How many faces of them there are."""
+        """The number of faces in all parts."""
         return int(sum(faces.sum() for faces in self._faces))
 
     @property
     def pairs_of_subjects(self) -> int:
-        """How many pairs of people were compared."""
+        """The number of pairs of people compared."""
         return sum(len(faces) * (len(faces) - 1) // 2 for faces in self._faces)
 
     @property
@@ -141,7 +140,7 @@ class GroupRates:
         return min(3 / max(self.pairs_of_subjects, 1), 1.0)
 
     def threshold(self, fmr: float) -> float | None:
-        """The largest threshold that accepts at most a share ``fmr``; None where so few cannot show it."""
+        """The largest threshold that accepts at most a share ``fmr``; None if the group is too small to show it."""
         allowed = np.floor(fmr * self.total + 1e-9)
         place = int(np.searchsorted(self._count, allowed, side="right")) - 1
         if allowed < 1 or not 1 <= place < len(self.non_mated):
@@ -149,7 +148,7 @@ class GroupRates:
         return float(np.nextafter(self.non_mated[place], np.float32(-np.inf)))
 
     def false_match_rates(self, thresholds: npt.NDArray[np.float64]) -> list[Estimate]:
-        """At each threshold, with intervals by drawing people anew."""
+        """The rate at each threshold, with bootstrap intervals over people."""
         places = np.searchsorted(self.non_mated, thresholds.astype(np.float32), side="right")
         within = int(places.max(initial=0))
         first, second, weight = self._first[:within], self._second[:within], self._weight[:within]
@@ -166,7 +165,7 @@ class GroupRates:
         ]
 
     def _drawn(self, weights: npt.NDArray[np.float64]) -> float:
-        """How many non-mated comparisons a draw of people has."""
+        """The number of non-mated comparisons in a draw of people."""
         total, start = 0.0, 0
         for faces in self._faces:
             own = weights[start : start + len(faces)] * faces
@@ -175,7 +174,7 @@ class GroupRates:
         return total
 
     def false_non_match_rates(self, thresholds: npt.NDArray[np.float64]) -> list[Estimate] | None:
-        """At each threshold, likewise; None where nobody has two faces."""
+        """The rate at each threshold, with bootstrap intervals over people; None if nobody has two faces."""
         if not len(self.mated):
             return None
         every = np.bincount(self._own, minlength=self.subjects).astype(np.float64)
@@ -191,14 +190,14 @@ class GroupRates:
 
 
 def beyond(threshold: float) -> list[float]:
-    """Thresholds stricter than any whose false match rate can be measured, for what they miss."""
+    """Thresholds stricter than any whose FMR can be measured; used for their FNMR."""
     return [threshold - STEP * number for number in range(1, STEPS + 1)]
 
 
 def measure_group(group: GroupFaces) -> Group:
     """The points of a group at ``GROUP_TARGETS``, as far down as its people support them.
 
-    Raises ValueError where they support none.
+    Raises ValueError if they support none.
     """
     rates = GroupRates(group.parts)
     floor = rates.rule_of_three_fmr
@@ -211,7 +210,7 @@ def measure_group(group: GroupFaces) -> Group:
     for number, (threshold, fmr) in enumerate(zip(thresholds.tolist(), false_matches, strict=True)):
         if fmr.value < floor and (false_non_matches is None or not points):
             break
-        # Where the people cannot show the rate of a stricter threshold, it is at most that of the one before.
+        # Where the people cannot show the rate of a stricter threshold, the rate before it is an upper bound.
         shown = fmr if fmr.value >= floor else points[-1].false_match_rate
         fnmr = None if false_non_matches is None else false_non_matches[number]
         points.append(GroupPoint(threshold=threshold, false_match_rate=shown, false_non_match_rate=fnmr))

@@ -1,8 +1,8 @@
-"""How often a search by a stranger finds somebody, as galleries grow.
+"""How often a search for somebody who is not enrolled returns a match, as galleries grow.
 
-The rate of false positive identifications (FPIR, ISO/IEC 19795-1) at a threshold is measured in random galleries of one
-template a subject, searched by the faces of everybody else, and set beside what independent comparisons would give,
-``1 - (1 - FMR) ** N``.
+The false positive identification rate (FPIR, ISO/IEC 19795-1) at a threshold is measured in random galleries with one
+template per subject, searched with the faces of everybody else. It is compared with the prediction for independent
+comparisons, ``1 - (1 - FMR) ** N``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_FMR = 1e-2
 MARGIN_GALLERIES = 12
 MARGIN_BANDS = 20
 WRONG = 0.2
-"""A search whose nearest subject is the wrong one so often cannot name it."""
+"""Share of wrong nearest subjects from which a search does not name one."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -33,10 +33,10 @@ Ints = npt.NDArray[np.int64]
 def gallery_sizes(
     embeddings: Floats, subject: Ints, crowding: Floats, points: Sequence[MeasuredPoint], group: str | None = None
 ) -> Iterator[GallerySize]:
-    """The rates in galleries of each of ``SIZES`` that leaves a fifth of the subjects to search as strangers.
+    """The rates in galleries of each of ``SIZES`` that leaves a fifth of the subjects for non-mated searches.
 
-    embeddings: unit-length [N, D]; subject: [N], 0..S-1; crowding: [N]. All faces are of ``group``. The bounds are
-    those of the middle 95 % of galleries.
+    embeddings: unit-length [N, D]; subject: [N], 0..S-1; crowding: [N]. All faces belong to ``group``. The bounds
+    enclose the middle 95 % of galleries.
     """
     chosen = [p for p in points if p.false_match_rate.value <= MOST_FMR]
     members = [np.flatnonzero(subject == s) for s in range(int(subject.max()) + 1)]
@@ -69,7 +69,7 @@ def _rates(
     limits: npt.NDArray[np.float64],
     draw: int,
 ) -> npt.NDArray[np.float64]:
-    """Share of the strangers' faces that find somebody within each limit, in one random gallery."""
+    """Share of non-mated searches that return a match within each limit, in one random gallery."""
     rng = np.random.default_rng([size, draw])
     order = rng.permutation(len(members))
     gallery = np.array([rng.choice(members[s]) for s in order[:size]])
@@ -81,9 +81,9 @@ def _rates(
 
 
 def margin_limit(embeddings: Floats, subject: Ints, crowding: Floats, threshold: float) -> MarginLimit:
-    """How often the nearer of two matching subjects is the wrong one, by how much farther the second is.
+    """How often the nearer of two matching subjects is the wrong one, by the margin to the second.
 
-    Searches by the faces of enrolled subjects, in random galleries of the largest of ``SIZES`` that leaves anybody out.
+    Searches use faces of enrolled subjects, in random galleries of the largest of ``SIZES`` that leaves anybody out.
     """
     members = [np.flatnonzero(subject == s) for s in range(int(subject.max()) + 1)]
     size = max((s for s in SIZES if s < len(members)), default=len(members))
@@ -105,7 +105,7 @@ def margin_limit(embeddings: Floats, subject: Ints, crowding: Floats, threshold:
 
 
 def _margin_bands(margins: Floats, wrong: npt.NDArray[np.bool_]) -> MarginLimit:
-    """Bands of equally many searches; the limit is the end of the last of the smallest ones with too many wrong."""
+    """Bands with equal numbers of searches; the limit ends the run of lowest bands with too many wrong."""
     order = np.argsort(margins, kind="stable")
     bands = [
         MarginBand(

@@ -1,4 +1,4 @@
-"""Every face with every other, and the threshold that a rate asks for (ISO/IEC 19795-1): pure functions over numpy."""
+"""All pairs of faces, and the threshold for a given rate (ISO/IEC 19795-1): pure functions over numpy."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def pair_blocks(
 ) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
     """Every unordered pair once, ``block`` rows at a time.
 
-    Each part is the number of its first row (and first column), the squared distances float32 [rows, columns], with
-    ``crowding`` (float32 [N]) adjusted by it, and which of them are mated and which non-mated pairs, bool of the same
-    shape.
+    Yields the index of the block's first row (and first column), the squared distances float32 [rows, columns],
+    adjusted if ``crowding`` (float32 [N]) is given, and two bool masks of the same shape: mated and non-mated pairs.
     """
     crowded = np.zeros(len(embeddings), dtype=np.float32) if crowding is None else crowding
     for start in range(0, len(embeddings), block):
@@ -46,16 +45,16 @@ def _allowed(non_mated: Floats, fmr: float) -> int:
 
 
 def can_show(non_mated: Floats, fmr: float) -> bool:
-    """Whether one false match among these non-mated pairs is a share of ``fmr`` or less."""
+    """Whether there are enough non-mated pairs for one false match to be a share of ``fmr`` or less."""
     return _allowed(non_mated, fmr) >= 1
 
 
 def threshold_at_fmr(non_mated: Floats, fmr: float) -> float:
     """The largest threshold ``t`` at which ``distance <= t`` accepts at most a share ``fmr`` of non-mated pairs.
 
-    non_mated: ascending. The threshold lies just below the first distance that must be refused, so that it never
-    accepts more than was asked for; where that distance is the smallest, it accepts nothing. Raises ValueError if
-    the pairs are too few to measure ``fmr``.
+    non_mated: ascending. The threshold lies just below the first distance that must be rejected, so it never accepts
+    more than ``fmr``; if that distance is the smallest, it accepts nothing. Raises ValueError if there are too few
+    pairs to measure ``fmr``.
     """
     allowed = _allowed(non_mated, fmr)
     if not can_show(non_mated, fmr):
@@ -76,10 +75,10 @@ class PairDistances:
 def all_pair_distances(
     embeddings: npt.NDArray[np.float32], identity: Ints, family: Ints | None = None, *, block: int = 1024
 ) -> PairDistances:
-    """Compares every face with every other once.
+    """Compares every pair of faces once.
 
-    embeddings: unit-length [N, D]; identity: [N], all known. With ``family`` ([N], -1 unknown), non-mated pairs of one
-    family are left out.
+    embeddings: unit-length [N, D]; identity: [N], all known. With ``family`` ([N], -1 unknown), non-mated pairs within
+    a family are left out.
     """
     mated, non_mated = [], []
     for start, distances, same, other in pair_blocks(embeddings, identity, block):
@@ -100,5 +99,5 @@ def accepted_share(sorted_distances: Floats, threshold: float) -> float:
 
 
 def tar_at_far(pairs: PairDistances, far: float) -> float:
-    """Share of mated pairs accepted at the threshold of ``threshold_at_fmr``, 0..1."""
+    """Share of mated pairs accepted at the threshold from ``threshold_at_fmr``, 0..1."""
     return accepted_share(pairs.mated, threshold_at_fmr(pairs.non_mated, far))

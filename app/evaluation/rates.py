@@ -1,7 +1,7 @@
-"""Error rates at thresholds, with intervals by drawing subjects anew.
+"""Error rates at thresholds, with bootstrap intervals over subjects.
 
-What is counted is kept for every pair of subjects, so that a draw of subjects is a product of matrices and not another
-walk over tens of millions of pairs. The intervals are those of ``app.evaluation.bootstrap``.
+Counts are kept for every pair of subjects, so that a bootstrap replicate is a matrix product instead of another pass
+over tens of millions of pairs. The intervals are those of ``app.evaluation.bootstrap``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Masks = npt.NDArray[np.bool_]
 class Block:
     """Comparisons of templates (rows) with probes (columns).
 
-    distances: squared, with the crowding of both faces, float32 [R, C]. rows, columns: int64 [R] and [C], the subject
-    of each, 0..subjects-1. mated, non_mated: bool [R, C], which of the comparisons count as what; a face is not
+    distances: squared, plus the crowding of both faces, float32 [R, C]. rows, columns: int64 [R] and [C], the subject
+    of each, 0..subjects-1. mated, non_mated: bool [R, C], which comparisons count as mated and non-mated; a face is not
     compared with itself.
     """
 
@@ -39,11 +39,11 @@ class Block:
 
 
 Blocks = Callable[[], Iterator[Block]]
-"""The same comparisons each time that it is called."""
+"""Yields the same comparisons on each call."""
 
 
 def single_templates(embeddings: Floats, subject: Ints, crowding: Floats, *, block: int = 1024) -> Blocks:
-    """Every face with every other once: unit-length [N, D], int64 [N] and float32 [N]."""
+    """Every pair of faces once: unit-length [N, D], int64 [N] and float32 [N]."""
 
     def blocks() -> Iterator[Block]:
         for start, distances, same, other in pair_blocks(embeddings, subject, block, crowding):
@@ -62,10 +62,10 @@ def several_templates(
     repeats: int,
     seed: int = 0,
 ) -> Blocks:
-    """Subjects of ``templates`` faces, drawn at random ``repeats`` times, with all faces that were not drawn.
+    """Subjects of ``templates`` faces, drawn at random ``repeats`` times, compared with all faces not drawn.
 
-    Only subjects of more faces than that are enrolled; all are probes. ``fuse`` makes of [S, templates, D] what is
-    compared, [S, M, D]; the nearest of the M counts, crowding included.
+    Only subjects with more faces than that are enrolled; all subjects are probes. ``fuse`` maps [S, templates, D] to
+    the vectors compared, [S, M, D]; the nearest of the M counts, crowding included.
     """
     own = crowding(embeddings)
     members = [np.flatnonzero(subject == s) for s in range(int(subject.max()) + 1)]
@@ -93,7 +93,7 @@ def several_templates(
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many comparisons lie at or below each of T ascending thresholds.
+    """Numbers of comparisons at or below each of T ascending thresholds.
 
     thresholds: float [T]. mated: int [S, T] and mated_total: int [S], by subject. non_mated: int [S, S, T] and
     non_mated_total: int [S, S], by the subjects of template and probe.
@@ -106,7 +106,7 @@ class Counts:
     non_mated_total: Ints
 
     def among(self, chosen: Masks) -> Counts:
-        """Only comparisons between these pairs of subjects, bool [S, S]; mated ones where the diagonal is set."""
+        """Only the comparisons between these pairs of subjects, bool [S, S]; mated ones where the diagonal is set."""
         own = np.diagonal(chosen)
         return Counts(
             self.thresholds,
@@ -129,13 +129,13 @@ class Counts:
         return counts / total if total else np.full(len(counts), np.nan)
 
     def intervals(self, replicates: int = REPLICATES) -> tuple[list[Interval], list[Interval]]:
-        """Of the false match rate and of the false non-match rate at each threshold."""
+        """Intervals of the false match rate and of the false non-match rate at each threshold."""
         weights = np.array(bootstrap_weights(len(self.mated_total), replicates=replicates), dtype=np.float32)
         total = np.einsum("rs,rs->r", weights @ self.non_mated_total.astype(np.float32), weights)
         genuine = weights @ self.mated_total.astype(np.float32)
         false_matches, false_non_matches = [], []
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
-            # Of no comparisons there is no rate: NaN says so.
+            # Without comparisons there is no rate: NaN.
             warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
             for t, (fmr, fnmr) in enumerate(zip(self.false_match_rates(), self.false_non_match_rates(), strict=True)):
                 accepted = np.einsum("rs,rs->r", weights @ self.non_mated[:, :, t].astype(np.float32), weights)
@@ -177,7 +177,7 @@ def non_mated_distances(blocks: Blocks) -> Floats:
 def count_by_weaker(
     embeddings: Floats, subject: Ints, crowding: Floats, band: Ints, bands: int, threshold: float
 ) -> list[Counts]:
-    """Counts of every face with every other at one threshold, apart for each band of the weaker of the two.
+    """Counts over all pairs of faces at one threshold, separately for each band of the weaker of the two.
 
     embeddings: unit-length [N, D]; subject, crowding: [N]; band: [N], 0..bands-1, 0 being the weakest.
     """

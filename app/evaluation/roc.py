@@ -1,4 +1,4 @@
-"""True accept rates at false accept rates (TAR at FAR, as published protocols have them), with intervals.
+"""True accept rates at false accept rates (TAR at FAR, as in published protocols), with intervals.
 
 The intervals are those of ``app.evaluation.bootstrap``. Encoders compared on the same faces get the same draws, so that
 their differences have intervals too.
@@ -19,16 +19,16 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 KEPT_AT_LEAST = 100_000
-"""Non-mated pairs: of a small set, the few nearest ones may be of subjects that a draw leaves out altogether."""
+"""Non-mated pairs: in a small set, a draw may leave out all subjects of the few nearest pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """Squared distances with the subjects behind them, each kind ascending.
+    """Squared distances with their subjects, mated and non-mated each ascending.
 
     mated: float32 [M], mated_subject: int64 [M] in 0..subjects-1. non_mated: float32 [T], non_mated_subjects: int64
-    [T, 2]. Only the nearest non-mated pairs may be given, if ``faces`` (int64 [subjects], faces of each) says that they
-    are taken from all pairs of these faces; otherwise they are all there are.
+    [T, 2]. With ``faces`` (int64 [subjects], number of faces of each), non_mated may hold only the nearest of all pairs
+    of these faces; without it, non_mated holds all pairs.
     """
 
     mated: Floats
@@ -39,23 +39,23 @@ class Comparisons:
     faces: Ints | None = None
 
     def non_mated_total(self, weights: npt.NDArray[np.float64]) -> float:
-        """Sum of the weights of all non-mated pairs, those not listed included."""
+        """Sum of the weights of all non-mated pairs, including those not listed."""
         if self.faces is None:
             return float(self._non_mated_weights(weights).sum())
         counts = weights * self.faces
         return float((counts.sum() ** 2 - np.square(counts).sum()) / 2)
 
     def shown(self, fars: Sequence[float]) -> tuple[float, ...]:
-        """Those rates of false accepts at which there is a false accept to show, and that the listed pairs reach."""
+        """The false accept rates of at least one false accept that the listed pairs reach."""
         total = self.non_mated_total(np.ones(self.subjects))
         reach = len(self.non_mated) / total if self.faces is not None else np.inf
         return tuple(float(far) for far in fars if far * total >= 1 - 1e-9 and far < reach)
 
     def tar_at_far(self, fars: tuple[float, ...], weights: npt.NDArray[np.float64] | None = None) -> list[float]:
-        """Weighted share of mated pairs accepted where at most ``far`` of the non-mated weight is, one for each.
+        """Weighted share of mated pairs accepted where at most ``far`` of the non-mated weight is, for each ``far``.
 
-        ``weights``: float [subjects], 1 each if not given. Raises ValueError where the listed non-mated pairs do not
-        reach as far as ``far``.
+        ``weights``: float [subjects], 1 each if not given. Raises ValueError if the listed non-mated pairs do not reach
+        ``far``.
         """
         weights = np.ones(self.subjects) if weights is None else weights
         genuine = np.concatenate([[0.0], np.cumsum(weights[self.mated_subject])])
@@ -63,7 +63,7 @@ class Comparisons:
         return [float(rate) for rate in genuine[accepted] / genuine[-1]]
 
     def threshold_at_far(self, far: float) -> float:
-        """The distance below which at most a share ``far`` of the non-mated pairs lies; itself it is refused.
+        """The distance below which at most a share ``far`` of the non-mated pairs lies; itself it is rejected.
 
         Raises ValueError as ``tar_at_far`` does.
         """
@@ -85,7 +85,7 @@ class Comparisons:
 
 
 def bootstrap_tar(comparisons: Comparisons, fars: tuple[float, ...], replicates: int = REPLICATES) -> Floats:
-    """Rates of true accepts at each rate of false accepts in each replicate, [replicates, len(fars)]."""
+    """True accept rates at each false accept rate in each replicate, [replicates, len(fars)]."""
     rates = [
         comparisons.tar_at_far(fars, weights)
         for weights in bootstrap_weights(comparisons.subjects, replicates=replicates)
@@ -101,10 +101,10 @@ def all_comparisons(
     at_least: int = KEPT_AT_LEAST,
     block: int = 1024,
 ) -> Comparisons:
-    """Every face with every other. Of the non-mated pairs the nearest are kept, for rates up to ``deepest``.
+    """All pairs of faces; only the nearest non-mated pairs are kept, for rates up to ``deepest``.
 
     embeddings: unit-length [N, D]; identity: [N], all known. About three times the share ``deepest`` of the pairs is
-    kept, so that draws that favour the far ones reach it too, and about ``at_least`` pairs in any case.
+    kept, so that draws that favour far pairs reach it too, and about ``at_least`` pairs in any case.
     """
     labels, subject = np.unique(identity, return_inverse=True)
     faces = np.bincount(subject)
@@ -131,7 +131,7 @@ def all_comparisons(
 
 
 def _limit(embeddings: Floats, subject: Ints, share: float) -> float:
-    """A distance that about the nearest ``share`` of the non-mated pairs keep below; infinity for 1 or more."""
+    """A distance below which about a share ``share`` of the non-mated pairs lies; infinity for 1 or more."""
     if share >= 1:
         return np.inf
     rows = np.random.default_rng(0).permutation(len(embeddings))[:1500]

@@ -1,6 +1,6 @@
 """Photograph to aligned face: decode, detect, choose, align, assess.
 
-Knows no HTTP and no database. `FaceFinder` goes the whole way; each step is also a function of its own.
+Knows no HTTP and no database. `FaceFinder` runs all steps; each step is also a function of its own.
 """
 
 from app.faces.align import TEMPLATE, align, similarity

@@ -21,7 +21,7 @@ TEMPLATE: Final[Landmarks] = np.array(
 )
 """Where the landmarks lie in a chip, pixels: the template of ArcFace (Deng et al., CVPR 2019) for 112 x 112."""
 
-# Bilinear sampling looks at four pixels. Below half the size it skips some altogether, and the chip aliases.
+# Bilinear sampling reads four pixels. Below half the size it skips some altogether, and the chip aliases.
 _MIN_BILINEAR_SCALE = 0.5
 # A face enlarged more than this is smaller than a pixel.
 _MAX_SCALE = float(CHIP_SIDE)
@@ -34,7 +34,7 @@ def similarity(source: npt.ArrayLike, target: npt.ArrayLike) -> Matrix:
 
     Args:
         source: points, [N, 2].
-        target: where they shall go, [N, 2].
+        target: where they should go, [N, 2].
 
     Returns:
         The transform, float64 [2, 3].
@@ -45,7 +45,7 @@ def similarity(source: npt.ArrayLike, target: npt.ArrayLike) -> Matrix:
     src, dst = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if src.shape != dst.shape or src.ndim != 2 or src.shape[1] != 2 or len(src) < 2:
         raise DegenerateLandmarksError(f"Landmarks must be [N, 2] on both sides, got {src.shape} and {dst.shape}.")
-    # Pixel coordinates beyond a million are no picture's, and their squares would drown the rest.
+    # No picture has pixel coordinates beyond a million, and their squares would swamp the rest.
     if not (np.isfinite(src).all() and np.isfinite(dst).all() and np.abs(src).max() < 1e6):
         raise DegenerateLandmarksError("The face's landmarks are not finite points of a picture.")
     src_mean, dst_mean = src.mean(axis=0), dst.mean(axis=0)
@@ -64,11 +64,11 @@ def similarity(source: npt.ArrayLike, target: npt.ArrayLike) -> Matrix:
 
 
 def align(pixels: Pixels, landmarks: Landmarks) -> Pixels:
-    """Cut a face out of a picture so that its landmarks lie on `TEMPLATE`.
+    """Cut a face out of a picture so that its landmarks fall on `TEMPLATE`.
 
-    Bilinear warp; what lies outside of the picture is grey, as it is in the faces that encoders are trained on.
-    Bilinear sampling alone would alias a face that has to shrink to less than half, so such a face is first reduced by
-    area averaging, to one to two times its final size.
+    Bilinear warp; the area outside the picture is grey, as in the faces that encoders are trained on. Bilinear sampling
+    alone would alias a face that shrinks to less than half, so such a face is first reduced by area averaging to one to
+    two times its final size.
 
     Args:
         pixels: the picture, uint8 [H, W, 3].
@@ -78,7 +78,7 @@ def align(pixels: Pixels, landmarks: Landmarks) -> Pixels:
         The chip, uint8 [112, 112, 3].
 
     Raises:
-        DegenerateLandmarksError: the landmarks fix no transform, or the face lies outside of the picture.
+        DegenerateLandmarksError: the landmarks fix no transform, or the face lies outside the picture.
     """
     matrix = similarity(landmarks, TEMPLATE)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))

@@ -1,4 +1,4 @@
-"""What the bytes of an image file say without decoding it: format, WebP size, completeness, JPEG scans.
+"""What can be read from an image file without decoding it: format, WebP size, completeness, JPEG scans.
 
 Sources: ITU-T T.81 annex B (JPEG markers), W3C PNG third edition section 5, RFC 9649 (WebP container).
 """
@@ -35,7 +35,7 @@ _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 def sniff(data: bytes) -> str | None:
-    """Name of the format by magic bytes; None if they are no image's."""
+    """Name of the format by magic bytes; None if it is not an image."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     if data[4:8] == b"ftyp" and (brand := _BRANDS.get(data[8:12])):
@@ -44,16 +44,16 @@ def sniff(data: bytes) -> str | None:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the canvas, pixels, as the first chunk says.
+    """Width and height of the canvas in pixels, from the first chunk.
 
     Raises:
-        ValueError: the first chunk is too short or none that a WebP file may begin with.
+        ValueError: the first chunk is too short or not one that a WebP file may begin with.
     """
     kind, body = data[12:16], data[20:30]
     if len(body) == 10 and kind == b"VP8X":
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
     if len(body) == 10 and kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
-        # 14 bits each; the two above them only ask the viewer to enlarge.
+        # 14 bits each; the two bits above are only a scaling hint for the viewer.
         return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
     if len(body) >= 5 and kind == b"VP8L" and body[0] == 0x2F:
         bits = int.from_bytes(body[1:5], "little")
@@ -71,7 +71,7 @@ def jpeg_scans(data: bytes) -> int:
 
 
 def ends_early(data: bytes, kind: str) -> bool:
-    """Whether a JPEG, PNG or WebP file stops before its own structure says that it ends."""
+    """Whether a JPEG, PNG or WebP file stops before the end that its own structure declares."""
     if kind == "WebP":
         return len(data) < 20 or len(data) < 8 + int.from_bytes(data[4:8], "little")
     if kind == "PNG":
@@ -82,7 +82,7 @@ def ends_early(data: bytes, kind: str) -> bool:
 
 
 def _first_scan(data: bytes) -> int | None:
-    """Offset of the first start-of-scan marker, None where the segments before it run past the end."""
+    """Offset of the first start-of-scan marker; None if the segments before it run past the end."""
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF or data[at + 1] in (0x00, 0xFF):  # fill bytes, or garbage that decoders skip too

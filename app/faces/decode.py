@@ -1,7 +1,7 @@
 """Bytes to an upright 8-bit RGB photograph.
 
-The first bytes decide the format, never a file name. Sides and pixels are checked on the header, before memory for the
-picture is allocated. Nothing but a `PhotographError` leaves `decode`, whatever the bytes.
+The first bytes decide the format, never a file name. Dimensions are checked in the header, before memory for the
+picture is allocated. `decode` raises nothing but a `PhotographError`, whatever the bytes.
 
 ===================================  ==================================================================================
 what comes in                        what comes out
@@ -77,9 +77,9 @@ class DecodeLimits:
 
     Attributes:
         max_bytes: size of the file, bytes.
-        max_pixels: width times height as the header says.
+        max_pixels: width times height from the header.
         max_side: longer side, pixels.
-        min_side: shorter side, pixels; of a face in a smaller picture no encoder makes anything.
+        min_side: shorter side, pixels; a face in a smaller picture is useless to any encoder.
         working_side: the decoded picture's long side is brought down to this many pixels; smaller ones are left alone.
         coarse_side: in a coarse pass, a JPEG is decoded at a half, a quarter or an eighth of its size if its long side
             still has this many pixels.
@@ -94,12 +94,12 @@ class DecodeLimits:
 
 
 def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False) -> Photograph:
-    """Decode a photograph, upright and in sRGB as far as the file tells.
+    """Decode a photograph, upright and in sRGB as far as the file describes it.
 
     Args:
         data: the whole file.
         limits: what is accepted.
-        coarse: less detail will do at first; ``more_detail`` of the photograph says whether it was left out.
+        coarse: less detail is enough at first; the photograph's ``more_detail`` says whether any was left out.
 
     Returns:
         The photograph; ``pixels`` is uint8 [H, W, 3], RGB, contiguous and writable. ``scale`` is the ratio of the long
@@ -124,7 +124,7 @@ def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False) -> Photog
 
 
 def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
-    """Refuse by length and magic bytes; the name of the format otherwise."""
+    """Check length and magic bytes; return the name of the format."""
     if not data:
         raise EmptyImageError("The file is empty. Send the photograph itself as JPEG, PNG or WebP.")
     if len(data) > limits.max_bytes:
@@ -144,7 +144,7 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
 
 
 def _decode(data: bytes, kind: str, limits: DecodeLimits, coarse: bool) -> Photograph:
-    """The way of a file whose format is known; may raise anything."""
+    """Decode a file of known format; may raise anything."""
     if kind == "WebP":
         # The WebP decoder allocates its canvas when it is opened, and reports a short file only as a failure.
         _check_size(*containers.webp_size(data), limits)
@@ -183,7 +183,7 @@ def _decode(data: bytes, kind: str, limits: DecodeLimits, coarse: bool) -> Photo
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
-    """The guards on what the header says, before pixels are allocated."""
+    """Check the size in the header before pixels are allocated."""
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
         raise ImageTooLargeError(
             f"The picture is {width} x {height}; at most {limits.max_pixels} pixels and {limits.max_side} a side are "
@@ -210,16 +210,16 @@ def _truncated(kind: str) -> TruncatedImageError:
 
 
 def _divisor(size: tuple[int, int], side: int) -> int:
-    """How far the JPEG decoder may drop (8, 4, 2 or 1) so that the long side still reaches ``side``, pixels."""
+    """By how much the JPEG decoder may reduce (8, 4, 2 or 1) so that the long side still has ``side`` pixels."""
     return next((d for d in (8, 4, 2) if max(size) // d >= side and min(size) >= d), 1)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where it is missing or makes no sense."""
+    """EXIF orientation 1..8; 1 if it is missing or invalid."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return int(value) if int(value) in _TRANSPOSES else 1
-    except Exception:  # broken EXIF raises nearly every built-in type, and says nothing about the picture
+    except Exception:  # broken EXIF raises nearly every built-in type, but the picture may be fine
         return 1
 
 
@@ -233,7 +233,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _shrink(image: Image.Image, working_side: int) -> Image.Image:
-    """Bring the long side down to ``working_side``; a copy or the image itself, never larger."""
+    """Shrink the long side to ``working_side``; returns a copy or the image itself, never enlarged."""
     long_side = max(image.size)
     if long_side <= working_side:
         return image
@@ -242,7 +242,7 @@ def _shrink(image: Image.Image, working_side: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Composite over white and go to sRGB, through the embedded profile where it fits."""
+    """Composite over white and convert to sRGB, through the embedded profile where it fits."""
     if image.mode in ("LA", "RGBA"):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -253,11 +253,11 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert by an ICC profile; the image itself where the profile is sRGB, broken or made for another mode."""
+    """Convert by an ICC profile; the image itself if the profile is sRGB, broken or made for another mode."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "srgb" in ImageCms.getProfileDescription(source).lower():
             return image
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
-    except Exception:  # a broken profile costs fidelity of colour, not the picture
+    except Exception:  # a broken profile costs colour fidelity, not the picture
         return image

@@ -17,7 +17,7 @@ from app.openvino import available_cores
 from app.types import OUTSIDE_COLOUR, Pixels
 
 SAME = 0.5
-"""Boxes that overlap by so much (intersection over union) are of one face."""
+"""Boxes that overlap by this much (intersection over union) show the same face."""
 
 Border = tuple[float, float, float, float]
 """Left, top, right, bottom, pixels."""
@@ -28,9 +28,9 @@ class FaceDetector(Protocol):
     """Finds faces; callable from several threads at once."""
 
     def detect(self, photograph: Photograph, *, largest: bool = False) -> list[DetectedFace]:
-        """The faces found, the largest box first, in coordinates of ``photograph.pixels``; empty if there is none.
+        """The faces found, largest box first, in coordinates of ``photograph.pixels``; empty if there are none.
 
-        largest: only the largest one is wanted; faces much smaller may be missing.
+        largest: only the largest face is wanted; much smaller ones may be missing.
         """
         ...
 
@@ -46,9 +46,9 @@ class DetectorSettings:
         coarse_side: long side of the picture in the coarse pass, pixels.
         refine_below: faces whose box is narrower than this in the detector's input, pixels, are refined: the detector
             runs again on the region around them, for more exact landmarks.
-        border_gap: so are faces whose box comes this close to the border of the picture, in sides of the box, or
-            crosses it: without anything around the face its landmarks are less exact.
-        smallest_refined: narrower faces of the coarse pass, pixels, are not trusted: the default pass follows.
+        border_gap: faces whose box comes this close to the border of the picture, in sides of the box, or crosses it,
+            are refined too: landmarks are less exact without context around the face.
+        smallest_refined: narrower faces in the coarse pass, pixels, are not trusted: the default pass follows.
         refined_side: long side of the region in the refinement, pixels; the picture is not enlarged for it, except for
             a face at its border, since crops are often tiny.
         refined_region: side of that region, in sides of the face's box; grey where there is no picture.
@@ -76,11 +76,11 @@ class DetectorSettings:
 class YunetDetector:
     """YuNet at several detection scales; callable from several threads at once.
 
-    The network knows faces of about 10 to 300 pixels (its README in opencv_zoo). A coarse pass may be enough where only
-    the largest face is wanted; otherwise the default scale follows. Where that finds nothing, or a single face with
-    little confidence, smaller scales are tried for faces that nearly fill the picture (with a border), and then larger
-    ones for distant faces. Very small faces next to one found at the default scale are therefore missed. A face at the
-    border of the picture is refined with grey beyond the border; its box and landmarks may lie beyond it.
+    The network finds faces of about 10 to 300 pixels (its README in opencv_zoo). A coarse pass may be enough if only
+    the largest face is wanted; otherwise the default scale follows. If that finds nothing, or a single face with low
+    confidence, smaller scales are tried for faces that nearly fill the picture (with a border), then larger ones for
+    distant faces. Very small faces next to one found at the default scale are therefore missed. A face at the border of
+    the picture is refined with grey beyond the border; its box and landmarks may lie beyond it.
     """
 
     def __init__(self, settings: DetectorSettings | None = None, weights: Path = WEIGHTS, *, threads: int = 0) -> None:
@@ -89,7 +89,7 @@ class YunetDetector:
         Args:
             settings: detection scales and thresholds; the defaults if None.
             weights: path of the ONNX file; the one that comes with the encoders by default.
-            threads: how many pictures may be searched at once; 0: one a core.
+            threads: how many pictures may be searched at once; 0: one per core.
 
         Raises:
             DetectorUnavailableError: the weights are missing, have another digest, or cannot be run.
@@ -118,18 +118,18 @@ class YunetDetector:
             looked_at = side
         faces, wanted = _by_size(faces), 1 if largest else len(faces)
         exact = [self._refined(pixels, face, looked_at / long_side) for face in faces[:wanted]]
-        # A face has the same landmarks, and so the same embedding, whether or not others were wanted beside it.
+        # A face gets the same landmarks, and so the same embedding, whether or not other faces were wanted.
         known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in exact]
         return _by_size(known + faces[wanted:])
 
     def _refined(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
-        """The face as it is seen closer, where it was small at ``scale`` and the picture has more, or at the border."""
+        """The face refined, if it is at the border, or was small at ``scale`` and the picture has more detail."""
         small = scale < 1 and face.box.width * scale < self._settings.refine_below
         looked_at_again = small or self._at_border(pixels, face)
         return (self._refine(pixels, face) if looked_at_again else None) or face
 
     def _coarse_pass(self, pixels: Pixels) -> list[DetectedFace]:
-        """The faces of the coarse pass, if the largest is large enough or could be refined; else none."""
+        """The faces of the coarse pass if the largest is large enough or could be refined; otherwise none."""
         settings = self._settings
         scale = settings.coarse_side / max(pixels.shape[:2])
         seen = _by_size(self._run(pixels, scale))
@@ -148,7 +148,7 @@ class YunetDetector:
         return bool(gap < self._settings.border_gap * max(box.width, box.height))
 
     def _refine(self, pixels: Pixels, face: DetectedFace) -> DetectedFace | None:
-        """The same face, found again in the region around it; None if it is not found there as surely."""
+        """The same face, detected again in the region around it; None if it is not found there as confidently."""
         box, settings = face.box, self._settings
         half = settings.refined_region * max(box.width, box.height) / 2
         x, y = box.x + box.width / 2, box.y + box.height / 2
@@ -168,7 +168,7 @@ class YunetDetector:
     def _run(self, pixels: Pixels, scale: float, border: Border = NO_BORDER) -> list[DetectedFace]:
         """One run of the network over the picture at ``scale``, in a grey border of ``border`` pixels of the original.
 
-        What is found is in coordinates of the picture without the border.
+        Faces are in coordinates of the picture without the border.
         """
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
         picture = _resize(pixels, width, height)
@@ -185,7 +185,7 @@ class YunetDetector:
 def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
     if (width, height) == (pixels.shape[1], pixels.shape[0]):
         return pixels
-    # Areas of whole pixels are averaged many times faster than others; the rest of the way, less than to a half, does
+    # Averaging areas of whole pixels is many times faster than others; the remaining reduction, to more than half, does
     # not alias.
     whole = min(pixels.shape[1] // width, pixels.shape[0] // height)
     if whole > 1:
@@ -198,7 +198,7 @@ def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
 def _face(row: npt.NDArray[np.float32], origin: npt.NDArray[np.float32], back: npt.NDArray[np.float32]) -> DetectedFace:
     """A row of YuNet's [15] (x, y, width, height, five points, score) in the coordinates of the original picture.
 
-    That begins at ``origin`` of what the network saw and is ``back`` times as large, x and y each.
+    The picture begins at ``origin`` of the network's input and is ``back`` times as large, in x and y.
 
     The points come as the person's right eye, left eye, nose tip, right and left mouth corner, so in an upright picture
     the left one of each pair comes first, which is the order of the alignment template.
@@ -210,12 +210,12 @@ def _face(row: npt.NDArray[np.float32], origin: npt.NDArray[np.float32], back: n
 
 
 def _by_size(faces: list[DetectedFace]) -> list[DetectedFace]:
-    """The largest first."""
+    """The faces, largest first."""
     return sorted(faces, key=lambda face: face.box.width * face.box.height, reverse=True)
 
 
 def _moved(face: DetectedFace, x: int, y: int) -> DetectedFace:
-    """A face of a region in coordinates of the picture that the region begins at x, y of."""
+    """A face of a region that begins at x, y of the picture, in coordinates of the picture."""
     box = Box(face.box.x + x, face.box.y + y, face.box.width, face.box.height)
     return DetectedFace(box, face.landmarks + np.array([x, y], dtype=np.float32), face.confidence)
 

@@ -6,7 +6,7 @@ from app.errors import TesseraError
 
 
 class PhotographError(TesseraError):
-    """The bytes are no photograph that can be used; the subclass says why."""
+    """The bytes are not a usable photograph; the subclass says why."""
 
     code = "invalid_image"
 
@@ -18,7 +18,7 @@ class EmptyImageError(PhotographError):
 
 
 class UnsupportedFormatError(PhotographError):
-    """The bytes are no image, or one in a format that is not read; ``details["format"]`` names a known one."""
+    """Not an image, or one in an unsupported format; ``details["format"]`` names the format if it is known."""
 
     code = "unsupported_image_format"
 
@@ -36,7 +36,7 @@ class ImageTooSmallError(PhotographError):
 
 
 class AnimatedImageError(PhotographError):
-    """The file holds more than one frame, and which one is meant cannot be known."""
+    """The file holds more than one frame, so it is unknown which one is meant."""
 
     code = "animated_image"
 
@@ -48,7 +48,7 @@ class TruncatedImageError(PhotographError):
 
 
 class CorruptImageError(PhotographError):
-    """The format is known, the contents cannot be decoded."""
+    """The format is known, but the contents cannot be decoded."""
 
     code = "corrupt_image"
 
@@ -60,7 +60,7 @@ class DetectorUnavailableError(TesseraError):
 
 
 class DegenerateLandmarksError(TesseraError):
-    """Five points that no similarity transform can carry onto the template."""
+    """Five points that no similarity transform can map onto the template."""
 
     code = "degenerate_landmarks"
 

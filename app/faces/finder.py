@@ -1,4 +1,4 @@
-"""From the bytes of a photograph to its aligned faces."""
+"""Photograph bytes to aligned faces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.faces.types import AlignedFace, Box, DetectedFace, Photograph
 from app.timing import stage
 
 _CHIP_EYES = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
-"""Between the eyes in a chip, pixels."""
+"""Distance between the eyes in a chip, pixels."""
 
 
 class FacePolicy(StrEnum):
@@ -28,18 +28,18 @@ class FacePolicy(StrEnum):
     LARGEST = "largest"
     """The one with the largest box."""
     ALL = "all"
-    """Every one."""
+    """All of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFaces:
-    """What a photograph showed.
+    """The faces found in a photograph.
 
     Attributes:
         width: of the upright original, pixels.
         height: of the upright original, pixels.
         faces_detected: how many faces there are, chosen or not.
-        faces: the chosen ones, the largest first; ``detected`` is in pixels of the upright original.
+        faces: the chosen ones, largest first; ``detected`` is in pixels of the upright original.
     """
 
     width: int
@@ -49,7 +49,7 @@ class FoundFaces:
 
 
 class FaceFinder:
-    """Decode, detect, choose, align, assess; as safe to share between threads as its detector."""
+    """Decode, detect, choose, align, assess; as thread-safe as its detector."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class FaceFinder:
     def find(self, data: bytes, policy: FacePolicy) -> FoundFaces:
         """The faces of a photograph that the policy asks for.
 
-        Poor quality is no error here: it is named in each face's ``quality.issues``.
+        Poor quality is not an error here: each face's ``quality.issues`` names it.
 
         Args:
             data: the whole file.
             policy: which faces are meant.
 
         Raises:
-            PhotographError: the bytes are no photograph that can be used.
+            PhotographError: the bytes are not a usable photograph.
             NoFaceError: no face was found.
             MultipleFacesError: more than one was found and the policy is ``single``.
             DegenerateLandmarksError: a chosen face cannot be aligned.
@@ -80,22 +80,22 @@ class FaceFinder:
         return self._found(photograph, detected, choose(detected, policy))
 
     def find_all(self, data: bytes) -> FoundFaces:
-        """Every face of a photograph, as ``find`` with policy ``all``, but a photograph without a face is no error."""
+        """Every face of a photograph, as ``find`` with policy ``all``, but no face is not an error."""
         photograph, detected = self._detect(data)
         return self._found(photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
 
     def warm_up(self) -> None:
-        """Runs the detector on a blank picture, both ways."""
+        """Runs the detector on a blank picture, in both modes."""
         blank = Photograph(np.zeros((480, 640, 3), dtype=np.uint8), format="none", width=640, height=480)
         for largest in (False, True):
             self._detector.detect(blank, largest=largest)
 
     def _detect(self, data: bytes, *, largest: bool = False) -> tuple[Photograph, list[DetectedFace]]:
-        """The photograph, as finely decoded as its faces need, and the faces in coordinates of the original."""
+        """The photograph, decoded in as much detail as its faces need, and the faces in original coordinates."""
         photograph, faces = self._run(data, largest, coarse=True)
         wanted = faces[:1] if largest else faces
         if photograph.more_detail and not (faces and all(_eye_distance(face) >= _CHIP_EYES for face in wanted)):
-            # There is none, or a chip would have to enlarge it, and the file has more detail.
+            # No face, or its chip would have to enlarge it, although the file has more detail.
             photograph, faces = self._run(data, largest, coarse=False)
         return photograph, [in_original(face, photograph.scale) for face in faces]
 
@@ -124,7 +124,7 @@ class FaceFinder:
 
 
 def in_original(face: DetectedFace, scale: float) -> DetectedFace:
-    """A face found in ``Photograph.pixels`` in coordinates of the upright original, given ``Photograph.scale``."""
+    """Converts a face from ``Photograph.pixels`` to the upright original, given ``Photograph.scale``."""
     box = face.box
     return DetectedFace(
         box=Box(x=box.x / scale, y=box.y / scale, width=box.width / scale, height=box.height / scale),
@@ -134,7 +134,7 @@ def in_original(face: DetectedFace, scale: float) -> DetectedFace:
 
 
 def choose(faces: Sequence[DetectedFace], policy: FacePolicy) -> list[DetectedFace]:
-    """The faces that a policy asks for, the largest first.
+    """The faces that a policy asks for, largest first.
 
     Args:
         faces: what was found, in any order, in coordinates of the upright original (errors name the boxes).

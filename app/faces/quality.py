@@ -1,4 +1,4 @@
-"""How well a face can be compared: measures with units, and limits with named reasons."""
+"""How well a face can be compared: measures with units, limits with named issues."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class QualityIssue(StrEnum):
 class QualityLimits:
     """Where each measure of `app.faces.types.Quality` becomes an issue.
 
-    The defaults are lenient: they stop what can hardly be recognised, and leave the rest to the measured error rates.
-    The limit of sharpness is what 99 % of sharp faces of the smallest size that passes still reach: faces held out of
-    training, reduced to 16 pixels between the eyes and enlarged again. Roll has no limit, because alignment removes it.
+    The defaults are lenient: they reject faces that can hardly be recognised and leave the rest to the measured error
+    rates. The sharpness limit is the value that 99 % of sharp faces of the smallest accepted size still reach: faces
+    held out of training, reduced to 16 pixels between the eyes and enlarged again. Roll has no limit, because alignment
+    removes it.
 
     Attributes:
         min_eye_distance: original pixels.
@@ -49,13 +50,13 @@ class QualityLimits:
 
 
 def assess(chip: Pixels, detected: DetectedFace, scale: float, limits: QualityLimits) -> Quality:
-    """Measure a face and name what lies outside of the limits.
+    """Measure a face and name the measures outside the limits.
 
     Yaw is measured along the line through the eyes, so that a tilted head does not look like a turned one.
 
     Args:
         chip: the aligned face, uint8 [112, 112, 3], RGB.
-        detected: the same face as it was found.
+        detected: the same face as detected.
         scale: pixels of ``detected``'s coordinates per original pixel: ``Photograph.scale`` if they are those of
             ``Photograph.pixels``, 1 if they are the original's.
         limits: where a measure becomes an issue.

@@ -1,4 +1,4 @@
-"""What passes between the steps from photograph to aligned face: frozen dataclasses over numpy."""
+"""Data passed between the steps from photograph to aligned face: frozen dataclasses over numpy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ Landmarks = npt.NDArray[np.float32]
 class Photograph:
     """A decoded picture, upright.
 
-    ``pixels`` may be smaller than the file says: ``scale`` is decoded width / original width (1 or less), and
-    ``width`` and ``height`` are the upright original's, in pixels. ``more_detail``: the file could be decoded to more
-    detail than this.
+    ``pixels`` may be smaller than the original: ``scale`` is decoded width / original width (1 or less), and ``width``
+    and ``height`` are the upright original's, in pixels. ``more_detail``: the file could be decoded in more detail.
     """
 
     pixels: Pixels
@@ -42,7 +41,7 @@ class Box:
 
     @property
     def side(self) -> float:
-        """Of the square of the same area, pixels."""
+        """Side of the square of the same area, pixels."""
         return math.sqrt(self.width * self.height)
 
 
@@ -60,7 +59,7 @@ class DetectedFace:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What was measured of one face; ``issues`` names every measure that lies outside its limits.
+    """Measures of one face; ``issues`` names every measure outside its limits.
 
     eye_distance: between the eyes in the original, pixels. sharpness: variance of the Laplacian of the grey chip.
     brightness: mean grey level of the chip, 0..255. contrast: standard deviation of its grey levels.

@@ -1,7 +1,7 @@
-"""YuNet's network: the weights, one run of it over a picture, and what its outputs say.
+"""The YuNet network: its weights, one run over a picture, and the decoding of its outputs.
 
 Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20, 2023. Anchors, scores and
-the suppression of overlaps follow OpenCV's ``FaceDetectorYN``, whose results these are but for rounding.
+non-maximum suppression follow OpenCV's ``FaceDetectorYN``; results are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class Yunet:
 
 
 def _prepare(model: ov.Model) -> ov.Model:
-    """Lets the network take uint8 RGB pictures of any size, and makes its weights what they stand for."""
-    # The file holds 8-bit weights in blocks. Left to expand them itself, OpenVINO 2026 mixes them up as soon as several
+    """Lets the network take uint8 RGB pictures of any size, and expands its quantised weights."""
+    # The file holds 8-bit weights in blocks. If OpenVINO 2026 expands them itself, it mixes them up as soon as several
     # requests share them.
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())
@@ -127,13 +127,13 @@ def _padded(picture: Pixels) -> Pixels:
 def _decode(level: list[Floats], columns: int, stride: int, score_threshold: float) -> Floats:
     """Faces of one stride, [N, 15]; ``level``: scores (class, object) [1, A, 1], boxes [1, A, 4], points [1, A, 10]."""
     class_scores, object_scores, boxes, points = (output[0] for output in level)
-    # Nearly all anchors show no face: what is left of the work is done for the few.
+    # Nearly all anchors show no face: do the remaining work only for those that do.
     likely = np.flatnonzero(class_scores[:, 0] >= score_threshold**2)
     scores = np.sqrt(np.clip(class_scores[likely, 0], 0, 1) * np.clip(object_scores[likely, 0], 0, 1))
     chosen, scores = likely[scores >= score_threshold], scores[scores >= score_threshold]
     anchors = np.stack([chosen % columns, chosen // columns], axis=1).astype(np.float32)
     centres = (boxes[chosen, :2] + anchors) * stride
-    # The exponent is that of a size; a network gone astray must not overflow.
+    # The exponent encodes a size; wild network outputs must not overflow.
     sizes = np.exp(np.minimum(boxes[chosen, 2:], 10)) * stride
     landmarks = (points[chosen].reshape(-1, 5, 2) + anchors[:, np.newaxis]) * stride
     faces: Floats = np.concatenate(

@@ -1,6 +1,6 @@
-"""Templates at rest and in search.
+"""Storage and search of templates.
 
-``protocol`` says what every gallery does; ``SqliteGallery`` is the one that needs nothing but a directory.
+``protocol`` defines the interface; ``SqliteGallery`` is the gallery that needs nothing but a directory.
 """
 
 from app.gallery.protocol import (

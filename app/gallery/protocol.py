@@ -1,4 +1,4 @@
-"""What every gallery does, whatever keeps its templates; one contract test suite holds all of them to it."""
+"""The interface of every gallery, whatever its store; one contract test suite checks all implementations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = 256
 
 
 class OnConflict(StrEnum):
-    """What to do when the subject to be enrolled exists already."""
+    """What to do if the subject to enrol already exists."""
 
     APPEND = "append"
     REPLACE = "replace"
@@ -34,7 +34,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class PendingReceipt:
-    """A receipt to be stored in the same transaction as the enrolment that it answers for."""
+    """A receipt to store in the same transaction as its enrolment."""
 
     key: str
     fingerprint: str
@@ -42,35 +42,35 @@ class PendingReceipt:
 
 
 class GalleryError(TesseraError):
-    """Base of what a gallery refuses."""
+    """Base class of gallery errors."""
 
 
 class CollectionNotFound(GalleryError):
-    """There is no collection of this id."""
+    """There is no collection with this id."""
 
     code = "collection_not_found"
 
 
 class CollectionExists(GalleryError):
-    """There is a collection of this id already."""
+    """A collection with this id already exists."""
 
     code = "collection_exists"
 
 
 class SubjectNotFound(GalleryError):
-    """The collection has no subject of this id."""
+    """The collection has no subject with this id."""
 
     code = "subject_not_found"
 
 
 class SubjectExists(GalleryError):
-    """The collection has a subject of this id already."""
+    """The collection already has a subject with this id."""
 
     code = "subject_exists"
 
 
 class TemplateNotFound(GalleryError):
-    """The subject has no template of this id."""
+    """The subject has no template with this id."""
 
     code = "template_not_found"
 
@@ -82,7 +82,7 @@ class LastTemplate(GalleryError):
 
 
 class ReceiptExists(GalleryError):
-    """Another request has stored a receipt under this key in the meantime; read it."""
+    """Another request has meanwhile stored a receipt under this key; read that one."""
 
     code = "idempotency_conflict"
 
@@ -100,13 +100,13 @@ class EncoderMismatch(GalleryError):
 
 
 class GalleryUnavailable(GalleryError):
-    """The store does not answer or is damaged."""
+    """The store does not respond or is damaged."""
 
     code = "gallery_unavailable"
 
 
 class Gallery(Protocol):
-    """Templates at rest and in search. Every method may be called from several threads at once.
+    """Stores and searches templates. Every method may be called from several threads at once.
 
     A write returns only when it is durable and every later search, from any thread, sees it. A method that raises has
     changed nothing. Every method that takes a collection raises CollectionNotFound for an unknown one. Every method
@@ -124,15 +124,15 @@ class Gallery(Protocol):
         ...
 
     def targets(self, collection: str) -> Targets:
-        """What decisions in this collection aim at."""
+        """The target rates of this collection."""
         ...
 
     def collections(self) -> list[Collection]:
-        """All collections by id, with their counts; ``default`` always exists."""
+        """All collections with their counts, ordered by id; ``default`` always exists."""
         ...
 
     def delete_collection(self, collection: str) -> int:
-        """Erases a collection with all that is in it; returns how many templates that were.
+        """Erases a collection with everything in it; returns the number of templates erased.
 
         The default collection is emptied, not removed.
         """
@@ -154,9 +154,9 @@ class Gallery(Protocol):
         SubjectExists. ``metadata`` None keeps what is stored ({} for a new subject); a mapping replaces it. During
         ``replace`` every search finds either the old templates or the new ones.
 
-        Raises ReceiptExists when there is a receipt under the key, rather than SubjectExists: the twin of a request may
-        have created the subject. What ``receipt.render`` raises comes through, and nothing is stored; it must be quick
-        and must not call the gallery.
+        Raises ReceiptExists if there is a receipt under the key, rather than SubjectExists: a duplicate of the request
+        may have created the subject. Exceptions of ``receipt.render`` propagate, and nothing is stored; it must be
+        quick and must not call the gallery.
         """
         ...
 
@@ -180,7 +180,7 @@ class Gallery(Protocol):
         ...
 
     def delete_subject(self, collection: str, subject_id: str) -> int:
-        """Erases a subject with its templates and receipts; returns how many templates those were.
+        """Erases a subject with its templates and receipts; returns the number of templates erased.
 
         Raises SubjectNotFound.
         """
@@ -191,20 +191,20 @@ class Gallery(Protocol):
         ...
 
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
-        """The templates that are compared of at most ``limit`` subjects with ids greater than ``after``, by id."""
+        """The compared templates of at most ``limit`` subjects with ids greater than ``after``, by id."""
         ...
 
     def size(self, collection: str) -> CollectionSize:
-        """How many subjects a collection has, and of how many templates."""
+        """The number of subjects in a collection, and the most templates of any of them."""
         ...
 
     def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]:
-        """The ``top_k`` best subjects, one candidate each, the best first; ties by subject id.
+        """The ``top_k`` best subjects, one candidate each, best first; ties by subject id.
 
-        Best is what has the smallest sum of distance and crowding, or, unless ``crowded``, the smallest distance.
+        The best has the smallest sum of distance and crowding or, unless ``crowded``, the smallest distance.
 
-        The distance of a subject is that of ``app.embeddings.fused_template`` of its templates: exact squared L2 in
-        float32, 0..4, the same that ``compare`` gives. An empty gallery gives [].
+        The distance of a subject is to ``app.embeddings.fused_template`` of its templates: exact squared L2 in float32,
+        0..4, the same as from ``compare``. An empty gallery gives [].
         """
         ...
 
@@ -217,7 +217,7 @@ class Gallery(Protocol):
         ...
 
     def close(self) -> None:
-        """Finishes what is under way and gives the store free; a second call does nothing.
+        """Finishes work in progress and releases the store; a second call does nothing.
 
         No other method may be called afterwards.
         """
@@ -225,7 +225,7 @@ class Gallery(Protocol):
 
 
 def every_subject(gallery: Gallery, collection: str) -> Iterator[SubjectVectors]:
-    """The compared templates of all subjects by id, read in pages: those that come or go meanwhile may be missed."""
+    """The compared templates of all subjects by id, read in pages; concurrent changes may be missed."""
     after = None
     while page := gallery.subject_vectors(collection, after=after, limit=PAGE):
         yield from page

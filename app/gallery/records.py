@@ -1,4 +1,4 @@
-"""What a gallery takes and gives: frozen dataclasses over numpy."""
+"""Inputs and results of a gallery: frozen dataclasses over numpy."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from app.embeddings import Embedding
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Error rates, 0..1, that decisions aim at: FMR of a comparison, FPIR of a search; None: the service's own.
+    """Target error rates, 0..1: FMR of a comparison, FPIR of a search; None: the service's own.
 
-    claim: for whom they are promised (a value of ``app.decisions.Claim``); likewise.
+    claim: for whom they are claimed (a value of ``app.decisions.Claim``); None: the service's own.
     """
 
     fmr: float | None = None
@@ -38,7 +38,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class CollectionSize:
-    """How many subjects there are, and how many templates are compared of the one that has the most; 0 of none."""
+    """The number of subjects, and the most compared templates of any of them; 0 if empty."""
 
     subjects: int
     most_templates: int
@@ -46,7 +46,7 @@ class CollectionSize:
 
 @dataclass(frozen=True, slots=True)
 class NewTemplate:
-    """An embedding to be stored under an id chosen by the caller (unique in the whole database).
+    """An embedding to store under an id chosen by the caller (unique in the whole database).
 
     norm: of the embedding before it was scaled to 1.
     """
@@ -58,7 +58,7 @@ class NewTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What is known of a stored template, without its numbers."""
+    """A stored template without its embedding."""
 
     id: str
     created_at: datetime
@@ -66,9 +66,9 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class SubjectVectors:
-    """What is compared of a subject, oldest first: template ids, embeddings float32 [K, 128], norms float32 [K].
+    """The compared templates of a subject, oldest first: ids, embeddings float32 [K, 128], norms float32 [K].
 
-    crowding: of what the templates are fused to (see ``app.crowding``).
+    crowding: of the fused template (see ``app.crowding``).
     """
 
     subject_id: str
@@ -80,7 +80,7 @@ class SubjectVectors:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A person in a collection, the templates oldest first."""
+    """A person in a collection; templates are oldest first."""
 
     id: str
     collection: str
@@ -94,9 +94,8 @@ class Subject:
 class Candidate:
     """A subject compared with a probe.
 
-    distance: squared L2, 0..4, from what its templates are fused to. templates: how many were fused. template_id: the
-    nearest of them. norm: the greatest of theirs, before they were scaled to 1. crowding: of what they are fused to
-    (see ``app.crowding``).
+    distance: squared L2, 0..4, to its fused template. templates: how many were fused. template_id: the nearest of them.
+    norm: the largest of their norms, before scaling to 1. crowding: of the fused template (see ``app.crowding``).
     """
 
     subject_id: str

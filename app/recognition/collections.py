@@ -1,4 +1,4 @@
-"""Collections: isolated sets of subjects, with targets of their own if they have any."""
+"""Collections: isolated sets of subjects, optionally with their own targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class CollectionService:
         self._gallery, self._criteria = gallery, criteria
 
     def list(self) -> list[Collection]:
-        """All collections by id, with their counts."""
+        """All collections with their counts, ordered by id."""
         return self._gallery.collections()
 
     def create(self, collection: str, targets: Targets) -> Collection:

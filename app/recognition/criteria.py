@@ -1,4 +1,4 @@
-"""Which target decides: the request's, else the collection's, else the service's own."""
+"""Which target applies: the request's, else the collection's, else the service's own."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Criteria:
         Args:
             calibration: that of the encoder.
             target_fmr: of verifications; the calibration's default if None.
-            target_fpir: of searches, likewise.
-            claim: for whom these rates are promised.
+            target_fpir: of searches; the calibration's default if None.
+            claim: for whom these rates are claimed.
 
         Raises:
             TargetUnsupported: the calibration cannot show ``target_fmr``.
@@ -45,7 +45,7 @@ class Criteria:
         fpir = calibration.default_fpir if target_fpir is None else target_fpir
         self._verification = Criterion(CriterionKind.TARGET_FMR, fmr, CriterionSource.SERVER, claim)
         self._identification = Criterion(CriterionKind.TARGET_FPIR, fpir, CriterionSource.SERVER, claim)
-        # A default that cannot be supported is refused here, and not at the first request.
+        # Refuse an unsupported default here, not at the first request.
         self._require(self._verification)
 
     @property
@@ -60,11 +60,11 @@ class Criteria:
 
     @property
     def claim(self) -> Claim:
-        """For whom those rates are promised."""
+        """For whom those rates are claimed."""
         return self._verification.claim
 
     def default_policy(self, templates: int = 1) -> DecisionPolicy:
-        """The policy of comparisons with a subject of this many templates, by the service's own targets."""
+        """The policy for comparisons with a subject of this many templates, by the service's own targets."""
         return verification_policy(self.calibration, self._verification, templates)
 
     def verification(self, requested: RequestedCriterion, targets: Targets) -> Criterion:
@@ -79,13 +79,13 @@ class Criteria:
         return identification_policy(self.calibration, criterion, size.subjects, size.most_templates)
 
     def check(self, targets: Targets) -> None:
-        """Raises TargetUnsupported for a FMR that cannot be kept; which FPIR can be depends on how many there are."""
+        """Raises TargetUnsupported for an unsupported FMR; whether an FPIR is depends on the number of subjects."""
         claim = self.claim if targets.claim is None else Claim(targets.claim)
         if targets.fmr is not None:
             self._require(Criterion(CriterionKind.TARGET_FMR, targets.fmr, CriterionSource.COLLECTION, claim))
 
     def _require(self, criterion: Criterion) -> None:
-        """Raises TargetUnsupported unless the rate can be kept for subjects of any number of templates."""
+        """Raises TargetUnsupported unless the rate is supported for any number of templates."""
         for templates in range(1, self.calibration.most_templates + 1):
             verification_policy(self.calibration, criterion, templates)
 

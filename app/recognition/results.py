@@ -1,4 +1,4 @@
-"""What enroll, verify and identify take and give."""
+"""Inputs and results of enroll, verify and identify."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.gallery import Candidate, OnConflict, Subject
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The face that was used, and how many faces the photograph shows.
+    """The face that was used, and the number of faces in the photograph.
 
     embedding, length: see ``Encodings``. crowding: see ``app.crowding``.
     """
@@ -29,7 +29,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class EnrolledImage:
-    """The template made from one photograph; ``index`` is the photograph's place in the request."""
+    """The template made from one photograph; ``index`` is the photograph's position in the request."""
 
     index: int
     template_id: str
@@ -46,7 +46,7 @@ class RejectedImage:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What an enrolment did.
+    """The result of an enrolment.
 
     possible_duplicates: other subjects that match by ``policy``, nearest first, each with the face nearest to it.
     """
@@ -60,14 +60,14 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The stored answer to an enrolment that was done before under the same idempotency key."""
+    """The stored answer to an earlier enrolment under the same idempotency key."""
 
     body: str
 
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A client's key, a digest of its request, and how the answer is written down."""
+    """A client's key, a digest of its request, and how the answer is serialised."""
 
     key: str
     fingerprint: str
@@ -101,7 +101,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class FaceIdentification:
-    """Candidates for one face of the probe, the best first; ``margin`` is from the first to the next."""
+    """Candidates for one face of the probe, best first; ``margin`` is from the first to the second."""
 
     outcome: Outcome
     probe: Probe
@@ -111,7 +111,7 @@ class FaceIdentification:
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """Outcome of 1:N; one entry a face used, the one with the nearest candidate first."""
+    """Outcome of 1:N; one entry per face used, the one with the nearest candidate first."""
 
     policy: DecisionPolicy
     faces: tuple[FaceIdentification, ...]

@@ -51,7 +51,7 @@ class PolicyNotAllowed(TesseraError):
 
 
 class LowQuality(TesseraError):
-    """The face is too small, blurred, dark or turned away to stand for a person."""
+    """The face is too small, blurred, dark or turned away to be enrolled."""
 
     code = "low_quality"
 
@@ -63,7 +63,7 @@ class NoUsableImage(TesseraError):
 
 
 class IdempotencyMismatch(TesseraError):
-    """An idempotency key was used again with another request."""
+    """An idempotency key was reused with a different request."""
 
     code = "idempotency_key_reused"
 
@@ -82,16 +82,16 @@ class RecognitionService:
         enforce_quality: bool = True,
         inconclusive: bool = True,
     ) -> None:
-        """Ready at once.
+        """Creates the service, ready for use.
 
         Args:
             finder: cuts faces out of photographs.
-            encoder: makes embeddings of them; faces of several requests go through it together.
+            encoder: makes embeddings of them; faces of several requests are batched.
             gallery: closed with the service.
             criteria: the calibration of the encoder with the service's own targets.
-            crowding: what the calibration's distances were adjusted by.
+            crowding: the one that the calibration's distances were adjusted by.
             enforce_quality: whether a face that is too poor is refused at enrolment.
-            inconclusive: whether that may be an outcome; else it is no_match.
+            inconclusive: whether this outcome is reported; otherwise it becomes no_match.
         """
         self._finder, self.gallery, self.criteria, self.crowding = finder, gallery, criteria, crowding
         self._encoder = Batcher(encoder)
@@ -99,7 +99,7 @@ class RecognitionService:
 
     @property
     def calibration(self) -> Calibration:
-        """That of the encoder."""
+        """The encoder's calibration."""
         return self.criteria.calibration
 
     @property
@@ -108,11 +108,11 @@ class RecognitionService:
         return self._encoder.info
 
     def observe_encoder(self, observe: Callable[[int, float], None]) -> None:
-        """Tells of each run of the encoder from now on: how many faces, and how many seconds."""
+        """Calls ``observe`` after each run of the encoder with the number of faces and the seconds."""
         self._encoder.observe = observe
 
     def detect(self, image: bytes) -> FoundFaces:
-        """All faces of a photograph, largest first; none is no error here."""
+        """All faces of a photograph, largest first; none is not an error here."""
         return self._finder.find_all(image)
 
     def enroll(self, request: EnrolmentRequest, idempotency: Idempotency | None = None) -> Enrolment | Replay:
@@ -131,7 +131,7 @@ class RecognitionService:
             EnrolledImage(index, uuid.uuid4().hex, probe) for index, probe in zip(found, probes, strict=True)
         )
         subject_id = request.subject_id or uuid.uuid4().hex
-        # Whether somebody is enrolled already is a search, and has the threshold of one.
+        # Looking for duplicates is a search, so it uses the threshold of a search.
         policy = self.criteria.identification(RequestedCriterion(), self.gallery, request.collection)
         duplicates = self._duplicates(request, subject_id, enrolled, policy)
 
@@ -153,7 +153,7 @@ class RecognitionService:
                     receipt=receipt,
                 )
         except ReceiptExists:
-            # The same request arrived twice at once and the other one was first.
+            # The same request arrived twice at once, and the other one was first.
             if idempotency is None or (replay := self._replay(idempotency)) is None:
                 raise
             return replay
@@ -214,7 +214,7 @@ class RecognitionService:
         policy = self.criteria.identification(requested, self.gallery, collection)
         found = []
         for probe in self._probes(image, face_policy):
-            # A second candidate tells whether the first is the only one so near, even if one was requested.
+            # A second candidate is needed for the margin, even if only one was requested.
             nearest = self._search(collection, probe, max(top_k, 2), policy)
             outcome = self._final(policy.search_outcome([compared(probe, c) for c in nearest]))
             found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(policy, probe, nearest)))
@@ -311,7 +311,7 @@ class RecognitionService:
         return self._encoded([(found.faces_detected, face) for face in found.faces])
 
     def _encoded(self, faces: Sequence[tuple[int, AlignedFace]]) -> list[Probe]:
-        """Faces, each with the number of faces in its photograph, and what the encoder makes of them."""
+        """Encodes faces, each given with the number of faces in its photograph."""
         encodings = self._encoder.encode(np.stack([face.chip for _, face in faces]))
         crowding = self.crowding(encodings.embeddings)
         return [
@@ -323,13 +323,13 @@ class RecognitionService:
 
 
 def compared(probe: Probe, candidate: Candidate) -> Comparison:
-    """A probe and a candidate as a policy decides on them."""
+    """A probe and a candidate as a comparison for a policy."""
     crowding = probe.crowding + candidate.crowding
     return Comparison(candidate.distance, candidate.templates, probe.norm, candidate.norm, crowding)
 
 
 def compare_probes(probe: Probe, reference: Probe) -> Comparison:
-    """Two faces as a policy decides on them."""
+    """Two faces as a comparison for a policy."""
     distance = squared_distance(probe.embedding, reference.embedding)
     return Comparison(distance, 1, probe.norm, reference.norm, probe.crowding + reference.crowding)
 
@@ -346,7 +346,7 @@ def _failure(check: Callable[[], None]) -> str | None:
     try:
         check()
     except Exception as error:
-        # Whatever it is: a probe that answered 500 would not say which part is broken.
+        # Catch everything: a health check that answers 500 does not say which part is broken.
         _LOGGER.warning("a part of the service does not work", exc_info=True)
         return str(error) or type(error).__name__
     return None

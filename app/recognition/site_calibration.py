@@ -1,7 +1,7 @@
-"""A calibration table from one's own people: a folder of photographs, or what is enrolled already.
+"""A calibration table from your own people: a folder of photographs or an enrolled collection.
 
-The table that comes with an encoder was measured on public photographs. Where yours differ, in cameras, light or
-people, rates measured on them are the better ones, as far down as the number of people supports.
+The table that comes with an encoder was measured on public photographs. If yours differ in cameras, light or people,
+rates measured on them are more accurate, as far down as the number of people supports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.gallery import Gallery, every_subject
 
 
 class SiteCalibrationError(CalibrationError):
-    """There are too few people or photographs to measure anything by."""
+    """There are too few people or photographs to measure anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ def calibrate_folder(
 ) -> tuple[Calibration, list[Skipped]]:
     """Measures the encoder on photographs; the largest face of each counts.
 
-    One sub-folder a person, or one a group of people with one a person in it: then each group is measured within
-    itself, too. Raises SiteCalibrationError.
+    One sub-folder per person, or one per group of people that holds one per person; each group is then also measured
+    within itself. Raises SiteCalibrationError.
     """
     faces, skipped = list[_Face](), list[Skipped]()
     for photograph in _photographs(folder):
@@ -88,7 +88,7 @@ def encoder_run(encoder: EncoderRuntime) -> EncoderRun:
 
 
 def _photographs(folder: Path) -> Iterator[_Photograph]:
-    """Every file of a person's folder, with the names of that folder and of its group; hidden ones are passed over."""
+    """Every file of a person's folder, with the names of that folder and of its group; hidden ones are skipped."""
     if not folder.is_dir():
         raise SiteCalibrationError(
             f"{folder} is not a folder; give one with a sub-folder of photographs for each person."
@@ -115,7 +115,7 @@ def _shown(folder: Path, kind: Callable[[Path], bool]) -> list[Path]:
 
 
 def calibrate_gallery(gallery: Gallery, collection: str, encoder: EncoderRun, crowding: Crowding) -> Calibration:
-    """Measures the encoder on the templates of a collection; subjects with several say how often one is missed.
+    """Measures the encoder on the templates of a collection; subjects with several templates give the FNMR.
 
     Raises CollectionNotFound, SiteCalibrationError.
     """

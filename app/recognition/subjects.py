@@ -1,4 +1,4 @@
-"""Subjects: what is stored of a person, read, changed and erased."""
+"""Subjects: reads, changes and erases what is stored about a person."""
 
 from __future__ import annotations
 

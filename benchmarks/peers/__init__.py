@@ -1,1 +1,1 @@
-"""Tessera beside other services that compare faces, over HTTP, in turns on the same machine."""
+"""Tessera against other face comparison services, over HTTP, in turns on the same machine."""

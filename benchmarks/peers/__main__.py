@@ -1,11 +1,11 @@
-"""Tessera beside other services that compare two photographs, over HTTP, each behind FastAPI and uvicorn.
+"""Tessera against other services that compare two photographs, over HTTP, each behind FastAPI and uvicorn.
 
     python -m benchmarks.peers prepare ../peers-venv
     python -m benchmarks.peers run --venv ../peers-venv --lfw lfw.tar --out runs/peers --plot docs/peers.svg
     python -m benchmarks.peers report --out runs/peers
 
-The peers have an environment of their own, and what is theirs and what is not is told in ``services``. All services
-take turns in every round; compare the ratios. The load comes from a process of its own on the same machine.
+The peers have their own environment; ``services`` documents which part of each is the peer's and which is ours. All
+services take turns in every round; compare the ratios. The load comes from a separate process on the same machine.
 """
 
 from __future__ import annotations

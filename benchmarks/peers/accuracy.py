@@ -1,4 +1,4 @@
-"""LFW, View 2, through HTTP: how often each service tells the same person from another, where its weights are real."""
+"""LFW, View 2, over HTTP: verification accuracy of each service with real weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIENTS = 8
 
 
 def exam(bench: Bench, contender: Contender, lfw: LfwPairs) -> LfwAccuracy:
-    """All pairs of View 2 over HTTP; of several faces the largest counts, as each service has it."""
+    """All pairs of View 2 over HTTP; each service uses the largest of several faces."""
     read = contender.distance
     assert read is not None
     arrangement = contender.for_many(len(bench.cores))[-1]
@@ -42,7 +42,7 @@ def exam(bench: Bench, contender: Contender, lfw: LfwPairs) -> LfwAccuracy:
 
 
 def accuracies(bench: Bench, lfw: LfwPairs) -> None:
-    """Of every service whose answers mean something, one after the other."""
+    """Measures every service with real weights, one after the other."""
     for contender in bench.able():
         if contender.distance:
             try:

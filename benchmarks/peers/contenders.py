@@ -1,4 +1,4 @@
-"""Who takes part: which module serves it, how its form is called, what is installed for it, how it uses the cores."""
+"""The contenders: the module that serves each, its form fields, the packages it needs, and how it uses the cores."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HTTP = ("fastapi", "uvicorn", "uvloop", "httptools", "python-multipart")
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """How many processes, how many requests at once in each, and how many threads inside one request.
+    """Number of processes, concurrent requests in each, and threads inside one request.
 
-    Several processes listen on a port each and the load is spread over them evenly: the workers of one uvicorn share a
-    port, and one of them often gets all connections.
+    Several processes listen on a port each and the load is spread over them evenly: with workers of one uvicorn on a
+    shared port, one often gets all connections.
     """
 
     processes: int
@@ -34,7 +34,7 @@ SINGLE = Arrangement(1, 1, 1)
 class Contender:
     """A service. ``module`` None is Tessera itself; ``distance`` reads an answer, where the weights are real.
 
-    ``one_at_a_time``: only more processes use more cores. ``slow``: it takes part only where it is asked for.
+    ``one_at_a_time``: only more processes use more cores. ``slow``: takes part only on request.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Contender:
 
     @property
     def fields(self) -> tuple[str, str]:
-        """Names of the two photographs in the form."""
+        """Names of the two photograph fields in the form."""
         return ("first", "second") if self.module else ("image", "reference")
 
     def for_one(self, cores: int) -> list[Arrangement]:
-        """What may be best for a single client."""
+        """Candidate arrangements for a single client."""
         return _different([*self.for_many(cores)[:1], *([] if self.fixed else [Arrangement(1, 1, cores)])])
 
     def for_many(self, cores: int) -> list[Arrangement]:
-        """What may be best for many clients."""
+        """Candidate arrangements for many clients."""
         several = Arrangement(cores, 1, 1)
         if self.module is None:
             return [Arrangement(1, cores, 1)]

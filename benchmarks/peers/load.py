@@ -1,16 +1,16 @@
-"""Load on an HTTP service of this machine, in a process of its own, told as JSON. Standard library only.
+"""Load on a local HTTP service, from a separate process, reported as JSON. Standard library only.
 
     python load.py requests.json http://127.0.0.1:8000/verify --clients 8 --seconds 10
     python load.py requests.json http://127.0.0.1:8001/verify http://127.0.0.1:8002/verify --rate 20 --seconds 10
 
-``requests.json`` is a list of forms, sent in turns: each an object of fields, where ``"@/a/photograph.jpg"`` is a file.
-Of several addresses, each request goes to the one with the fewest under way, as the best of balancers would have it.
+``requests.json`` is a list of forms, sent in turn: each an object of fields, where ``"@/a/photograph.jpg"`` is a file.
+With several addresses, each request goes to the one with the fewest in flight, like an ideal load balancer.
 
 Closed loop (``--clients``): each client sends its next request when it has its answer. The first ``--warm-up`` seconds
-do not count, nor the time until every client has had an answer. Open loop (``--rate``): requests are due at random
+do not count, nor does the time until every client has had an answer. Open loop (``--rate``): requests are due at random
 moments (Poisson), whether or not earlier ones are answered, each on a free connection or a new one; a closed loop of
-eight clients warms the service before. Latency counts from when a request was *due*, so that waiting anywhere is seen,
-also past ``--most-open`` connections.
+eight clients warms up the service first. Latency counts from when a request was *due*, so that waiting anywhere shows,
+even beyond ``--most-open`` connections.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUANTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Moments of one request; ``status`` is HTTP's or the name of the error that there was instead of an answer."""
+    """Timestamps of one request; ``status`` is the HTTP status, or the error's name if there was no answer."""
 
     due: float
     sent: float
@@ -46,7 +46,7 @@ class Answer:
 
 
 def form(fields: dict[str, str]) -> tuple[str, bytes]:
-    """Content type and body of a multipart form; values that begin with ``@`` are paths of files."""
+    """Content type and body of a multipart form; values that begin with ``@`` are file paths."""
     boundary, body = secrets.token_hex(16), b""
     for name, value in fields.items():
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"'
@@ -60,14 +60,14 @@ def form(fields: dict[str, str]) -> tuple[str, bytes]:
 
 
 class Connection:
-    """One kept-alive connection; an error closes it and is the answer's status."""
+    """One keep-alive connection; an error closes it and becomes the answer's status."""
 
     def __init__(self, url: SplitResult, timeout: float) -> None:
         self._url, self._timeout = url, timeout
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, kind: str, body: bytes) -> str:
-        """Sends a form, reads the whole answer, gives its status or the error's name."""
+        """Sends a form, reads the whole answer, returns its status or the error's name."""
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._post(kind, body)
@@ -96,7 +96,7 @@ class Connection:
 
 
 class Target:
-    """The addresses of one service, its connections, and the forms that are sent in turns."""
+    """The addresses of one service, its connections, and the forms sent in turn."""
 
     def __init__(self, urls: list[str], forms: list[dict[str, str]], timeout: float) -> None:
         self._urls, self._timeout = [urlsplit(url) for url in urls], timeout
@@ -124,7 +124,7 @@ class Target:
 
 
 async def closed_loop(target: Target, clients: int, warm_up: float, seconds: float) -> tuple[float, list[Answer]]:
-    """When the counting began, and everything that was answered."""
+    """When counting began, and all answers."""
     record: list[Answer] = []
     warm = time.perf_counter() + warm_up
     begin, unanswered = warm, clients
@@ -137,7 +137,7 @@ async def closed_loop(target: Target, clients: int, warm_up: float, seconds: flo
             if first:
                 first, unanswered, begin = False, unanswered - 1, max(warm, record[-1].done)
             if not record[-1].status.isdecimal():
-                await asyncio.sleep(ERROR_PAUSE)  # a service that is gone refuses thousands a second
+                await asyncio.sleep(ERROR_PAUSE)  # a dead service refuses thousands of connections per second
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return begin, record
@@ -146,7 +146,7 @@ async def closed_loop(target: Target, clients: int, warm_up: float, seconds: flo
 async def open_loop(
     target: Target, rate: float, seconds: float, most_open: int, seed: int
 ) -> tuple[float, list[Answer]]:
-    """When the first request could be due, and everything that was answered."""
+    """When the first request could be due, and all answers."""
     record: list[Answer] = []
     places = asyncio.Semaphore(most_open)
 
@@ -166,7 +166,7 @@ async def open_loop(
 
 
 def spread(seconds: list[float]) -> dict[str, float] | None:
-    """Mean and percentiles, in milliseconds; none of nothing."""
+    """Mean and percentiles, in milliseconds; None for an empty list."""
     if not seconds:
         return None
     ordered = sorted(1000 * value for value in seconds)
@@ -176,9 +176,9 @@ def spread(seconds: list[float]) -> dict[str, float] | None:
 
 
 def summary(record: list[Answer], begin: float, seconds: float) -> dict[str, Any]:
-    """Of the requests that were due within the window: counts, and latencies of those answered with 200.
+    """Counts of the requests due within the window, and latencies of those answered with 200.
 
-    ``answers_per_second`` are the 200s that came within the window, whenever they were due. ``sent_late_ms`` is large
+    ``answers_per_second`` counts the 200s received within the window, whenever they were due. ``sent_late_ms`` is large
     where the load generator itself, or its number of connections, could not keep up.
     """
     counted = [a for a in record if begin <= a.due < begin + seconds]
@@ -195,7 +195,7 @@ def summary(record: list[Answer], begin: float, seconds: float) -> dict[str, Any
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One load."""
+    """Runs one load."""
     forms = json.loads(Path(arguments.requests).read_text(encoding="utf-8"))
     target = Target(arguments.urls, forms, arguments.timeout)
     if arguments.rate is None:

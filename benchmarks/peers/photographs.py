@@ -1,7 +1,7 @@
-"""The pairs of photographs that are compared, and the forms in which they are sent.
+"""The pairs of photographs to compare, and the forms that send them.
 
-From LFW's View 2: the first mated pairs, 250x250, as they are. For 640x480, the size of a webcam, each is enlarged to
-480x480 and set in the middle of a picture whose sides are its own, mirrored.
+The first mated pairs of LFW's View 2, 250x250, unchanged. For 640x480, the size of a webcam image, each is enlarged to
+480x480 and centred between its own mirrored edges.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pair = tuple[bytes, bytes]
 
 
 def mated_pairs(lfw: LfwPairs) -> list[Pair]:
-    """The first of View 2."""
+    """The first mated pairs of View 2."""
     mated = [names for names, same in zip(lfw.names, lfw.mated, strict=True) if same]
     return [(lfw.photographs[a], lfw.photographs[b]) for a, b in mated[:CANDIDATES]]
 
@@ -44,7 +44,7 @@ def webcam(photograph: bytes) -> bytes:
 def write_forms(
     directory: Path, name: str, fields: tuple[str, ...], photographs: Sequence[tuple[bytes, ...]], **texts: str
 ) -> Path:
-    """Writes photographs and the forms of ``load.py`` that send them; returns the path of the forms.
+    """Writes photographs and the ``load.py`` forms that send them; returns the path of the forms.
 
     Each form has a photograph for each of ``fields``, and the ``texts``.
     """

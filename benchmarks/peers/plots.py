@@ -1,4 +1,4 @@
-"""The results as a picture."""
+"""Plots of the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.peers import results as keys
 from benchmarks.peers.results import TESSERA, Results
 
 mpl.use("Agg")
-# The same picture gives the same file.
+# Makes the SVG reproducible.
 mpl.rcParams["svg.hashsalt"] = "tessera"
 
 BARS = {
@@ -65,7 +65,7 @@ def _queueing(axes: Axes, results: Results) -> None:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Throughput beside Tessera's, and latency against offered load."""
+    """Throughput relative to Tessera's, and latency against offered load."""
     _, (bars, lines) = plt.subplots(1, 2, figsize=(16, 1.5 + 1.1 * max(len(results.services), 4)))
     _throughput(bars, results)
     _queueing(lines, results)

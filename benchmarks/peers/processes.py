@@ -1,4 +1,4 @@
-"""A contender's processes: started, asked for their memory, loaded, stopped."""
+"""A contender's processes: start, memory, load, stop."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from benchmarks.peers.results import Load
 from benchmarks.running import answers, free_port, started, tessera_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KEEP_ALIVE_SECONDS = 75  # Tessera's; uvicorn's own 5 would close connections that an open loop comes back to
-LOAD_SECONDS = 600  # the longest that a load may take
+KEEP_ALIVE_SECONDS = 75  # Tessera's; uvicorn's default of 5 would close connections that an open loop reuses
+LOAD_SECONDS = 600  # the longest a load may take
 ANSWER_SECONDS = 60
 FIRST_ANSWER_PAUSE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A contender that is ready; an address and a process id for each of its processes."""
+    """A contender that is ready, with the address and process id of each of its processes."""
 
     contender: Contender
     arrangement: Arrangement
@@ -39,7 +39,7 @@ class Running:
 
 
 def command(contender: Contender, venv: Path, port: int, data_dir: Path) -> list[str]:
-    """How one process of it is started."""
+    """The command that starts one of its processes."""
     if contender.module is None:
         return tessera_command(port, data_dir)
     module = f"benchmarks.peers.services.{contender.module}:app"
@@ -48,7 +48,7 @@ def command(contender: Contender, venv: Path, port: int, data_dir: Path) -> list
 
 
 def environment(contender: Contender, arrangement: Arrangement, venv: Path, data_dir: Path) -> dict[str, str]:
-    """Its variables; Tessera is as it comes."""
+    """Its environment variables; Tessera runs with its defaults."""
     if contender.module is None:
         return {}
     libraries = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(arrangement.inner))
@@ -57,7 +57,7 @@ def environment(contender: Contender, arrangement: Arrangement, venv: Path, data
 
 
 def on_core(core: int | None) -> list[str]:
-    """What keeps a command on one core."""
+    """A command prefix that pins a process to one core."""
     return [] if core is None else ["taskset", "-c", str(core)]
 
 
@@ -87,7 +87,7 @@ def ask(client: httpx.Client, url: str, contender: Contender, pair: Pair) -> htt
 
 
 def cold_start(contender: Contender, venv: Path, pair: Pair) -> float:
-    """Seconds from the start of one process to its first comparison; its files have been read before."""
+    """Seconds from the start of one process to its first comparison, with its files already in the page cache."""
     arrangement, port = Arrangement(1, os.cpu_count() or 1, 1), free_port()
 
     def has_answered() -> bool:
@@ -104,7 +104,7 @@ def cold_start(contender: Contender, venv: Path, pair: Pair) -> float:
 
 
 def run_load(urls: list[str], forms: Path, seconds: float, *options: str, core: int | None = None) -> Load:
-    """One load by ``load.py``, a process of its own. Raises RuntimeError if it breaks off."""
+    """One load by ``load.py`` in a separate process. Raises RuntimeError if it fails."""
     line = [*on_core(core), sys.executable, str(load.__file__), str(forms), *urls, "--seconds", str(seconds), *options]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=LOAD_SECONDS)
     if done.returncode:
@@ -113,11 +113,11 @@ def run_load(urls: list[str], forms: Path, seconds: float, *options: str, core: 
 
 
 def family(roots: list[int]) -> list[int]:
-    """Processes and everything that they have started."""
+    """Processes and all their descendants."""
     parents: dict[int, int] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The name, in brackets, may hold anything.
+            # The name, in brackets, may contain anything.
             fields = status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -129,7 +129,7 @@ def family(roots: list[int]) -> list[int]:
 
 
 def resident_mb(roots: list[int]) -> float:
-    """Resident memory of processes and their children; a page that two of them share counts twice."""
+    """Resident memory of processes and their children; pages shared by two of them count twice."""
     page = os.sysconf("SC_PAGE_SIZE")
     pages = sum(int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) for process in family(roots))
     return round(pages * page / 1e6, 1)

@@ -1,4 +1,4 @@
-"""The results as Markdown: ratios to Tessera first, then what they are ratios of."""
+"""The results as Markdown: first ratios to Tessera, then the absolute values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAD = [name for name, _ in SUMMARY]
 
 
 def number(value: float | None) -> str:
-    """Three digits, or more where they stand before the point."""
+    """Three significant digits, or more if the integer part is longer."""
     if value is None:
         return NONE
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -39,18 +39,18 @@ def ratio(value: float | None, of: float | None) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def statuses(counts: Counter[str]) -> str:
-    """Such as ``200: 41, 503: 2``."""
+    """For example ``200: 41, 503: 2``."""
     return ", ".join(f"{status}: {count}" for status, count in sorted(counts.items())) or NONE
 
 
 def ratios(results: Results) -> str:
-    """Each service's numbers over Tessera's."""
+    """Each service's numbers relative to Tessera's."""
     own = results.services[TESSERA]
     rows = [
         [service.title, *(ratio(measure(service), measure(own)) for _, measure in SUMMARY)]
@@ -60,7 +60,7 @@ def ratios(results: Results) -> str:
 
 
 def absolute(results: Results) -> str:
-    """The numbers themselves."""
+    """The absolute values."""
     rows = [[s.title, *(number(measure(s)) for _, measure in SUMMARY)] for s in results.services.values()]
     return table(["medians of the rounds", *HEAD], rows)
 
@@ -91,7 +91,7 @@ def open_loops(results: Results) -> str:
 
 
 def other_statuses(results: Results) -> str:
-    """Every load in which not everything was answered with 200."""
+    """Every load with answers other than 200."""
     rows = [
         [service.title, load, statuses(counts)]
         for service in results.services.values()
@@ -104,7 +104,7 @@ def other_statuses(results: Results) -> str:
 
 
 def accuracy(results: Results) -> str:
-    """LFW, where it was asked for and weights are real."""
+    """LFW, where requested and weights are real."""
     rows = [
         [s.title, f"{100 * s.accuracy.mean:.2f} ± {100 * s.accuracy.standard_error:.2f}", str(s.accuracy.unanswered)]
         for s in results.services.values()
@@ -137,7 +137,7 @@ def _times(service: Service, load: str) -> str:
 
 
 def conditions(results: Results) -> str:
-    """Where and how it was measured, and who could not take part."""
+    """Where and how it was measured, and which services could not take part."""
     lines = [
         f"{results.machine}, {results.cores} cores; {results.rounds} rounds in turns, {results.seconds:g} s a load; "
         f"{results.pairs} pairs of photographs in which every service finds both faces."

@@ -1,4 +1,4 @@
-"""What was measured, as it is kept in ``results.json``."""
+"""The results, as stored in ``results.json``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Spread(_Part):
 
 
 class Load(_Part):
-    """One load as ``load.summary`` tells it; ``offered`` requests a second in an open loop."""
+    """One load as returned by ``load.summary``; ``offered`` requests per second in an open loop."""
 
     seconds: float
     requests: int
@@ -52,7 +52,7 @@ class Load(_Part):
 
 
 class LfwAccuracy(_Part):
-    """View 2 over HTTP, shares 0..1; pairs without an answer count as the farthest."""
+    """View 2 over HTTP, shares 0..1; pairs without an answer get the largest distance."""
 
     mean: float
     standard_error: float
@@ -61,7 +61,7 @@ class LfwAccuracy(_Part):
 
 
 class Service(_Part):
-    """One service: what hindered it, if anything did, and everything measured, each load once a round."""
+    """One service: the reason it failed, if it did, and its measurements, each load once per round."""
 
     title: str
     failure: str | None = None
@@ -73,7 +73,7 @@ class Service(_Part):
     accuracy: LfwAccuracy | None = None
 
     def rate(self, load: str) -> float | None:
-        """Answers a second: median of the rounds."""
+        """Answers per second: median of the rounds."""
         return _median([one.answers_per_second for one in self.loads.get(load, [])])
 
     def latency(self, load: str, quantile: Literal["p50", "p99"]) -> float | None:
@@ -82,15 +82,15 @@ class Service(_Part):
         return _median([spread.p50 if quantile == "p50" else spread.p99 for spread in spreads])
 
     def offered(self, load: str) -> float | None:
-        """Requests a second that were due in an open loop."""
+        """Requests per second that were due in an open loop."""
         return _median([one.offered for one in self.loads.get(load, []) if one.offered])
 
     def statuses(self, load: str) -> Counter[str]:
-        """Of all rounds."""
+        """Totals over all rounds."""
         return sum((Counter(one.statuses) for one in self.loads.get(load, [])), Counter())
 
     def capacity(self) -> float | None:
-        """The most answers a second that any closed loop on all cores had."""
+        """The most answers per second of any closed loop on all cores."""
         return max((rate for load in CLIENTS.values() if (rate := self.rate(load))), default=None)
 
     def cold_start(self) -> float | None:
@@ -99,7 +99,7 @@ class Service(_Part):
 
 
 class Gallery(_Part):
-    """A service with many templates; its loads are Tessera's."""
+    """Tessera with many templates, and its loads."""
 
     templates: int
     resident_mb: float

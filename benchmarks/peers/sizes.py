@@ -1,4 +1,4 @@
-"""How much is installed for a service: its distributions and theirs, without compiled Python, and its models."""
+"""Installed size of a service: its distributions and their dependencies, without compiled Python, and its models."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ COMPILED = "__pycache__"
 
 
 def normalised(name: str) -> str:
-    """The form in which names of distributions are compared (PEP 503)."""
+    """A distribution's name in comparable form (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def requirements(distribution: Distribution) -> list[str]:
-    """Names of what it requires, those of its extras left out."""
+    """Names of its requirements, without those of its extras."""
     found = []
     for line in distribution.requires or ():
         name, marker = re.match(r"[\w.-]+", line), line.partition(";")[2]
@@ -31,7 +31,7 @@ def requirements(distribution: Distribution) -> list[str]:
 
 
 def closure(roots: tuple[str, ...], packages: Path) -> dict[str, Distribution]:
-    """By name the distributions in a folder that roots need; what is not installed there is needed by nobody."""
+    """The distributions in a folder that roots need, by name; requirements not installed there are skipped."""
     installed = {normalised(d.name): d for d in distributions(path=[str(packages)])}
     missing = {normalised(root) for root in roots} - installed.keys()
     if missing:
@@ -47,7 +47,7 @@ def closure(roots: tuple[str, ...], packages: Path) -> dict[str, Distribution]:
 
 
 def size(distribution: Distribution) -> int:
-    """Bytes of the files of its RECORD."""
+    """Bytes of the files in its RECORD."""
     paths = [Path(str(file.locate())) for file in distribution.files or () if COMPILED not in file.parts]
     return sum(path.stat().st_size for path in paths if path.is_file())
 
@@ -58,19 +58,19 @@ def tree_size(directory: Path) -> int:
 
 
 def site_packages(venv: Path) -> Path:
-    """Where the distributions of a virtual environment lie. Raises FileNotFoundError if it is none."""
+    """The site-packages of a virtual environment. Raises FileNotFoundError if it is none."""
     for path in (venv / "lib").glob("python3*/site-packages"):
         return path
     raise FileNotFoundError(f"{venv} is no virtual environment; make it with the command prepare")
 
 
 def installed_mb(contender: Contender, venv: Path) -> float:
-    """Everything that one service needs. Raises ValueError or FileNotFoundError where it is not installed."""
+    """Size of everything one service needs. Raises ValueError or FileNotFoundError where it is not installed."""
     own = contender.module is None
     packages = Path(sysconfig.get_path("purelib")) if own else site_packages(venv)
     total = sum(size(distribution) for distribution in closure(contender.packages, packages).values())
     if own:
-        # Its distribution may be an editable one, which only refers to these.
+        # Tessera may be an editable install, whose RECORD does not list these packages.
         total += sum(tree_size(Path(str(package.__file__)).parent) for package in (app, model))
     total += sum((venv / "models" / name).stat().st_size for name in contender.models)
     return round(total / MEGABYTE, 1)

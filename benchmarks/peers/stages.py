@@ -1,4 +1,4 @@
-"""The measurements. In each, services take turns, so that a busy moment of the machine hits all of them."""
+"""The measurements. In each, services take turns, so that a busy moment of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ GALLERY_TEMPLATES = 100_000
 GALLERY_CLIENTS = 64
 STEADY_SHARE = 0.8
 LONG = 5
-"""A closed loop that took so many times its length, as each client had to be answered first, is not repeated."""
+"""A closed loop is not repeated if it took this many times its length because clients waited for a first answer."""
 
 
 @dataclass
 class Bench:
-    """What all stages share. ``pairs`` are those that every service finds faces in, by size of picture."""
+    """State shared by all stages. ``pairs`` are those in which every service finds faces, by image size."""
 
     contenders: list[Contender]
     venv: Path
@@ -44,7 +44,7 @@ class Bench:
 
     @property
     def cores(self) -> list[int]:
-        """Those of this process."""
+        """The cores available to this process."""
         return sorted(os.sched_getaffinity(0))
 
     def service(self, contender: Contender) -> Service:
@@ -52,11 +52,11 @@ class Bench:
         return self.results.services[contender.name]
 
     def able(self) -> list[Contender]:
-        """Those that could be started as yet."""
+        """Those that have not failed to start so far."""
         return [contender for contender in self.contenders if self.service(contender).failure is None]
 
     def fail(self, contender: Contender, error: Exception) -> None:
-        """Notes that it cannot take part any more."""
+        """Records that it can no longer take part."""
         text = str(error).strip()
         self.service(contender).failure = text.splitlines()[-1] if text else type(error).__name__
         typer.echo(f"{contender.title} cannot be run:\n{text}", err=True)
@@ -85,13 +85,13 @@ class Bench:
         return run_load(urls, forms, self.results.seconds, "--warm-up", str(WARM_UP), *options, core=core)
 
     def keep(self, contender: Contender, key: str, load: Load) -> None:
-        """Notes a load and shows it."""
+        """Records a load and prints it."""
         self.service(contender).loads.setdefault(key, []).append(load)
         typer.echo(f"{contender.name:<14} {key:<60} {load.answers_per_second:8.1f}/s  {load.statuses}", err=True)
 
 
 def installed_sizes(bench: Bench) -> None:
-    """What each needs on the disk."""
+    """Disk space that each needs."""
     for contender in bench.able():
         try:
             bench.service(contender).installed_mb = installed_mb(contender, bench.venv)
@@ -100,7 +100,7 @@ def installed_sizes(bench: Bench) -> None:
 
 
 def turns(ready: list[Running], round_: int) -> list[Running]:
-    """Another one begins every round."""
+    """Rotates the order, so that every round begins with another service."""
     first = round_ % max(len(ready), 1)
     return ready[first:] + ready[:first]
 
@@ -119,7 +119,7 @@ def answered(one: Running, pairs: list[Pair]) -> list[bool]:
 
 
 def common_pairs(bench: Bench, ready: list[Running], candidates: list[Pair]) -> list[Pair]:
-    """Those in which every service finds both faces; one that finds them in none cannot take part.
+    """Pairs in which every service finds both faces; a service that finds them in none is excluded.
 
     Raises RuntimeError if no pair is left.
     """
@@ -152,7 +152,7 @@ def one_core(bench: Bench, candidates: list[Pair]) -> None:
 
 
 def choose(bench: Bench, contender: Contender) -> tuple[Arrangement, Arrangement] | None:
-    """The arrangements with the most answers a second for one client and for several; none if none can be started."""
+    """The arrangements with the most answers per second for one client and for several; None if none can be started."""
     candidates = {1: contender.for_one(len(bench.cores)), CHOOSING_CLIENTS: contender.for_many(len(bench.cores))}
     best = {clients: arrangements[0] for clients, arrangements in candidates.items()}
     if any(len(arrangements) > 1 for arrangements in candidates.values()):
@@ -171,7 +171,7 @@ def choose(bench: Bench, contender: Contender) -> tuple[Arrangement, Arrangement
 
 
 def all_cores(bench: Bench) -> None:
-    """Closed loops, then open loops at shares of what each could do, on all cores; memory after all of it."""
+    """Closed loops, then open loops at shares of each one's capacity, on all cores; memory after all of it."""
     single, crowd = [], []
     for contender in bench.able():
         chosen = choose(bench, contender)
@@ -199,7 +199,7 @@ def all_cores(bench: Bench) -> None:
 
 
 def open_loops(bench: Bench, ready: list[Running]) -> None:
-    """At shares of each one's own capacity, with the same moments for all but for their scale."""
+    """At shares of each one's own capacity; arrival times are the same for all up to scale."""
     capacities = {one.contender.name: bench.service(one.contender).capacity() for one in ready}
     for number in range(bench.results.rounds):
         for share, key in keys.SHARES.items():
@@ -217,7 +217,7 @@ def steady(bench: Bench, one: Running, forms: Path, rate: float, seed: int, *opt
 
 
 def cold_starts(bench: Bench) -> None:
-    """One process of each, started in turns."""
+    """One process of each, started in turn."""
     for _ in range(bench.results.rounds):
         for contender in bench.able():
             try:
@@ -229,7 +229,7 @@ def cold_starts(bench: Bench) -> None:
 
 
 def with_gallery(bench: Bench, tessera: Contender, templates: int = GALLERY_TEMPLATES) -> None:
-    """Tessera with many subjects of one template: a comparison with a subject beside a search, and a busy service."""
+    """Tessera with many subjects of one template: comparison with a subject, search, and a service under load."""
     photograph = bench.pairs["lfw"][0][0]
     folder = bench.out / "photographs"
     identify = write_forms(folder, "identify", ("image",), [(photograph,)])

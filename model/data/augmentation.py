@@ -1,6 +1,6 @@
-"""Random changes to a batch of chips that keep the person: geometry, blur, colour, occlusion, borders, compression.
+"""Random augmentations that preserve identity: geometry, blur, colour, occlusion, borders, compression.
 
-All functions map float [B, 3, H, W] in 0..255 to the same shape, drawing from the generator they are given.
+Each maps float [B, 3, H, W] in 0..255 to the same shape and draws from the generator passed in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.types import OUTSIDE_COLOUR
 
 
 class Augmentation(BaseModel):
-    """How strong each change is; every probability is per image."""
+    """Strength of each augmentation; probabilities are per image."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,8 +47,8 @@ def _chosen(probability: float, size: int, rng: Generator) -> Tensor:
 def geometry(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
     """Flips half of the images and moves each by a small similarity transform.
 
-    What comes into view is a repeated edge, or one random flat colour for half of the images: tight source crops have
-    painted borders, which must not become a feature.
+    The uncovered area is filled by repeating the edge, or with one random flat colour for half of the images: tight
+    source crops have painted borders, which must not become a feature.
     """
     size, side = len(x), x.shape[-1]
     angle = _uniform(-config.rotation_degrees, config.rotation_degrees, size, rng) * (math.pi / 180)
@@ -68,7 +68,7 @@ def geometry(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
 
 
 def blur(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
-    """Shrinks some images to 20-70 % and enlarges them again, as small or distant faces are."""
+    """Downscales some images to 20-70 % and upscales them again, to imitate small or distant faces."""
     chosen = _chosen(config.blur_probability, len(x), rng)
     side = x.shape[-1]
     for part in chosen.chunk(4):
@@ -79,7 +79,7 @@ def blur(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
 
 
 def colour(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
-    """Changes brightness, contrast, saturation and white balance of some images and makes some grey."""
+    """Changes brightness, contrast, saturation and white balance of some images and turns some grey."""
     chosen = _chosen(config.colour_probability, len(x), rng)
     y, size = x[chosen], len(chosen)
     contrast, saturation = (_uniform(0.7, 1.3, size, rng).view(-1, 1, 1, 1) for _ in range(2))
@@ -114,9 +114,9 @@ def noise(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
 
 
 def cover(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
-    """Covers the lower face of some images as a mask does, or both eyes as sunglasses do, in one colour.
+    """Covers the lower face of some images like a mask, or both eyes like sunglasses, in one colour.
 
-    The rows are those of the alignment template: eyes at 52, nose at 72, mouth at 92 of 112.
+    Rows follow the alignment template: eyes at 52, nose at 72, mouth at 92 of 112.
     """
     side = x.shape[-1]
     for i in _chosen(config.cover_probability, len(x), rng).tolist():
@@ -127,9 +127,9 @@ def cover(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
 
 
 def crop(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
-    """Cuts some images as tight, perhaps turned crops are cut: what lies beyond is grey (123, 117, 104) or black.
+    """Imitates tight, possibly rotated crops on some images: the area outside is grey (123, 117, 104) or black.
 
-    Each edge lies up to a fifth of the side inside, the whole is turned by up to 20 degrees about the middle.
+    Each edge moves inwards by up to a fifth of the side; the crop is rotated by up to 20 degrees about the centre.
     """
     chosen, side = _chosen(config.crop_probability, len(x), rng), x.shape[-1]
     if len(chosen) == 0:
@@ -147,7 +147,7 @@ def crop(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
 
 
 def jpeg(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
-    """Compresses some images as JPEG of quality 15 to 85."""
+    """Compresses some images as JPEG, quality 15 to 85."""
     chosen = _chosen(config.jpeg_probability, len(x), rng)
     qualities = _uniform(15, 85, len(chosen), rng).tolist()
     for i, quality in zip(chosen.tolist(), qualities, strict=True):
@@ -159,11 +159,11 @@ def jpeg(x: Tensor, config: Augmentation, rng: Generator) -> Tensor:
 
 
 def augment(chips: Tensor, config: Augmentation, rng: Generator) -> Tensor:
-    """uint8 [B, H, W, 3] -> augmented float [B, 3, H, W] in 0..255; the input is left as it is."""
+    """uint8 [B, H, W, 3] -> augmented float [B, 3, H, W] in 0..255; the input is not modified."""
     x = chips.permute(0, 3, 1, 2).float()
     for change in (geometry, blur, colour, erase, noise):
         x = change(x, config, rng)
-    # These came later: a recipe without them draws the same numbers as before.
+    # Drawn only where configured, so that older recipes keep their random numbers.
     if config.crop_probability:
         x = crop(x, config, rng)
     if config.cover_probability:

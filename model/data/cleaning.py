@@ -1,4 +1,4 @@
-"""Wrong labels found by what a teacher sees: a face far from all others of its identity is probably someone else."""
+"""Label cleaning by teacher embeddings: a face far from all others of its identity is probably someone else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from model.data.face_set import UNLABELLED
 def without_outliers(
     embeddings: npt.NDArray[np.float32], identity: npt.NDArray[np.int64], max_distance: float
 ) -> npt.NDArray[np.int64]:
-    """Identities, int64 [N], with ``UNLABELLED`` for each face that is far from the centre of its own.
+    """Identities, int64 [N], with ``UNLABELLED`` for each face that is far from the centre of its identity.
 
     embeddings: unit-length [N, D]. ``max_distance`` is the squared distance to the centre of the identity's *other*
-    faces, scaled to unit length, so that an outlier does not draw the centre to itself; of an identity of two faces
-    that are far apart both lose their label.
+    faces, scaled to unit length, so that an outlier does not pull the centre towards itself. If an identity has two
+    faces and they are far apart, both lose their label.
     """
     cleaned = identity.copy()
     labelled = np.flatnonzero(identity != UNLABELLED)

@@ -1,12 +1,12 @@
-"""Pictures made from faces, for a teacher to look at: augmented faces, blends of two, and faces with parts of another.
+"""Images synthesised from chips for distillation: augmented faces, blends of two, and faces with swapped parts.
 
     python -m model.data.composites runs/faces runs/views --augmented 60000 --blends 30000 --swaps 20000
     python -m model.training.teacher runs/views
     python -m model.training.train RECIPE --faces runs/faces --views runs/views --out runs/NAME
 
-A student that sees exactly the picture that its teacher saw learns more than from the teacher's word on the clean face
-(Beyer et al. 2022, arXiv 2106.05237), and any picture that resembles a face serves: blends (mixup, Zhang et al. 2018,
-arXiv 1710.09412) and swapped parts (Hu et al. 2016, arXiv 1603.06470) are people whom nobody has photographed.
+A student learns more when it sees exactly the image its teacher saw than from the teacher's embedding of the clean face
+(Beyer et al. 2022, arXiv 2106.05237), and any face-like image will do: blends (mixup, Zhang et al. 2018, arXiv
+1710.09412) and swapped parts (Hu et al. 2016, arXiv 1603.06470) are people who do not exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from model.data.face_set import CHIP_SIDE, CHIPS_FILE, FaceSet, begin_packing, l
 Images = npt.NDArray[np.uint8]
 
 BANDS = ((30, 62), (50, 80), (78, 112))
-"""Rows of a chip with eyes and brows, nose, mouth and chin, by the alignment template."""
+"""Rows of a chip that hold eyes and brows, nose, mouth and chin, by the alignment template."""
 
 FEATHER = 5
 BATCH = 256
@@ -58,7 +58,7 @@ def _augmented(faces: FaceSet, index: npt.NDArray[np.int64], seed: int) -> Image
 def make_composites(faces: FaceSet, out: Path, *, augmented: int, blends: int, swaps: int, seed: int) -> None:
     """Writes a packed set of unlabelled training faces; the same arguments give the same pixels.
 
-    Every face is augmented once before any is a second time. Raises ValueError if nothing is asked for.
+    Every face is augmented once before any is augmented again. Raises ValueError if all counts are zero.
     """
     kinds: list[tuple[str, int, Callable[[Images, Images, np.random.Generator], Images] | None]] = [
         ("augmented", augmented, None),
@@ -98,7 +98,7 @@ def main(
     swaps: Annotated[int, typer.Option(help="faces with a part of another", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="start of the random numbers")] = 0,
 ) -> None:
-    """Makes pictures of the training faces; run model.training.teacher on them next."""
+    """Makes composites of the training faces; run model.training.teacher on them next."""
     if out.resolve() == faces.resolve():
         raise typer.BadParameter("the pictures need a folder of their own: these faces would be overwritten")
     members = load_face_set(faces).of_split("train")

@@ -1,4 +1,4 @@
-"""Packed aligned faces: one uint8 memory map of chips and one table of what is known of each."""
+"""Packed aligned faces: a uint8 memory map of chips and a table of their labels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CHIP_SIDE = 112
 UNLABELLED = -1
 SIDE_COLUMN = "face_pixels"
 LABEL_COLUMNS = ("identity", "split", "source", "family", "origin", "sex", "age")
-"""What a table may know of a face, as text; only the first three must be there."""
+"""Text columns a table may have; only the first three are required."""
 
 
 class Chips(Protocol):
-    """Packed chips by row: a memory map, or several one after the other."""
+    """Packed chips by row: one memory map, or several concatenated."""
 
     def __len__(self) -> int: ...
 
@@ -31,7 +31,7 @@ class Chips(Protocol):
 
 
 class JoinedChips:
-    """Several packed files as if they were one."""
+    """Several packed files read as one."""
 
     def __init__(self, parts: Sequence[Chips]) -> None:
         self._parts = parts
@@ -56,10 +56,10 @@ class FaceSet:
     """Aligned faces and their labels, row by row.
 
     chips: uint8 [N, 112, 112, 3], RGB. identity, family: int64 [N], ``UNLABELLED`` where unknown.
-    split, source, origin, sex, age: str [N], the last three empty where the source does not say.
-    face_side: float32 [N], of the face in the photograph, pixels; NaN where unknown.
-    rows: int64 [N], the row of each face in the packed files. finished: bool [N], whether a picture is to be shown as
-    it is, because a teacher judged it so.
+    split, source, origin, sex, age: str [N]; the last three are empty where the source does not give them.
+    face_side: float32 [N], side of the face in the photograph, pixels; NaN where unknown.
+    rows: int64 [N], row of each face in the packed files. finished: bool [N], whether an image must be shown
+    without augmentation, because the teacher's embedding is of exactly this image.
     """
 
     chips: Chips
@@ -82,7 +82,7 @@ class FaceSet:
         return np.asarray(self.chips[self.rows[index]])
 
     def where(self, mask: npt.NDArray[np.bool_]) -> FaceSet:
-        """The members for which ``mask`` (bool [N]) holds; the chips are shared, not copied."""
+        """The members for which ``mask`` (bool [N]) is true; the chips are shared, not copied."""
         columns = (field.name for field in fields(self) if field.name != "chips")
         return replace(self, **{name: getattr(self, name)[mask] for name in columns})
 
@@ -95,7 +95,7 @@ class FaceSet:
 
 
 def join(first: FaceSet, others: Sequence[FaceSet]) -> FaceSet:
-    """The faces of all sets; those of ``others`` are unlabelled and finished, such as ``model.data.composites`` makes."""
+    """The faces of all sets; ``others`` count as unlabelled and finished, like those of ``model.data.composites``."""
     sets = (first, *others)
     starts = np.cumsum([0, *(len(s.chips) for s in sets)])
     unknown = [np.full(len(s), UNLABELLED) for s in others]
@@ -119,15 +119,15 @@ def join(first: FaceSet, others: Sequence[FaceSet]) -> FaceSet:
 
 
 def codes(names: list[str]) -> npt.NDArray[np.int64]:
-    """Numbers for names, int64 [N], in the order of the sorted names; the empty name is ``UNLABELLED``."""
+    """Numbers names in sorted order, int64 [N]; the empty name is ``UNLABELLED``."""
     number = {name: i for i, name in enumerate(sorted({n for n in names if n}))}
     return np.array([number.get(name, UNLABELLED) for name in names], dtype=np.int64)
 
 
 def begin_packing(directory: Path) -> None:
-    """Makes the folder and removes the table and the teacher's words that belong to the faces that were there.
+    """Makes the folder and removes the table and cached teacher embeddings of any earlier set.
 
-    Chips are written next and the table last, so that a folder whose writing was interrupted has no table.
+    Chips are written next and the table last, so an interrupted write leaves no table.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for stale in (directory / TABLE_FILE, *directory.glob("teacher-*.npy")):
@@ -135,9 +135,9 @@ def begin_packing(directory: Path) -> None:
 
 
 def write_table(directory: Path, columns: dict[str, list[str]], face_side: Sequence[float] | None = None) -> None:
-    """Writes the table beside the chips: ``LABEL_COLUMNS`` or some of them, one string a face.
+    """Writes the table next to the chips: some or all of ``LABEL_COLUMNS``, one string per face.
 
-    face_side: see ``FaceSet``; None where it is unknown of all.
+    face_side: see ``FaceSet``; None if unknown for every face.
     """
     sides = {} if face_side is None else {SIDE_COLUMN: pa.array(face_side, pa.float32())}
     pq.write_table(pa.table({**columns, **sides}), directory / TABLE_FILE)
@@ -146,8 +146,8 @@ def write_table(directory: Path, columns: dict[str, list[str]], face_side: Seque
 def load_face_set(directory: Path) -> FaceSet:
     """Opens a packed set without reading the pixels.
 
-    Raises FileNotFoundError where ``directory`` was not written by ``model.data.prepare``, or not to the end; ValueError
-    where chips and table are not of one set, or somebody is both trained on and held out.
+    Raises FileNotFoundError where ``model.data.prepare`` did not write ``directory``, or not completely; ValueError
+    where chips and table do not match, or an identity is in two splits.
     """
     if not (directory / TABLE_FILE).is_file() or not (directory / CHIPS_FILE).is_file():
         raise FileNotFoundError(f"{directory} holds no packed faces; write them with `python -m model.data.prepare`")

@@ -1,11 +1,11 @@
-"""Groups of people, for error rates within each: who is a member, and which faces may judge.
+"""Demographic groups for error rates within each: who is a member, and which faces are used for evaluation.
 
-Origin and sex are what the sources of the faces say (``FaceSet.origin``, ``sex``); they are labels of public data sets
-and not what anybody said of himself. Nothing here looks at pixels, and the service never guesses anybody's group.
+Origin and sex are what the sources of the faces say (``FaceSet.origin``, ``sex``); they are labels of public data sets,
+not self-reported. Nothing here looks at pixels, and the service never guesses anybody's group.
 
-A third of the single faces, of the children and of the masked faces, chosen by a digest, makes the cohort that crowding
-is measured against (``model.cohort``); the others judge. A face that shaped the cohort would seem more crowded than a
-stranger's.
+A third of the single faces, of the children and of the masked faces, chosen by a digest, forms the cohort that crowding
+is measured against (``model.cohort``); the rest are used for evaluation. A face that shaped the cohort would seem more
+crowded than a stranger's.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Ints = npt.NDArray[np.int64]
 Masks = npt.NDArray[np.bool_]
 
 ORIGINS = {**SAME_ORIGIN, "Latino_Hispanic": "Latino", "Multiracial": "", "Others": ""}
-"""Finer or other names that sources use, and the origin that they are counted to; empty: to none."""
+"""Finer or alternative names in the sources -> the origin they count towards; empty: none."""
 
 FINER = ("East Asian", "Southeast Asian")
-"""Names that are groups of their own beside the origin that they are counted to."""
+"""Names that form groups of their own in addition to the origin they count towards."""
 
 SEXES = {"female": "women", "male": "men", "": "celebrities"}
-"""Names of the sexes in groups; sources that do not tell it are of celebrities."""
+"""Names of the sexes in group titles; the sources without this label are of celebrities."""
 
 LABELLED = "calibrate"
 SINGLES = "impostor"
@@ -48,16 +48,16 @@ EVERYBODY = "everybody"
 ALIKE = "one origin and sex"
 HELD_OUT = "celebrities and families"
 COHORT_SHARE = 3
-"""One in so many makes the cohort."""
+"""One in this many goes to the cohort."""
 SMALLEST_GROUP = 150
-"""Of so few people no rate of 3e-4 can be shown; they are counted with the others of their origin only."""
+"""With fewer people than this, a rate of 3e-4 cannot be shown; they count only towards their origin as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupMembers:
     """A group before its faces are encoded: see ``app.evaluation.groups.GroupFaces``.
 
-    parts: positions in ``faces``, int64 [N] each. person: int64 of every face of ``faces``, the same for one person.
+    parts: positions in ``faces``, int64 [N] each. person: int64 for every face of ``faces``, equal for one person.
     """
 
     name: str
@@ -70,7 +70,7 @@ class GroupMembers:
 
 
 def for_cohort(faces: FaceSet, members: Ints) -> Masks:
-    """Which of these single faces make the cohort; the others judge. Chosen by a digest of each chip."""
+    """Which of these single faces form the cohort; the rest evaluate. Chosen by a digest of each chip."""
     return np.array(
         [hashlib.sha256(chip.tobytes()).digest()[0] % COHORT_SHARE == 0 for chip in faces.images(members)],
         dtype=np.bool_,
@@ -78,22 +78,22 @@ def for_cohort(faces: FaceSet, members: Ints) -> Masks:
 
 
 def people_for_cohort(person: Ints) -> Masks:
-    """Likewise of people with several faces, by a digest of their number."""
+    """Which people with several faces form the cohort, by a digest of their number."""
     return np.array(
         [hashlib.sha256(str(p).encode()).digest()[0] % COHORT_SHARE == 0 for p in person.tolist()], dtype=np.bool_
     )
 
 
 def adults(faces: FaceSet, split: str) -> Ints:
-    """The faces in a split of people who are not known to be under age, int64 [N]."""
+    """The faces in a split, except of people known to be under age, int64 [N]."""
     grown = [age is None or age >= ADULT for age in map(lowest_age, faces.age.tolist())]
     return np.flatnonzero((faces.split == split) & np.array(grown, dtype=np.bool_))
 
 
 def people(faces: FaceSet) -> Ints:
-    """A number for every person, int64 [N]; an unlabelled face is a person of its own.
+    """A number for every person, int64 [N]; each unlabelled face is its own person.
 
-    Strangers who were judged by eye to be one person count as one (``model.data.lookalikes``).
+    Identities judged by eye to be one person count as one (``model.data.lookalikes``).
     """
     own = faces.identity.max(initial=-1) + 1 + np.arange(len(faces))
     person = np.where(faces.identity == UNLABELLED, own, faces.identity)
@@ -104,15 +104,15 @@ def people(faces: FaceSet) -> Ints:
 
 
 def evaluation_groups(faces: FaceSet, split: str) -> list[GroupMembers]:
-    """The groups that the faces allow: none without origins.
+    """The groups that the labels allow; none without origins.
 
-    Women and men of each origin, each origin as a whole (women among women and men among men), all origins so, the
-    people of ``split``, everybody; and, measured but not promised, children, masked faces, and relatives within it.
+    Women and men of each origin, each origin as a whole (women among women and men among men), all origins combined
+    that way, the people of ``split``, everybody; and, measured without a claim, children, masked faces and relatives.
     """
     person = people(faces)
     labelled, singles = np.flatnonzero(faces.split == LABELLED), adults(faces, SINGLES)
     singles = singles[~for_cohort(faces, singles)]
-    # Of a person with several single faces one counts: they were found by being alike, and say nothing of misses.
+    # One single face per person: the others were found by similarity, so they say nothing about FNMR.
     _, first = np.unique(person[singles], return_index=True)
     singles = singles[first][~np.isin(person[singles[first]], person[labelled])]
     judges = np.sort(np.concatenate([singles, labelled]))

@@ -1,15 +1,15 @@
-"""Pairs of faces that are labelled as two people and look like one, to be judged by eye.
+"""Pairs of faces that are labelled as two people but look like one, to be judged by eye.
 
-Faces of strangers measure false matches. Where one person stands among them under two labels, a correct match counts
-as a false one, and the rarest rates are wrong by much. So the nearest pairs are looked at, once, and what was seen is
-kept in ``model/data/verdicts.csv``, by digests of the pictures.
+Faces of strangers measure false matches. If one person appears under two labels, a correct match counts as a false one,
+and the lowest rates are far off. So the nearest pairs are judged once, by eye, and the verdicts are kept in
+``model/data/verdicts.csv``, keyed by digests of the chips.
 
     python -m model.data.lookalikes sheets runs/faces EMBEDDINGS.npy runs/lookalikes --per-group 60
     python -m model.data.lookalikes record runs/lookalikes/pairs.csv
     python -m model.data.lookalikes shares runs/lookalikes/pairs.csv
 
 ``sheets`` draws the pairs and lists them in ``pairs.csv``; write a verdict into its last column; ``record`` adds those
-to the verdicts; ``shares`` counts how many of the nearest pairs are one person.
+to the stored verdicts; ``shares`` counts how many of the nearest pairs are one person.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VERDICT_COLUMNS = ("first", "second", "group", "verdict")
 PAIRS_FILE = "pairs.csv"
 STRANGER_SPLITS = ("impostor", "calibrate")
 SAME_ORIGIN = {"India-India": "Indian", "South Asian": "Indian", "East Asian": "Asian", "Southeast Asian": "Asian"}
-"""One name for what the sources call differently."""
+"""One name for origins that the sources call differently."""
 ADULT = 18
 DIGEST_LENGTH = 16
 RANKS = (10, 20, 40, 60)
@@ -46,11 +46,11 @@ app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 Identities = npt.NDArray[np.int64]
 Pair = frozenset[str]
-"""The digests of two faces, in no order."""
+"""The digests of two faces, unordered."""
 
 
 class Verdict(StrEnum):
-    """What was seen: one person, two people, or nothing that decides it."""
+    """What the reviewer saw: one person, two people, or undecided."""
 
     SAME = "same"
     DIFFERENT = "different"
@@ -59,7 +59,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NearPair:
-    """Two faces of different people, as positions in a set of faces; ``similarity`` is the cosine."""
+    """Two faces labelled as different people, by position in a face set; ``similarity`` is the cosine."""
 
     first: int
     second: int
@@ -67,14 +67,14 @@ class NearPair:
 
 
 def digest(chip: npt.NDArray[np.uint8]) -> str:
-    """Name of a picture: the first 16 hex digits of the SHA-256 of its bytes, uint8 [H, W, 3] row by row."""
+    """Name of a chip: the first 16 hex digits of the SHA-256 of its bytes, uint8 [H, W, 3] in row order."""
     return hashlib.sha256(np.ascontiguousarray(chip).tobytes()).hexdigest()[:DIGEST_LENGTH]
 
 
 def read_verdicts(path: Path) -> dict[Pair, Verdict]:
     """The verdict on each judged pair.
 
-    Raises ValueError where a verdict is none of ``Verdict``, a face is paired with itself, or a pair is there twice.
+    Raises ValueError where a verdict is not a ``Verdict``, a face is paired with itself, or a pair occurs twice.
     """
     verdicts: dict[Pair, Verdict] = {}
     for row in _read_rows(path):
@@ -88,11 +88,11 @@ def read_verdicts(path: Path) -> dict[Pair, Verdict]:
 
 
 def merge_same_people(faces: FaceSet, verdicts: dict[Pair, Verdict]) -> Identities:
-    """A number for everybody, int64 [N], the same for all faces of one person.
+    """A number for every face, int64 [N], equal for all faces of one person.
 
-    Faces of one identity share a number, and so do all faces of two identities of which a pair was judged to be the
-    same person; an unlabelled face that no verdict links has a number of its own. Verdicts on faces that are not in
-    this set say nothing. Reads the pixels of every face.
+    Faces of one identity share a number, and so do all faces of two identities if a pair of them was judged to be the
+    same person; an unlabelled face that no verdict links has a number of its own. Verdicts on faces outside this set
+    are ignored. Reads the pixels of every face.
     """
     person = _people(faces)
     judged = {name for pair in verdicts for name in pair}
@@ -113,13 +113,13 @@ def merge_same_people(faces: FaceSet, verdicts: dict[Pair, Verdict]) -> Identiti
 
 
 def lowest_age(age: str) -> int | None:
-    """The youngest that a label may mean: 20 of "20-29", 70 of "more than 70"; None where there is none."""
+    """The lowest age a label allows: 20 for "20-29", 70 for "more than 70"; None for an empty label."""
     digits = age.removeprefix("more than ").split("-")[0]
     return int(digits) if digits.isdigit() else None
 
 
 def groups(faces: FaceSet) -> dict[str, npt.NDArray[np.int64]]:
-    """Positions of the grown-up strangers of each origin and sex, by name; of each origin where no sex is given."""
+    """Positions of the adult strangers of each origin and sex, by name; of each origin where no sex is given."""
     members: dict[str, list[int]] = {}
     for position in np.flatnonzero(np.isin(faces.split, STRANGER_SPLITS)):
         age = lowest_age(str(faces.age[position]))
@@ -131,10 +131,10 @@ def groups(faces: FaceSet) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def nearest_pairs(vectors: npt.NDArray[np.float32], person: Identities, count: int) -> list[NearPair]:
-    """The nearest faces of the ``count`` pairs of people who come nearest to each other, nearest first.
+    """The nearest faces of the ``count`` closest pairs of people, nearest first.
 
-    vectors: unit-length [N, D]. person: int64 [N]. Two people are listed once, by their nearest faces, so that one
-    who is there under two names does not fill the list. Takes 4 N^2 bytes.
+    vectors: unit-length [N, D]. person: int64 [N]. Each pair of people is listed once, by their nearest faces, so that
+    one person under two names does not fill the list. Takes 4 N^2 bytes.
     """
     order = np.argsort(person, kind="stable")
     starts = np.flatnonzero(np.diff(person[order], prepend=UNLABELLED - 1))
@@ -155,7 +155,7 @@ def nearest_pairs(vectors: npt.NDArray[np.float32], person: Identities, count: i
 def draw_sheet(
     faces: FaceSet, pairs: list[NearPair], first_number: int = 1, columns: int = 5, side: int = 140
 ) -> Image.Image:
-    """Pairs side by side, ``columns`` of them a row, each with its number and similarity above; ``side`` in pixels."""
+    """Pairs side by side, ``columns`` per row, each with its number and similarity above; ``side`` in pixels."""
     caption, gap = 18, 14
     width, height = 2 * side + gap, side + caption + 4
     sheet = Image.new("RGB", (columns * width, -(-len(pairs) // columns) * height), "white")
@@ -171,10 +171,10 @@ def draw_sheet(
 
 
 def share_of_same(verdicts: list[Verdict | None], rank: int) -> tuple[float, float] | None:
-    """The least and the greatest share of the first ``rank`` pairs that may be one person.
+    """Lower and upper bound for the share of the first ``rank`` pairs that are one person.
 
-    verdicts: of pairs from the nearest on, None where there is none yet. The least counts those that are surely one
-    person, the greatest those that nothing decides as well; None unless all of them were judged.
+    verdicts: of pairs, nearest first, None where not yet judged. The lower bound counts the pairs that are certainly
+    one person; the upper bound adds the undecided ones. None unless all of them were judged.
     """
     first = verdicts[:rank]
     if len(first) < rank or None in first:
@@ -193,7 +193,7 @@ def sheets(
     columns: Annotated[int, typer.Option(help="pairs in a row of a sheet")] = 5,
     side: Annotated[int, typer.Option(help="side of a face on the sheet, pixels")] = 140,
 ) -> None:
-    """Draw the nearest pairs of different people of every group, and list them."""
+    """Draw the nearest pairs of different people in every group, and list them."""
     faces = load_face_set(faces_dir)
     vectors = np.load(embeddings, mmap_mode="r")
     if len(vectors) != len(faces):
@@ -224,7 +224,7 @@ def record(
     pairs: Annotated[Path, typer.Argument(help="pairs.csv of `sheets` with verdicts in its last column")],
     verdicts: Annotated[Path, typer.Option(help="file to add them to")] = VERDICTS_FILE,
 ) -> None:
-    """Add the pairs that have a verdict to those judged before; a new verdict on a pair replaces the old one."""
+    """Add the judged pairs to the stored verdicts; a new verdict on a pair replaces the old one."""
     kept: dict[Pair, dict[str, str]] = {}
     for path in (verdicts, pairs):
         for row in _read_rows(path) if path.exists() else ():
@@ -241,7 +241,7 @@ def shares(
     pairs: Annotated[Path, typer.Argument(help="pairs.csv of `sheets`")],
     verdicts: Annotated[Path, typer.Option(help="the judged pairs")] = VERDICTS_FILE,
 ) -> None:
-    """Print what share of the nearest pairs of each group is one person: surely, and at most."""
+    """Print what share of each group's nearest pairs is one person: certainly, and at most."""
     judged = read_verdicts(verdicts)
     found: dict[str, list[Verdict | None]] = {}
     for row in _read_rows(pairs):
@@ -256,7 +256,7 @@ def shares(
 
 
 def _people(faces: FaceSet) -> Identities:
-    """The identity of each face, unlabelled ones numbered after those, int64 [N]."""
+    """The identity of each face, int64 [N]; unlabelled faces are numbered after the labelled ones."""
     person = faces.identity.copy()
     unlabelled = np.flatnonzero(person == UNLABELLED)
     person[unlabelled] = person.max(initial=UNLABELLED) + 1 + np.arange(len(unlabelled))

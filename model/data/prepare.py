@@ -3,7 +3,7 @@
     python -m model.data.prepare parquet faces.parquet runs/faces
     python -m model.data.prepare folder photographs runs/faces
 
-The first takes faces that are cut already, the second photographs in one sub-folder an identity.
+The first takes faces that are already aligned, the second photographs in one sub-folder per identity.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parquet(
     ],
     out: Annotated[Path, typer.Argument(help="folder to write")],
 ) -> None:
-    """Unpacks parquet files of aligned 112x112 faces; an identity of one name is one person in all of them."""
+    """Unpacks parquet files of aligned 112x112 faces; the same identity name in several files is one person."""
     files = [pq.ParquetFile(source) for source in sources]
     begin_packing(out)
     shape = (sum(file.metadata.num_rows for file in files), CHIP_SIDE, CHIP_SIDE, 3)
@@ -77,7 +77,7 @@ def parquet(
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What became of one photograph: the face cut from it, or why there is none."""
+    """The result for one photograph: its chip, or why there is none."""
 
     path: Path
     face: AlignedFace | None
@@ -85,12 +85,12 @@ class Cut:
 
 
 def list_photographs(folder: Path) -> list[Path]:
-    """The files in every sub-folder, sorted; names that begin with a dot are none of the user's photographs."""
+    """The files in every sub-folder, sorted, without hidden ones."""
     return sorted(p for p in folder.glob("[!.]*/[!.]*") if p.is_file())
 
 
 def cut_faces(photographs: Iterable[Path], policy: FacePolicy) -> Iterator[Cut]:
-    """Cuts one face from each photograph, exactly as the service does; results come in the order given."""
+    """Cuts one face from each photograph, exactly as the service does; results keep the order of the input."""
     finder = FaceFinder(YunetDetector())
 
     def cut(path: Path) -> Cut:
@@ -104,13 +104,13 @@ def cut_faces(photographs: Iterable[Path], policy: FacePolicy) -> Iterator[Cut]:
 
 
 def choose_heldout(identities: Iterable[str], share: float, seed: int) -> set[str]:
-    """Which identities are kept out of training: a share of them, rounded up, chosen by a hash of name and seed."""
+    """Identities kept out of training: a share of them, rounded up, chosen by a hash of name and seed."""
     ranked = sorted(set(identities), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
     return set(ranked[: math.ceil(share * len(ranked))])
 
 
 class ChipWriter:
-    """Writes chips one by one into the ``.npy`` file of a set whose size is not known beforehand."""
+    """Writes chips one by one into an ``.npy`` file whose final size is not known in advance."""
 
     def __init__(self, path: Path) -> None:
         self._file, self.count = path.open("wb"), 0
@@ -144,7 +144,7 @@ def folder(
     heldout_share: Annotated[float, typer.Option(min=0, max=1, help="of the identities, kept out of training")] = 0.1,
     seed: Annotated[int, typer.Option(help="chooses the identities that are kept out")] = 1,
 ) -> None:
-    """Cuts one face from each photograph; those that give none are named with the reason and left out."""
+    """Cuts one face from each photograph; photographs without one are skipped and listed with the reason."""
     if policy is FacePolicy.ALL:
         raise typer.BadParameter("a sub-folder is one identity: choose single or largest", param_hint="--policy")
     photographs = list_photographs(source)

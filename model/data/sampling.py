@@ -1,4 +1,4 @@
-"""Which faces form a batch. Each batch is a function of seed and step, so that a resumed run continues exactly."""
+"""How batches are drawn. A batch is a function of seed and step, so that a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Index = npt.NDArray[np.int64]
 
 
 class Sampler(Protocol):
-    """Gives the members of the batch of one step."""
+    """Draws the members of each step's batch."""
 
     def batch(self, step: int) -> Index:
         """Positions in the face set, int64 [B]."""
@@ -19,7 +19,7 @@ class Sampler(Protocol):
 
 
 class ShuffledSampler:
-    """Every face once an epoch, in a new order each; a last incomplete batch is left out."""
+    """Every face once per epoch, reshuffled each time; an incomplete last batch is dropped."""
 
     def __init__(self, size: int, batch_size: int, seed: int) -> None:
         if size < batch_size:
@@ -37,9 +37,9 @@ class ShuffledSampler:
 class IdentitySampler:
     """P identities with K faces each (FaceNet; Hermans et al. 2017, arXiv 1703.07737).
 
-    Only identities with two or more faces are drawn; of one with fewer than K, faces repeat after all have been
-    taken once (augmentation makes the copies differ). ``source`` (str [N]) and ``balance`` make the people of small
-    sources more likely: in proportion to ``n ** (balance - 1)`` where the source of most of their faces has n people.
+    Only identities with two or more faces are drawn; with fewer than K, faces repeat once all have been taken
+    (augmentation makes the copies differ). ``source`` (str [N]) and ``balance`` favour the people of small sources:
+    the weight is ``n ** (balance - 1)``, where the source of most of their faces has n people.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What an encoder is worth: public protocols, held-out people, corruptions, and the baselines beside it."""
+"""Evaluation of an encoder: public protocols, held-out people, corruptions, and baselines."""

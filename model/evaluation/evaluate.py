@@ -1,4 +1,4 @@
-"""What an encoder is worth, measured through the very parts that serve.
+"""Evaluation of an encoder through the same code that serves it.
 
     python -m model.evaluation.evaluate run model/weights/tessera-l runs/reports/tessera-l \
         --faces runs/faces --lfw lfw.tar --cfp cfp-chips.zip
@@ -8,7 +8,7 @@
     python -m model.evaluation.evaluate curves docs/roc.svg runs/reports/* --faces runs/faces
     python -m model.evaluation.evaluate robustness runs/robustness --faces runs/faces --encoder model/weights/tessera-l
 
-LFW and CFP are for reporting only; choices are made on the people of the training pool that are held out.
+LFW and CFP are for reporting only; choices are made on the held-out people of the training pool.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CfpOption = Annotated[Path | None, typer.Option(help="zip file with the aligned 
 
 
 def _estimates(comparisons: Comparisons, fars: tuple[float, ...]) -> dict[str, Estimate]:
-    """The rate of true accepts at each rate of false accepts that the pairs can show."""
+    """TAR at each FAR that the number of pairs can resolve."""
     shown = comparisons.shown(fars)
     replicates = bootstrap_tar(comparisons, shown)
     values = comparisons.tar_at_far(shown)
@@ -74,7 +74,7 @@ def _estimates(comparisons: Comparisons, fars: tuple[float, ...]) -> dict[str, E
 
 
 def evaluate_pairs(protocol: PairProtocol, embeddings: Embeddings) -> tuple[PairResult, Comparisons]:
-    """A protocol of pairs, from the embeddings of those photographs in which a face was found."""
+    """A pair protocol, from the embeddings of the photographs in which a face was found."""
     distances = pair_distances(embeddings, protocol.names)
     accuracy = ten_fold(distances, protocol.mated, protocol.fold)
     comparisons = protocol_comparisons(protocol, distances)
@@ -92,7 +92,7 @@ def evaluate_pairs(protocol: PairProtocol, embeddings: Embeddings) -> tuple[Pair
 def evaluate_all_pairs(
     vectors: Vectors, identity: npt.NDArray[np.int64], fars: tuple[float, ...]
 ) -> tuple[AllPairsResult, Comparisons]:
-    """Every face with every other: unit-length [N, D] and int64 [N]."""
+    """Every face against every other: unit-length [N, D] and int64 [N]."""
     comparisons = all_comparisons(vectors, identity)
     result = AllPairsResult(
         subjects=comparisons.subjects,
@@ -109,7 +109,7 @@ def _encode_named(encode: Encode, chips: dict[str, npt.NDArray[np.uint8]]) -> Em
 
 
 def _by_source(members: FaceSet, vectors: Vectors) -> dict[str, AllPairsResult]:
-    """All pairs within each source that has enough people of several faces to say something."""
+    """All pairs within each source that has enough people with several faces for a meaningful rate."""
     results = {}
     for source in sorted(set(members.source.tolist())):
         rows = members.source == source
@@ -119,14 +119,14 @@ def _by_source(members: FaceSet, vectors: Vectors) -> dict[str, AllPairsResult]:
 
 
 def _load_heldout(faces: Path) -> FaceSet:
-    """The people who are kept out of training; faces of nobody known are left out."""
+    """The labelled held-out people."""
     members = load_face_set(faces).of_split("heldout")
     return members.where(members.identity >= 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What `run` has gathered so far: members of the report, curves by title, arrays to keep by name."""
+    """What `run` has gathered so far: report entries, curves by title, arrays to keep by name."""
 
     parts: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Comparisons] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class _Measured:
         self.kept.update({f"{part}_names": np.array(list(named)), part: np.stack(list(named.values()))})
 
     def heldout(self, members: FaceSet, vectors: Vectors) -> None:
-        """All pairs of the people kept out of training: with relatives, without, and within each source."""
+        """All pairs of the held-out people: with relatives, without, and within each source."""
         self.parts["heldout"], self.curves["held-out"] = evaluate_all_pairs(vectors, members.identity, ALL_FARS)
         pairs = all_pair_distances(vectors, members.identity, members.family)
         rates = {f"{far:.0e}": tar_at_far(pairs, far) for far in ALL_FARS if can_show(pairs.non_mated, far)}
@@ -170,7 +170,7 @@ def run(
     runtime: Annotated[RuntimeName, typer.Option(help="library that executes the encoder")] = RuntimeName.OPENVINO,
     precision: Annotated[Precision, typer.Option(help="arithmetic of the encoder")] = Precision.AUTO,
 ) -> None:
-    """Measures one encoder on the data that are given. dlib aligns photographs itself, so it has LFW only."""
+    """Measures one encoder on the given data. dlib aligns photographs itself, so it is measured on LFW only."""
     if encoder == DLIB and (faces or cfp):
         raise typer.BadParameter("dlib cuts faces from photographs; of --faces and --cfp there are only aligned chips")
     if not (faces or lfw or cfp):
@@ -211,7 +211,7 @@ def _histogram(encoder: str, members: FaceSet, vectors: Vectors, path: Path) -> 
 
 
 def _heldout_comparisons(report: Path, faces: Path) -> Comparisons:
-    """All pairs of the held-out people, from the embeddings that `run` kept."""
+    """All pairs of the held-out people, from the embeddings stored by `run`."""
     identity, vectors = _load_heldout(faces).identity, np.load(report / EMBEDDINGS_FILE).get("heldout")
     if vectors is None or len(vectors) != len(identity):
         raise typer.BadParameter(f"{report} was not measured on the held-out people of {faces}; `run` it with --faces")
@@ -233,7 +233,7 @@ def compare(
     lfw: LfwOption = None,
     cfp: CfpOption = None,
 ) -> None:
-    """Prints by how much the first is better, with intervals: the same subjects are drawn for both."""
+    """Prints by how much the first is better, with intervals: both use the same bootstrap subjects."""
     if not (faces or lfw or cfp):
         raise typer.BadParameter("there is nothing to compare on: give --faces, --lfw or --cfp")
     kept = [np.load(path / EMBEDDINGS_FILE) for path in (first, second)]
@@ -267,7 +267,7 @@ def curves(
     reports: Annotated[list[Path], typer.Argument(help="folders that `run` wrote")],
     faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
 ) -> None:
-    """Draws ROC and DET of several encoders on the held-out people into one picture."""
+    """Draws ROC and DET of several encoders on the held-out people into one figure."""
     comparisons = {path.name: _heldout_comparisons(path, faces) for path in reports}
     if len(comparisons) < len(reports):
         raise typer.BadParameter("two folders of one name cannot be told apart in the plot")
@@ -281,10 +281,10 @@ def robustness(
     faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
     encoder: Annotated[list[str], typer.Option(help="folder with encoder.onnx, or sface; may be given repeatedly")],
 ) -> None:
-    """How many held-out people are still recognised when the probe photograph suffers.
+    """Share of held-out people still recognised when the probe is corrupted.
 
-    Probes are corrupted and the faces they are compared with are not; the threshold is the one at which a share of
-    1e-3 of the unharmed non-mated pairs is accepted, as a service would have it set.
+    Only the probes are corrupted. The threshold is the one that accepts a share of 1e-3 of the uncorrupted non-mated
+    pairs, as a service would have it set.
     """
     members = _load_heldout(faces)
     rows = np.sort(np.random.default_rng(0).permutation(len(members))[:ROBUSTNESS_FACES])

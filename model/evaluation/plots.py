@@ -1,4 +1,4 @@
-"""Pictures of what was measured, as SVG files."""
+"""Plots of the results, as SVG files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.decisions.curves import Group
 from app.evaluation.roc import Comparisons
 
 mpl.use("Agg")
-# The same picture gives the same file.
+# Makes the SVG reproducible.
 mpl.rcParams["svg.hashsalt"] = "tessera"
 
 FARS = np.logspace(-5, -2, 40)
@@ -28,7 +28,7 @@ def _save(path: Path) -> None:
 
 
 def roc_and_det(curves: dict[str, Comparisons], path: Path, title: str) -> None:
-    """True accepts against false accepts (ROC), and misses against them on normal scales (DET, Martin et al. 1997)."""
+    """TAR against FAR (ROC), and misses against FAR on normal-deviate scales (DET, Martin et al. 1997)."""
     _, (roc, det) = plt.subplots(1, 2, figsize=(11, 4.6))
     for name, comparisons in curves.items():
         fars = comparisons.shown(FARS.tolist())
@@ -54,7 +54,7 @@ def distance_histogram(
     path: Path,
     title: str,
 ) -> None:
-    """Densities of mated and non-mated distances, with thresholds by name."""
+    """Densities of mated and non-mated distances, with named thresholds."""
     _, axes = plt.subplots(figsize=(7, 4))
     for values, name in ((mated, "same person"), (non_mated, "different people")):
         axes.hist(values, bins=120, range=(0, 3), density=True, alpha=0.6, label=name)
@@ -67,7 +67,7 @@ def distance_histogram(
 
 
 def robustness_curves(curves: dict[str, dict[str, dict[float, float]]], titles: dict[str, str], path: Path) -> None:
-    """For every corruption (name -> encoder -> strength -> true accepts, 0..1) one panel."""
+    """One panel per corruption (name -> encoder -> strength -> true accept rate, 0..1)."""
     columns = 4
     rows = -(-len(curves) // columns)
     _, panels = plt.subplots(rows, columns, figsize=(3.2 * columns, 3 * rows), squeeze=False)
@@ -85,15 +85,15 @@ def robustness_curves(curves: dict[str, dict[str, dict[float, float]]], titles: 
 
 
 def accuracy_against_time(points: dict[str, tuple[float, float, float]], path: Path) -> None:
-    """Name -> (milliseconds a face, accuracy in percent, standard error in percent)."""
+    """Name -> (milliseconds per face, accuracy in percent, standard error in percent)."""
     _, axes = plt.subplots(figsize=(6.5, 4.2))
     for number, (name, (milliseconds, accuracy, error)) in enumerate(points.items()):
         axes.errorbar(milliseconds, accuracy, yerr=error, fmt="o", capsize=3)
-        # Labels stand above and below in turn: what takes the same time would be written over each other.
+        # Labels alternate above and below, so that encoders of similar speed do not overlap.
         offset = (8, -13 if number % 2 else 5)
         axes.annotate(name, (milliseconds, accuracy), textcoords="offset points", xytext=offset, fontsize=9)
     times = [milliseconds for milliseconds, _, _ in points.values()]
-    # Room on the right for the name of the slowest.
+    # Room on the right for the label of the slowest.
     axes.set(xscale="log", xlim=(min(times) / 1.6, 2.2 * max(times)))
     axes.set(xlabel="milliseconds a face, one thread", ylabel="LFW accuracy, % (± standard error)")
     axes.grid(alpha=0.3)
@@ -101,9 +101,9 @@ def accuracy_against_time(points: dict[str, tuple[float, float, float]], path: P
 
 
 def group_curves(curves: dict[str, list[Group]], path: Path) -> None:
-    """False match rates over thresholds, a line a group, as far down as its people can show them.
+    """FMR over thresholds, one line per group, as far down as the number of its people supports.
 
-    A panel for each way of measuring distances, by its name; groups that nothing is promised for are dotted.
+    One panel per way of measuring distances, by name; groups without a claim are dotted.
     """
     _, panels = plt.subplots(1, len(curves), figsize=(5.5 * len(curves) + 2, 5), sharey=True, squeeze=False)
     names = [group.name for group in next(iter(curves.values()))]

@@ -1,8 +1,8 @@
-"""The public tests that an encoder is reported on, and that nothing is chosen on: LFW and CFP.
+"""The public benchmarks, LFW and CFP: reported, never used to choose anything.
 
 LFW (Huang et al. 2007), View 2: 6,000 pairs of photographs in ten folds. Each photograph goes through the service's own
-decoder, detector and alignment. CFP (Sengupta et al. 2016): 7,000 pairs in ten folds of frontal faces (FF), as many of
-a frontal and a profile face (FP), from aligned chips.
+decoder, detector and alignment. CFP (Sengupta et al. 2016): 7,000 pairs of frontal faces (FF) in ten folds, and 7,000
+of a frontal and a profile face (FP), from aligned chips.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.evaluation.roc import Comparisons
 from app.faces import AlignedFace, DegenerateLandmarksError, FaceFinder, FacePolicy, NoFaceError, YunetDetector
 
 FAILED_DISTANCE = 4.0
-"""Of a pair with a photograph in which no face is found: the farthest possible, so that it is never accepted."""
+"""Distance of a pair in which a face was not found: the largest possible, so that it is never accepted."""
 
 CFP_FOLDS = 10
 CFP_ROOT = "cfp-chips"
@@ -35,9 +35,9 @@ Embeddings = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class PairProtocol:
-    """Pairs of named photographs in folds: ``names`` and, for each, whether mated (bool [P]) and its fold (int64 [P]).
+    """Pairs of named photographs in folds: ``names``, whether each is mated (bool [P]), and its fold (int64 [P]).
 
-    ``subject`` tells who is on a photograph.
+    ``subject`` maps each photograph to the person on it.
     """
 
     names: list[tuple[str, str]]
@@ -48,14 +48,14 @@ class PairProtocol:
 
 @dataclass(frozen=True, slots=True)
 class LfwPairs(PairProtocol):
-    """View 2 with its photographs, by name."""
+    """View 2 with its photographs by name."""
 
     photographs: dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Mean over folds and standard error of the mean, in 0..1; ``threshold`` is the mean of those used."""
+    """Mean over folds and its standard error, in 0..1; ``threshold`` is the mean over folds."""
 
     mean: float
     standard_error: float
@@ -63,10 +63,10 @@ class Accuracy:
 
 
 def parse_pairs(text: str) -> tuple[list[tuple[str, str]], list[bool], list[int]]:
-    """Reads LFW's ``pairs.txt``: names of both photographs, whether mated, and fold of each pair.
+    """Reads LFW's ``pairs.txt``: the names of both photographs, whether mated, and the fold of each pair.
 
-    The first line has the number of folds and of mated pairs in each; as many non-mated pairs follow in every fold.
-    Raises ValueError for anything else.
+    The first line gives the number of folds and of mated pairs per fold; each fold has as many non-mated pairs.
+    Raises ValueError for any other format.
     """
     header, *lines = text.strip().splitlines()
     folds, size = (int(n) for n in header.split())
@@ -107,10 +107,10 @@ def read_lfw(archive: Path) -> LfwPairs:
 
 
 def read_cfp(archive: Path, kind: Literal["FF", "FP"]) -> tuple[PairProtocol, NamedChips]:
-    """Reads protocol and chips of CFP; photographs in which no face was found have no chip.
+    """Reads protocol and chips of CFP; photographs without a detected face have no chip.
 
     The archive holds ``Protocol`` as published and ``images/<subject>/<frontal|profile>/<number>.webp``, under
-    ``cfp-chips``. Raises ValueError where it does not.
+    ``cfp-chips``. Raises ValueError otherwise.
     """
     with zipfile.ZipFile(archive) as bundle:
         present = set(bundle.namelist())
@@ -146,7 +146,7 @@ def read_cfp(archive: Path, kind: Literal["FF", "FP"]) -> tuple[PairProtocol, Na
 
 
 def find_central_faces(photographs: dict[str, bytes]) -> dict[str, AlignedFace]:
-    """The face nearest to the middle of each photograph, which is the one that LFW names; without a face none.
+    """The face nearest to the middle of each photograph, which is the labelled one in LFW; none if none is found.
 
     Each goes through the service's own decoder, detector and alignment.
     """
@@ -186,7 +186,7 @@ def pair_distances(embeddings: Embeddings, names: list[tuple[str, str]]) -> npt.
 
 
 def protocol_comparisons(protocol: PairProtocol, distances: npt.NDArray[np.float64]) -> Comparisons:
-    """The pairs of a protocol with the subjects behind them."""
+    """The pairs of a protocol with their subjects."""
     present = {protocol.subject[name] for pair in protocol.names for name in pair}
     number = {name: i for i, name in enumerate(sorted(present))}
     subjects = np.array([[number[protocol.subject[a]], number[protocol.subject[b]]] for a, b in protocol.names])
@@ -203,21 +203,21 @@ def protocol_comparisons(protocol: PairProtocol, distances: npt.NDArray[np.float
 
 
 def best_threshold(distances: npt.NDArray[np.float64], mated: npt.NDArray[np.bool_]) -> float:
-    """The threshold with the highest accuracy; the middle between two distances, the lowest of equally good ones."""
+    """The most accurate threshold, midway between two distances; of equally good ones the lowest."""
     order = np.argsort(distances, kind="stable")
     ascending = distances[order]
-    # correct[i]: the i nearest pairs are accepted, the others refused.
+    # correct[i]: the i nearest pairs are accepted, the others rejected.
     accepted = np.concatenate([[0], np.cumsum(mated[order])])
     refused = np.concatenate([[0], np.cumsum(~mated[order])])
     correct = accepted + (refused[-1] - refused)
     edges = np.concatenate([[ascending[0] - 1e-6], (ascending[1:] + ascending[:-1]) / 2, [ascending[-1] + 1e-6]])
-    # Equal distances cannot be told apart by any threshold.
+    # No threshold separates equal distances.
     tied = np.concatenate([[False], ascending[1:] == ascending[:-1], [False]])
     return float(edges[np.where(tied, -1, correct).argmax()])
 
 
 def ten_fold(distances: npt.NDArray[np.float64], mated: npt.NDArray[np.bool_], fold: npt.NDArray[np.int64]) -> Accuracy:
-    """Accuracy on each fold at the threshold that is best on the others (LFW, View 2)."""
+    """Accuracy on each fold at the threshold that is best on the other folds (LFW, View 2)."""
     scores, thresholds = [], []
     for number in np.unique(fold):
         test = fold == number
@@ -232,8 +232,8 @@ def ten_fold(distances: npt.NDArray[np.float64], mated: npt.NDArray[np.bool_], f
 class Identification:
     """Rates of 1:N search, each with its standard deviation over random galleries, in 0..1.
 
-    rank1: the right subject is the nearest. dir_at_1: it is the nearest *and* within the threshold at which one in a
-    hundred strangers is taken for somebody (detection and identification rate, open set).
+    rank1: the correct subject is nearest. dir_at_1: nearest *and* within the threshold at FPIR 1 % (detection and
+    identification rate, open set).
     """
 
     rank1: float
@@ -246,10 +246,10 @@ class Identification:
 def identify(
     embeddings: npt.NDArray[np.float32], subject: npt.NDArray[np.int64], *, galleries: int = 10, seed: int = 0
 ) -> Identification:
-    """One template for every subject of two or more faces; their other faces search, and so do all single faces.
+    """One template per subject with two or more faces; their other faces and all single faces are probes.
 
-    As in BLUFR (Liao et al. 2014), but with the photographs that View 2 names. embeddings: unit-length [N, D]; subject:
-    int64 [N]. Raises ValueError where fewer than a hundred subjects have a single face, and can be strangers.
+    As in BLUFR (Liao et al. 2014), but with the photographs of View 2. embeddings: unit-length [N, D]; subject:
+    int64 [N]. Raises ValueError with fewer than a hundred single-face subjects to act as strangers.
     """
     labels, counts = np.unique(subject, return_counts=True)
     strangers = np.flatnonzero(np.isin(subject, labels[counts == 1]))

@@ -1,4 +1,4 @@
-"""The results of one encoder, as they are kept in ``report.json`` and shown in tables."""
+"""The results of one encoder, as stored in ``report.json`` and shown in tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.evaluation.bootstrap import Interval
 
 
 class Estimate(BaseModel):
-    """A share, 0..1, with the bounds of its 95 % interval."""
+    """A rate, 0..1, with the bounds of its 95 % interval."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -18,16 +18,16 @@ class Estimate(BaseModel):
 
     @classmethod
     def of(cls, value: Interval) -> Estimate:
-        """The same as a part of a report."""
+        """An interval as part of a report."""
         return cls(value=value.value, low=value.low, high=value.high)
 
     def percent(self) -> str:
-        """Such as ``98.67 [98.11, 99.10]``."""
+        """For example ``98.67 [98.11, 99.10]``."""
         return f"{100 * self.value:.2f} [{100 * self.low:.2f}, {100 * self.high:.2f}]"
 
 
 class PairResult(BaseModel):
-    """A protocol of pairs in ten folds: mean accuracy and its standard error, and true accepts at false accepts."""
+    """A pair protocol in ten folds: mean accuracy with its standard error, and TAR by FAR."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +40,7 @@ class PairResult(BaseModel):
 
 
 class AllPairsResult(BaseModel):
-    """Every face with every other."""
+    """Every face against every other."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ class AllPairsResult(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """1:N over random galleries, with standard deviations over them."""
+    """1:N search: means over random galleries, with standard deviations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,7 +64,7 @@ class SearchResult(BaseModel):
 
 
 class Report(BaseModel):
-    """What was measured of an encoder. Parts whose data were not given are absent."""
+    """All results of one encoder. Parts without data are absent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,12 +87,12 @@ def _pair_cells(result: PairResult | None, fars: tuple[str, ...]) -> list[str]:
 
 
 def _tar_cells(result: PairResult | AllPairsResult | None, fars: tuple[str, ...]) -> list[str]:
-    """A rate that too few pairs were there to show is absent, as a part is that was not measured."""
+    """TAR cells; "-" where there are too few pairs for a rate, or the part was not measured."""
     return [result.tar[far].percent() if result and far in result.tar else "-" for far in fars]
 
 
 def markdown_table(reports: dict[str, Report]) -> str:
-    """One row an encoder, percent; ± is the standard error of the mean over folds, brackets are 95 % intervals."""
+    """One row per encoder, percent; ± is the standard error of the mean over folds, brackets are 95 % intervals."""
     heads = ["", "LFW accuracy", "LFW TAR@1e-3", "CFP-FF", "CFP-FP", "CFP-FP TAR@1e-2"]
     heads += ["held-out TAR@1e-3", "held-out TAR@1e-4", "held-out TAR@1e-5"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -104,7 +104,7 @@ def markdown_table(reports: dict[str, Report]) -> str:
 
 
 def all_pairs_table(reports: dict[str, Report]) -> str:
-    """LFW all against all, and 1:N search, one row an encoder, percent; ± is the deviation over random galleries."""
+    """LFW all against all, and 1:N search, one row per encoder, percent; ± is the deviation over random galleries."""
     heads = ["", "TAR@1e-3", "TAR@1e-4", "right person first", "right person found at 1 % false alarms"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, report in reports.items():

@@ -1,1 +1,1 @@
-"""The networks that encoders consist of."""
+"""The networks that encoders are built from."""

@@ -1,9 +1,9 @@
 """The networks: a stem, stages of blocks, and one linear layer to the unit sphere.
 
-Dense residual blocks (He et al. 2016, arXiv 1512.03385) after a stem that leaves the 112-pixel map in one step train
-and serve fastest on a CPU. Separable blocks (MobileNet, Howard et al. 2017, arXiv 1704.04861) are what SFace consists
-of, inverted ones (MobileNetV2, Sandler et al. 2018, arXiv 1801.04381; MobileFaceNet, Chen et al. 2018, arXiv
-1804.07573) what face-reidentification-retail-0095 does, so that their weights can be a start.
+Dense residual blocks (He et al. 2016, arXiv 1512.03385) after a stem that downsamples the 112-pixel input in one step
+train and serve fastest on a CPU. Separable blocks (MobileNet, Howard et al. 2017, arXiv 1704.04861) are those of SFace,
+inverted ones (MobileNetV2, Sandler et al. 2018, arXiv 1801.04381; MobileFaceNet, Chen et al. 2018, arXiv 1804.07573)
+those of face-reidentification-retail-0095, so that their weights can be used as a start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIXEL_SCALE = 1 / 128
 
 
 class InputConfig(BaseModel):
-    """What the network sees of a chip: ``columns`` (first, end) resized to a square of ``side`` pixels.
+    """The network's view of a chip: ``columns`` (first, end) resized to a square of ``side`` pixels.
 
     Each colour is ``(value - mean) * scale``.
     """
@@ -44,10 +44,10 @@ class InputConfig(BaseModel):
 
 
 class StemConfig(BaseModel):
-    """The first convolution. ``kernel`` is the stride too (patches), or 3 with any stride; the map is padded for 3.
+    """The first convolution. ``kernel`` is also the stride (patches), or 3 with any stride; the input is padded for 3.
 
-    ``one_slope``: a bias in place of batch normalisation and one slope of PReLU for all channels, as inverted blocks
-    have.
+    ``one_slope``: a bias instead of batch normalisation and one PReLU slope for all channels, as in networks of
+    inverted blocks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,10 +66,10 @@ class StemConfig(BaseModel):
 
 
 class StageConfig(BaseModel):
-    """``depth`` blocks of one kind and width; the first of them moves with ``stride``.
+    """``depth`` blocks of one kind and width; the first has ``stride``.
 
-    ``expansion`` (inverted blocks) times ``width`` channels are what the depthwise convolution sees. ``depthwise`` is a
-    depthwise convolution alone; ``pool`` widens, then weighs each channel's whole map into one number.
+    Inverted blocks have ``expansion`` times ``width`` channels in the depthwise convolution. ``depthwise`` is a
+    depthwise convolution alone; ``pool`` widens, then reduces each channel's map to its weighted sum.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -99,7 +99,7 @@ class BackboneConfig(BaseModel):
 
 
 class FusedConfig(BaseModel):
-    """Several networks side by side, whose embeddings one linear layer brings together."""
+    """Several networks side by side, their embeddings projected by one linear layer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -147,7 +147,7 @@ class DepthwiseBlock(nn.Sequential):
 
 
 class ChannelWeights(nn.Sequential):
-    """Squeeze and excitation (Hu et al. 2018, arXiv 1709.01507): each channel times a number from 0 to 1."""
+    """Squeeze and excitation (Hu et al. 2018, arXiv 1709.01507): scales each channel by a factor in 0..1."""
 
     REDUCTION = 8
 
@@ -163,7 +163,7 @@ class ChannelWeights(nn.Sequential):
 
 
 class InvertedBlock(nn.Module):
-    """Widened, filtered channel by channel, narrowed, weighed; added to what came in where the shape stays."""
+    """Expand, depthwise convolution, project, channel weights; a residual connection where the shape is unchanged."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class InvertedBlock(nn.Module):
 
 
 class PoolBlock(nn.Sequential):
-    """A pointwise convolution and one filter a channel as large as the map: float [B, C, S, S] to [B, width, 1, 1]."""
+    """A pointwise convolution and one map-sized filter per channel: float [B, C, S, S] to [B, width, 1, 1]."""
 
     def __init__(self, inputs: int, width: int, side: int) -> None:
         super().__init__(nn.Conv2d(inputs, width, 1), PRelu(1), nn.Conv2d(width, width, side, groups=width))
@@ -201,14 +201,14 @@ def _make_block(stage: StageConfig, inputs: int, stride: int, side: int) -> nn.M
 
 
 def _interpolation(span: tuple[int, int], side: int) -> Tensor:
-    """What each of ``side`` pixels takes of those in a span of a chip's row, bilinearly: float [112, side]."""
+    """Bilinear weights that resize a span of a chip's row to ``side`` pixels: float [112, side]."""
     first, end = span
     weights = functional.interpolate(torch.eye(end - first)[None], size=side, mode="linear", align_corners=False)[0]
     return functional.pad(weights, (0, 0, first, CHIP_SIDE - end))
 
 
 def _pixels(weights: Tensor) -> Tensor:
-    """The same of pixels with three colours each: float [112, side] -> [336, 3 * side]."""
+    """The same weights for interleaved RGB pixels: float [112, side] -> [336, 3 * side]."""
     return torch.kron(weights, torch.eye(3))
 
 
@@ -252,10 +252,10 @@ class Encoder(nn.Module):
         return self.finish(self.features(pixels, 0), 0)
 
     def prepare(self, pixels: Tensor) -> Tensor:
-        """What the stem sees of float [B, 3, 112, 112] RGB in 0..255.
+        """Input of the stem, from float [B, 3, 112, 112] RGB in 0..255.
 
-        Bilinear interpolation as two products of matrices, colours last: an inference engine runs them in a quarter of
-        the time that its own interpolation takes.
+        Bilinear interpolation as two matrix products, channels last: inference engines run these in a quarter of the
+        time of their own interpolation.
         """
         side = self.config.input.side
         if self.config.input.columns != (0, CHIP_SIDE) or side != CHIP_SIDE:
@@ -266,14 +266,14 @@ class Encoder(nn.Module):
         return (pixels - self.mean) * self.scale
 
     def features(self, pixels: Tensor, blocks: int) -> Tensor:
-        """The map after so many blocks, float [B, C, H, W]."""
+        """The feature map after the first ``blocks`` blocks, float [B, C, H, W]."""
         x = self.prepare(pixels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             x = self.stem(x)
         return self._run(x, 0, blocks)
 
     def finish(self, features: Tensor, blocks: int) -> Tensor:
-        """The embeddings of maps after so many blocks."""
+        """The embeddings, from feature maps after the first ``blocks`` blocks."""
         x = self._run(features, blocks, len(self.blocks)).flatten(1)
         return functional.normalize(self.norm(self.project(x)).float(), dim=1)
 
@@ -284,9 +284,9 @@ class Encoder(nn.Module):
         return x
 
     def freeze(self, blocks: int) -> None:
-        """Keeps the stem and the first blocks as they are while the others train; 0 frees all.
+        """Freezes the stem and the first blocks; 0 unfreezes everything.
 
-        Call after ``train()``: normalisation of what is frozen goes by its running statistics.
+        Call after ``train()``: frozen normalisation uses its running statistics.
         """
         self._frozen = blocks
         if blocks:
@@ -295,10 +295,10 @@ class Encoder(nn.Module):
 
 
 class FusedEncoder(nn.Module):
-    """Several encoders in one: their unit-length embeddings side by side, projected; float [B, 3, 112, 112] as theirs.
+    """Several encoders in one: their unit-length embeddings concatenated and projected; same input as theirs.
 
-    Networks that were trained apart err apart. The projection keeps the similarity that is the mean of theirs as well
-    as ``embedding_size`` numbers can.
+    Networks trained independently make different errors. The projection preserves the mean of their similarities as
+    well as ``embedding_size`` dimensions can.
     """
 
     def __init__(self, config: FusedConfig) -> None:
@@ -312,13 +312,13 @@ class FusedEncoder(nn.Module):
         return functional.normalize(self.project(self.side_by_side(pixels)).float(), dim=1)
 
     def freeze(self, blocks: int) -> None:
-        """See ``Encoder.freeze``; so many blocks of each part."""
+        """See ``Encoder.freeze``; applies to each part."""
         for part in self.parts:
             assert isinstance(part, Encoder)
             part.freeze(blocks)
 
     def side_by_side(self, pixels: Tensor) -> Tensor:
-        """The embeddings of all parts, float32 [B, sum of their sizes], each of them of unit length."""
+        """The concatenated embeddings of all parts, float32 [B, sum of their sizes], each of unit length."""
         return torch.cat([part(pixels) for part in self.parts], dim=1)
 
 
@@ -337,12 +337,12 @@ def embed(encoder: AnyEncoder, chips: Tensor, *, batch: int = 256, bf16: bool = 
 
 
 def save_encoder(encoder: AnyEncoder, path: Path) -> None:
-    """Writes weights and shape, for ``load_encoder``."""
+    """Writes weights and configuration, for ``load_encoder``."""
     torch.save({"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}, path)
 
 
 def load_encoder(path: Path) -> Encoder:
-    """Reads what ``save_encoder`` wrote of one network, in evaluation mode. Raises ValueError for several."""
+    """Reads a single network written by ``save_encoder``, in evaluation mode. Raises ValueError for a fused one."""
     encoder = load_any_encoder(path)
     if not isinstance(encoder, Encoder):
         raise ValueError(f"{path} holds several networks side by side, and one was wanted")
@@ -350,7 +350,7 @@ def load_encoder(path: Path) -> Encoder:
 
 
 def load_any_encoder(path: Path) -> AnyEncoder:
-    """Likewise, also of several networks side by side."""
+    """Reads a single or fused network written by ``save_encoder``, in evaluation mode."""
     state = torch.load(path, weights_only=True)
     config = TypeAdapter(FusedConfig | BackboneConfig).validate_json(state["backbone"])
     encoder = FusedEncoder(config) if isinstance(config, FusedConfig) else Encoder(config)

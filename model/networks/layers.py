@@ -1,4 +1,4 @@
-"""Layers that PyTorch executes slowly on a CPU, in forms that it executes fast. Their results are the same."""
+"""Drop-in replacements for layers that are slow on a CPU in PyTorch. Their results are the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class _FastPRelu(torch.autograd.Function):
-    """PReLU from operations that are vectorised in bf16: PyTorch's own gradient takes several times as long."""
+    """PReLU from operations that vectorise in bf16: PyTorch's own gradient takes several times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class _FastPRelu(torch.autograd.Function):
         positive = torch.ops.aten.threshold_backward(gradient, x, 0)
         negative = gradient - positive
         products = (negative * x).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-        # A product of matrices sums in float32 and is far faster than sum().
+        # A matrix product accumulates in float32 and is far faster than sum().
         slope_gradient = (products.new_ones(1, len(products)) @ products).view(-1).float()
         if slope.numel() == 1:
             slope_gradient = slope_gradient.sum(dim=0, keepdim=True)
@@ -33,7 +33,7 @@ class _FastPRelu(torch.autograd.Function):
 
 
 class PRelu(nn.PReLU):
-    """``max(x, 0) + slope * min(x, 0)`` with a slope a channel, or one for all (He et al. 2015, arXiv 1502.01852)."""
+    """``max(x, 0) + slope * min(x, 0)`` with a slope per channel or a shared one (He et al. 2015, arXiv 1502.01852)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x``, float [B, C, H, W]."""
@@ -44,10 +44,10 @@ class PRelu(nn.PReLU):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A 3x3 filter for each channel, keeping or halving the map.
+    """A 3x3 filter per channel that keeps or halves the map.
 
-    PyTorch's bf16 gradient of a depthwise convolution with a stride takes some ten times as long as that of one without
-    and then every second result; both give the same numbers.
+    PyTorch's bf16 gradient of a strided depthwise convolution takes some ten times as long as computing it without a
+    stride and keeping every second result; both give the same numbers.
     """
 
     def __init__(self, channels: int, stride: int, *, bias: bool = False) -> None:

@@ -1,8 +1,8 @@
-"""The second teacher: face-reidentification-retail-0095, as a network of ours.
+"""The second teacher: face-reidentification-retail-0095, rebuilt as an ``Encoder``.
 
 Intel's Open Model Zoo publishes it under Apache-2.0 as an OpenVINO IR in FP16: MobileNetV2 blocks with squeeze and
-excitation, 1.1 million parameters, 256 numbers for a face of 128x128 pixels, BGR. Batch normalisation was folded into
-the convolutions, so that its constants are the weights of ``Encoder`` one to one.
+excitation, 1.1 million parameters, 256 dimensions from a face of 128x128 pixels, BGR. Batch normalisation is already
+folded into the convolutions, so its constants are the weights of ``Encoder`` one to one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DIGESTS = {
 """SHA-256 of the FP16 files as Open Model Zoo publishes them."""
 
 COLUMNS = (8, 104)
-"""Of our chip: the network was trained on narrower cuts."""
+"""Columns of our chip: the network was trained on narrower crops."""
 
 SIDE = 128
 EMBEDDING_SIZE = 256
@@ -46,7 +46,7 @@ EMBEDDING_SIZE = 256
 def load_retail(folder: Path) -> ov.Model:
     """The published network; input float32 [1, 3, 128, 128] BGR in 0..255, output float32 [1, 256].
 
-    Raises FileNotFoundError where ``folder`` lacks its files, ValueError where they are others than those published.
+    Raises FileNotFoundError where files are missing in ``folder``, ValueError where they are not the published ones.
     """
     for suffix, expected in DIGESTS.items():
         path = folder / f"{NAME}{suffix}"
@@ -59,7 +59,7 @@ def load_retail(folder: Path) -> ov.Model:
 
 
 def _constants(network: ov.Model) -> Iterator[npt.NDArray[np.float32]]:
-    """The constants of all layers in the order of computation, float32."""
+    """The constants of all layers in order of computation, float32."""
     layers = {"Convolution", "GroupConvolution", "PRelu", "Add", "Multiply"}
     for operation in network.get_ordered_ops():
         if operation.get_type_name() not in layers:
@@ -73,7 +73,7 @@ def _constants(network: ov.Model) -> Iterator[npt.NDArray[np.float32]]:
 
 
 def retail_backbone(mean: tuple[float, float, float], scale: tuple[float, float, float]) -> BackboneConfig:
-    """Its shape; what it does to each colour (RGB) stands in its file."""
+    """Its configuration; the scaling of each colour (RGB) is read from its file."""
 
     def stage(width: int, depth: int, stride: int, expansion: int) -> StageConfig:
         return StageConfig.model_validate(
@@ -112,7 +112,7 @@ def retail_encoder(folder: Path) -> Encoder:
             assert isinstance(activation, nn.PReLU)
             activation.weight.copy_(take().flatten())
 
-    # The file multiplies and adds, in BGR; we subtract and multiply, in RGB.
+    # The file multiplies, then adds, in BGR; ``Encoder`` subtracts, then multiplies, in RGB.
     factor, offset = (take().flatten().flip(0) for _ in range(2))
     mean, scale = tuple((-offset / factor).tolist()), tuple(factor.tolist())
     encoder = Encoder(retail_backbone(mean, scale))
@@ -136,6 +136,6 @@ def retail_encoder(folder: Path) -> Encoder:
     encoder.project.weight.copy_(take().flatten(1))
     if next(constants, None) is not None:
         raise ValueError("the published network has more layers than expected")
-    # Nothing normalises the published embedding; the layer is there to be moved to the centre.
+    # The published embedding is not normalised; the layer is there so that it can be centred.
     encoder.norm.weight.fill_((1 + encoder.norm.eps) ** 0.5)
     return encoder.eval()

@@ -1,1 +1,1 @@
-"""How weights are made: recipes, losses, the loop, and the teachers."""
+"""Training: recipes, losses, the loop, and the teachers."""

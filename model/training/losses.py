@@ -1,4 +1,4 @@
-"""Objectives on unit-length embeddings, one class each."""
+"""Losses on unit-length embeddings, one class each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 class TripletLoss(nn.Module):
     """FaceNet's ``mean(max(d(A, P) - d(A, N) + margin, 0))`` with squared L2 (Schroff et al. 2015, arXiv 1503.03832).
 
-    ``margin`` is in squared distance. The mean runs over the triplets given; without any the loss is 0.
+    ``margin`` is in squared distance. The mean is over the given triplets; without any the loss is 0.
     """
 
     def __init__(self, margin: float = 0.2) -> None:
@@ -28,7 +28,7 @@ class TripletLoss(nn.Module):
         self.margin = margin
 
     def forward(self, distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Squared distances float [B, B] and rows (anchor, positive, negative), int64 [T] each -> scalar."""
+        """Squared distances float [B, B] and row indices (anchor, positive, negative), int64 [T] each -> scalar."""
         anchor, positive, negative = triplets
         if len(anchor) == 0:
             return distances.sum() * 0
@@ -39,7 +39,7 @@ class TripletLoss(nn.Module):
 class SoftMarginTripletLoss(nn.Module):
     """``mean(log(1 + exp(d(A, P) - d(A, N))))`` with squared L2 (Hermans et al. 2017, arXiv 1703.07737).
 
-    It never stops pulling; a collapsed encoder has a loss of ln 2. Without triplets the loss is 0.
+    It never saturates; a collapsed encoder has a loss of ln 2. Without triplets the loss is 0.
     """
 
     def forward(self, distances: Tensor, triplets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -51,11 +51,11 @@ class SoftMarginTripletLoss(nn.Module):
 
 
 class MarginHead(nn.Module):
-    """A classifier over identities that asks for a margin; it is thrown away after training.
+    """A margin softmax classifier over identities; discarded after training.
 
-    ``cosface``: ``scale * (cos - margin)`` for the right identity (Wang et al. 2018, arXiv 1801.09414); ``arcface``:
+    ``cosface``: ``scale * (cos - margin)`` for the target identity (Wang et al. 2018, arXiv 1801.09414); ``arcface``:
     ``scale * cos(angle + margin)`` (Deng et al. 2019, arXiv 1801.07698), and beyond ``pi - margin``, where that would
-    rise again, ``scale * (cos - margin * sin(margin))``. The others have ``scale * cos``; cross-entropy over all.
+    rise again, ``scale * (cos - margin * sin(margin))``. All others: ``scale * cos``. Cross-entropy over all.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class MarginHead(nn.Module):
         self.weight = nn.Parameter(functional.normalize(torch.randn(classes, size), dim=1))
 
     def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        """Unit-length float [B, D], int64 [B] -> scalar; without faces 0."""
+        """Unit-length float [B, D], int64 [B] -> scalar; 0 for an empty batch."""
         if len(embeddings) == 0:
             return embeddings.sum() + self.weight.sum() * 0
         cosine = embeddings @ functional.normalize(self.weight, dim=1).T
@@ -98,10 +98,10 @@ class DistillationLoss(nn.Module):
 
 
 class ImitationLoss(nn.Module):
-    """Squared difference of two feature maps as a share of the teacher's variance: 0 equal, 1 nothing learnt.
+    """Squared difference of two feature maps relative to the teacher's variance: 0 equal, 1 nothing learnt.
 
-    Hints from within the teacher (FitNets, Romero et al. 2015, arXiv 1412.6550) say far more of a face than its
-    embedding does.
+    Hints from within the teacher (FitNets, Romero et al. 2015, arXiv 1412.6550) carry far more information than its
+    embedding.
     """
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Which triplets of a batch are worth training on: one function a rule, all with one signature.
+"""Triplet mining within a batch: one function per rule, all with the same signature.
 
-distances: squared, float [B, N], of the batch's faces to the candidates, of which the first B are the batch itself and
-the others (from a cross-batch memory) may follow. identity: int64 [B]; candidates: int64 [N]. The result is rows of
-anchors, columns of positives and columns of negatives, int64 [T] each.
+distances: squared, float [B, N], from the batch's faces to the candidates, of which the first B are the batch itself;
+more (from a cross-batch memory) may follow. identity: int64 [B]; candidates: int64 [N]. Returns rows of anchors,
+columns of positives and columns of negatives, int64 [T] each.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def _masks(identity: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def semi_hard(distances: Tensor, identity: Tensor, candidates: Tensor, margin: float) -> Triplets:
-    """For every anchor and positive the nearest negative with ``d_ap < d_an < d_ap + margin``, if there is one.
+    """For every anchor-positive pair the nearest negative with ``d_ap < d_an < d_ap + margin``, if there is one.
 
-    FaceNet, section 3.2 (arXiv 1503.03832): the hardest negatives lead to a collapse early in training.
+    FaceNet, section 3.2 (arXiv 1503.03832): the hardest negatives cause collapse early in training.
     """
     positive, negative = _masks(identity, candidates)
     anchor, mate = positive.nonzero(as_tuple=True)
@@ -40,9 +40,9 @@ def semi_hard(distances: Tensor, identity: Tensor, candidates: Tensor, margin: f
 
 @torch.no_grad()
 def batch_hard(distances: Tensor, identity: Tensor, candidates: Tensor, margin: float) -> Triplets:
-    """For every anchor its farthest positive and nearest negative (Hermans et al. 2017, arXiv 1703.07737).
+    """For every anchor the farthest positive and nearest negative (Hermans et al. 2017, arXiv 1703.07737).
 
-    ``margin`` does not matter here.
+    ``margin`` is ignored.
     """
     del margin
     positive, negative = _masks(identity, candidates)
@@ -54,9 +54,9 @@ def batch_hard(distances: Tensor, identity: Tensor, candidates: Tensor, margin: 
 
 @torch.no_grad()
 def hard_negative(distances: Tensor, identity: Tensor, candidates: Tensor, margin: float) -> Triplets:
-    """For every anchor and positive the nearest negative, if the two violate the margin.
+    """For every anchor-positive pair the nearest negative, if it violates the margin.
 
-    All positives pull, as in FaceNet, and the negatives are the ones that make false matches, as in ``batch_hard``.
+    All positives are used, as in FaceNet, with the negatives that cause false matches, as in ``batch_hard``.
     """
     positive, negative = _masks(identity, candidates)
     nearest, choice = distances.masked_fill(~negative, torch.inf).min(dim=1)

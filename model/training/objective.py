@@ -1,4 +1,4 @@
-"""What a stage minimises: a weighted sum of losses, with the parts of it that learn or remember."""
+"""The objective of a stage: a weighted sum of losses, with the state they need."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from model.training.recipe import Stage
 
 
 class EmbeddingMemory(nn.Module):
-    """The embeddings of the newest faces, first in, first out: cheap candidates for triplets.
+    """The most recent embeddings, first in, first out: cheap candidates for triplets.
 
-    Cross-batch memory (Wang et al. 2020, arXiv 1912.06798). Embeddings drift slowly, so that old ones still serve.
+    Cross-batch memory (Wang et al. 2020, arXiv 1912.06798). Embeddings drift slowly, so old ones remain useful.
     """
 
     embeddings: Tensor
@@ -27,22 +27,22 @@ class EmbeddingMemory(nn.Module):
         self.register_buffer("identity", torch.full((faces,), UNLABELLED))
 
     def filled(self) -> tuple[Tensor, Tensor]:
-        """Embeddings float [M, D] and identities int64 [M] of what is remembered so far."""
+        """Stored embeddings, float [M, D], and their identities, int64 [M]."""
         known = self.identity != UNLABELLED
         return self.embeddings[known], self.identity[known]
 
     @torch.no_grad()
     def add(self, embeddings: Tensor, identity: Tensor) -> None:
-        """Remembers float [B, D] and int64 [B] in place of the oldest."""
+        """Stores float [B, D] and int64 [B] in place of the oldest."""
         count = min(len(identity), len(self.identity))
         self.embeddings = torch.cat([self.embeddings[count:], embeddings[-count:]])
         self.identity = torch.cat([self.identity[count:], identity[-count:]])
 
 
 class Objective(nn.Module):
-    """The loss of one stage. Its parameters train and its buffers are kept with the encoder's.
+    """The loss of one stage. Its parameters are trained, its buffers saved with the encoder's.
 
-    ``classes`` is the number of identities, numbered from 0, for the classifier.
+    ``classes`` is the number of identities, numbered from 0, for the margin head.
     """
 
     def __init__(self, stage: Stage, classes: int, size: int) -> None:

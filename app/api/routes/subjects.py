@@ -1,4 +1,4 @@
-"""``/subjects``: what is stored of a person, changed and erased."""
+"""``/subjects``: reads, changes and erases what is stored about a person."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOT_FOUND = ("invalid_request", "collection_not_found", "subject_not_found", "ga
 
 
 def encode_cursor(subject_id: str) -> str:
-    """An opaque mark of the last subject of a page."""
+    """An opaque cursor for the last subject of a page."""
     return base64.urlsafe_b64encode(subject_id.encode()).decode()
 
 
 def decode_cursor(cursor: str) -> str:
-    """The subject that ``encode_cursor`` was given. Raises RequestError for anything else."""
+    """The inverse of ``encode_cursor``. Raises RequestError for anything else."""
     try:
         return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
@@ -46,7 +46,7 @@ async def list_subjects(
     cursor: Annotated[str | None, Query(max_length=256, description="next_cursor of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.SubjectPage:
-    """A page of subjects by id."""
+    """A page of subjects, ordered by id."""
     after = decode_cursor(cursor) if cursor is not None else None
     page = await components.on_thread(components.subjects.list, collection, after=after, limit=limit)
     return schemas.SubjectPage(
@@ -101,6 +101,6 @@ async def delete_template(
     template_id: TemplateId,
     collection: CollectionId = DEFAULT_COLLECTION,
 ) -> schemas.SubjectOut:
-    """Erases one template; a subject's last one goes only with the subject."""
+    """Erases one template; the last one can only be erased with its subject."""
     found = await components.on_thread(components.subjects.delete_template, collection, subject_id, template_id)
     return schemas.SubjectOut.model_validate(found)

@@ -1,4 +1,4 @@
-"""What goes over the wire, by resource."""
+"""Request and response schemas, by resource."""
 
 from app.api.schemas.audits import AuditOut, AuditReportOut
 from app.api.schemas.common import ID_PATTERN
@@ -36,7 +36,7 @@ REQUESTS = (
     NewCollection,
     CollectionUpdate,
 )
-"""All bodies."""
+"""All request bodies."""
 
 __all__ = [
     "ID_PATTERN",

@@ -1,4 +1,4 @@
-"""Audits over the wire."""
+"""Schemas of audits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class SubjectPairOut(AttributesModel):
     first: str
     second: str
     distance: float
-    false_match_rate: float | None = Field(description="how often different people are as near; null beyond 50 %")
+    false_match_rate: float | None = Field(description="how often two different people are as near; null beyond 50 %")
 
 
 class OutlierOut(AttributesModel):
-    """A template that the rest of its subject does not match."""
+    """A template that does not match the rest of its subject."""
 
     subject_id: str
     template_id: str
-    distance: float = Field(description="squared, to what the others are fused to")
+    distance: float = Field(description="squared, to the fused template of the others")
     threshold: float
 
 
 class WeakTemplateOut(AttributesModel):
-    """A template in which the encoder found little."""
+    """A template whose embedding has a small norm."""
 
     subject_id: str
     template_id: str
@@ -40,7 +40,7 @@ class WeakTemplateOut(AttributesModel):
 
 
 class RateCheckOut(AttributesModel):
-    """The false match rate as calibrated, and the share of the collection's own pairs, at one threshold."""
+    """At one threshold: the calibrated false match rate and the share of the collection's own pairs within it."""
 
     threshold: float
     calibrated: EstimateOut
@@ -49,15 +49,15 @@ class RateCheckOut(AttributesModel):
 
 
 class AuditReportOut(AttributesModel):
-    """What was found. Lists hold the most telling ones, counts all of them."""
+    """The findings. Lists hold the most notable ones; counts cover all."""
 
     created_at: datetime
     subjects: int
     templates: int
-    population: Population = Field(description="whether these people are as far apart as those that were measured")
+    population: Population = Field(description="whether these people are as far apart as those of the calibration")
     duplicate_count: int
     duplicates: list[SubjectPairOut] = Field(description="within the default threshold: possibly enrolled twice")
-    confusable: list[SubjectPairOut] = Field(description="the subjects most alike")
+    confusable: list[SubjectPairOut] = Field(description="the most similar subjects")
     outlier_count: int
     outliers: list[OutlierOut]
     weak_count: int
@@ -74,6 +74,6 @@ class AuditOut(AttributesModel):
     collection: str
     status: AuditStatus
     started_at: datetime
-    progress: float = Field(description="share of the work that is done, 0..1")
+    progress: float = Field(description="share of the work done, 0..1")
     report: AuditReportOut | None
     error: str | None

@@ -1,4 +1,4 @@
-"""What schemas have in common: ids, photographs, metadata, and bases."""
+"""Shared by schemas: ids, photographs, metadata and base classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_TOP_K = 100
 
 
 def _decode_image(value: object) -> object:
-    """Bytes of a file pass; text is base64, with or without a ``data:`` prefix."""
+    """Passes a file's bytes through; decodes text as base64, with or without a ``data:`` prefix."""
     if not isinstance(value, str):
         return value
     text = value.partition(";base64,")[2] or "?" if value.startswith("data:") else value
@@ -60,13 +60,13 @@ Metadata = dict[str, JsonValue]
 
 
 class RequestModel(BaseModel):
-    """A body; fields that it does not know are refused."""
+    """A request body; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class AttributesModel(BaseModel):
-    """Made from any object with attributes of these names."""
+    """Built from any object with attributes of these names."""
 
     model_config = ConfigDict(from_attributes=True)
 

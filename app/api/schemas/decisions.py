@@ -1,4 +1,4 @@
-"""Criteria, thresholds and measured rates over the wire."""
+"""Schemas of criteria, thresholds and measured rates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ThresholdChoice(BaseModel):
-    """What a match is, where a request says it itself: at most one of its members is given."""
+    """A request's own criterion for a match; at most one may be given."""
 
     max_distance: float | None = Field(
         default=None, ge=0, le=4, description="largest squared distance that matches, in place of a target"
@@ -48,7 +48,7 @@ CRITERIA = (*(kind.value for kind in CriterionKind), "min_similarity")
 
 
 class EstimateOut(AttributesModel):
-    """A measured rate, 0..1, and the bounds of its 95 % interval over draws of subjects."""
+    """A measured rate, 0..1, and the bounds of its 95 % bootstrap interval over subjects."""
 
     value: float
     low: float
@@ -61,17 +61,17 @@ class RateOut(BaseModel):
     value: float
     low: float
     high: float
-    at_most: bool = Field(description="the distance is nearer than what could be measured: the rate is this or lower")
+    at_most: bool = Field(description="the distance is smaller than any that was measured: the rate is this or lower")
 
 
 class WorstGroupOut(RateOut):
-    """The false match rate within the measured group of people where it is highest."""
+    """The false match rate in the measured group of people where it is highest."""
 
     group: str
 
 
 class GroupPointOut(AttributesModel):
-    """A threshold and the rates of one comparison within a group; null where nobody of it has two faces."""
+    """A threshold and the rates of one comparison within a group; FNMR is null if nobody in it has two faces."""
 
     threshold: float
     false_match_rate: EstimateOut
@@ -81,20 +81,22 @@ class GroupPointOut(AttributesModel):
 class OperatingPointOut(GroupPointOut):
     """A threshold and the error rates of one comparison measured at it, or at the next more permissive one measured."""
 
-    threshold: float = Field(description="the measured one, of two faces that are as crowded as is usual")
+    threshold: float = Field(description="as measured, for two faces of usual crowding")
     false_match_rate: EstimateOut = Field(description="over all pairs")
     false_non_match_rate: EstimateOut
 
 
 class GroupOut(AttributesModel):
-    """Rates among people of one kind, compared with each other only."""
+    """Rates among people of one kind, compared only with each other."""
 
     model_config = ConfigDict(from_attributes=True, populate_by_name=True)
 
     name: str
     definition: str
     claimed: bool = Field(description="whether a target with the claim every_group holds for it")
-    part_of: str | None = Field(description="the larger group that answers for rates which this one cannot show")
+    part_of: str | None = Field(
+        description="the larger group whose rates are used where this one is too small to show them"
+    )
     subjects: int
     faces: int
     smallest_supported_fmr: float = Field(
@@ -104,7 +106,7 @@ class GroupOut(AttributesModel):
 
 
 class CriterionOut(BaseModel):
-    """Where the threshold comes from."""
+    """What the threshold follows from."""
 
     kind: CriterionKind
     value: float = Field(description="a rate, 0..1, or a squared distance, 0..4")

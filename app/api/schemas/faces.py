@@ -1,4 +1,4 @@
-"""Faces and their quality over the wire."""
+"""Schemas of faces and their quality."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DetectRequest(RequestModel):
 
 
 class BoxOut(AttributesModel):
-    """Pixels of the upright photograph; of a face at its border, the box may reach beyond it."""
+    """Pixels of the upright photograph; the box may reach beyond it for a face at its border."""
 
     x: Rounded
     y: Rounded
@@ -26,7 +26,7 @@ class BoxOut(AttributesModel):
 
 
 class LandmarksOut(BaseModel):
-    """x and y in pixels, beyond the photograph where the face is cut off; left and right as seen in the picture."""
+    """x and y in pixels, outside the photograph if the face is cut off; left and right as the viewer sees them."""
 
     left_eye: tuple[Rounded, Rounded]
     right_eye: tuple[Rounded, Rounded]
@@ -38,12 +38,12 @@ class LandmarksOut(BaseModel):
 class QualityOut(AttributesModel):
     """Measures of a face; ``issues`` names those outside their limits."""
 
-    eye_distance: Rounded = Field(description="pixels between the eyes in the photograph")
+    eye_distance: Rounded = Field(description="distance between the eyes in the photograph, pixels")
     sharpness: Rounded = Field(description="variance of the Laplacian of the aligned face")
     brightness: Rounded = Field(description="mean grey level, 0..255")
     contrast: Rounded = Field(description="standard deviation of the grey levels")
     yaw: Rounded = Field(description="offset of the nose from the middle of the eyes, in eye distances; 0 is frontal")
-    roll: Rounded = Field(description="inclination of the eyes, degrees")
+    roll: Rounded = Field(description="inclination of the line through the eyes, degrees")
     issues: list[str]
 
 
@@ -62,7 +62,7 @@ class ProbeOut(BaseModel):
     faces_detected: int
     face: FaceOut
     embedding_norm: float = Field(
-        description="the less the encoder recognises in a face the shorter; below the limit in /model it is weak"
+        description="smaller the less the encoder recognises in the face; below the limit in /model it is weak"
     )
 
 

@@ -1,4 +1,4 @@
-"""The state of the service over the wire."""
+"""Schemas of the state of the service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.encoding import Precision, RuntimeName
 
 
 class Health(BaseModel):
-    """The service, or each part of it, works."""
+    """Whether the service, or each part of it, works."""
 
     model_config = examples.config(examples.HEALTH)
 
@@ -34,7 +34,7 @@ class EncoderOut(AttributesModel):
 
 
 class ModelResponse(BaseModel):
-    """What decides: encoder, calibration and the operating point in force."""
+    """Encoder, calibration and the operating points in force."""
 
     model_config = examples.config(examples.MODEL)
 
@@ -44,10 +44,10 @@ class ModelResponse(BaseModel):
     target_fpir: float = Field(description="of /identify, unless the request or the collection sets one")
     claim: Claim = Field(description="for whom these rates are promised, unless the request or the collection says")
     smallest_supported_fmr: float = Field(description="with that claim")
-    weak_below: float = Field(description="a face with a shorter embedding is weak")
-    ambiguous_below: float = Field(description="two matching subjects with a smaller margin cannot be told apart")
-    most_templates: int = Field(description="at most this many templates of a subject are compared, the newest")
+    weak_below: float = Field(description="a face with a smaller embedding norm is weak")
+    ambiguous_below: float = Field(description="the order of two matching subjects with a smaller margin is unreliable")
+    most_templates: int = Field(description="at most this many templates of a subject are compared, the newest ones")
     operating_point: OperatingPointWithGroup
-    operating_points: list[OperatingPointOut] = Field(description="over all pairs, of subjects with one template")
+    operating_points: list[OperatingPointOut] = Field(description="over all pairs, for subjects with one template")
     groups: list[GroupOut] = Field(description="groups of people, each compared within itself")
     cohort_sha256: str | None = Field(description="what crowding is measured against; null: nothing")

@@ -1,4 +1,4 @@
-"""``/enroll``, ``/verify`` and ``/identify`` over the wire. Requests are the same as multipart fields and as JSON."""
+"""Schemas of ``/enroll``, ``/verify`` and ``/identify``. Requests have the same fields as multipart and as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Request(RequestModel):
 
 
 class EnrollRequest(_Request):
-    """One subject and one or more photographs of it."""
+    """One subject and one or more photographs of them."""
 
     model_config = examples.config(examples.ENROLL_REQUEST)
 
@@ -68,28 +68,28 @@ class VerifyRequest(_Request, ThresholdChoice):
 
 
 class IdentifyRequest(_Request, ThresholdChoice):
-    """A photograph to be searched for in a collection."""
+    """A photograph to search a collection with."""
 
     model_config = examples.config(examples.IDENTIFY_REQUEST)
 
     image: Image
-    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="most candidates to return")
+    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="maximum number of candidates to return")
     face_policy: FacePolicy = FacePolicy.LARGEST
     target_fpir: Rate | None = Field(
         default=None,
-        description="highest rate of strangers' searches that find somebody; the service's setting if left out",
+        description="highest acceptable FPIR; the collection's or the service's setting if left out",
     )
 
 
 class Versions(BaseModel):
-    """What made the decision."""
+    """The versions that made the decision."""
 
     encoder_version: str
     calibration_version: str
 
 
 class EnrolledOut(BaseModel):
-    """The template made from one photograph (``image``: its place in the request, from 0)."""
+    """The template made from one photograph (``image``: its index in the request, from 0)."""
 
     image: int
     template_id: str
@@ -105,7 +105,7 @@ class FailureOut(BaseModel):
 
 
 class CandidateOut(BaseModel):
-    """A subject as it compares with the probe."""
+    """A subject compared with the probe."""
 
     subject_id: str
     template_id: str = Field(description="the nearest of its templates")
@@ -123,13 +123,13 @@ class CandidateOut(BaseModel):
 
 
 class EnrollResponse(BaseModel):
-    """What was stored, what was not, and which other subjects look the same."""
+    """What was stored, what was not, and which other subjects match."""
 
     model_config = examples.config(examples.ENROLL)
 
     subject_id: str
     collection: str
-    template_count: int = Field(description="templates of the subject now")
+    template_count: int = Field(description="number of templates the subject has now")
     templates: list[EnrolledOut]
     failures: list[FailureOut]
     possible_duplicate: bool = Field(description="another subject is within the threshold")
@@ -139,7 +139,7 @@ class EnrollResponse(BaseModel):
 
 
 class VerifyResponse(Versions):
-    """Is this that person?"""
+    """The outcome of a 1:1 comparison."""
 
     model_config = examples.config(examples.VERIFY)
 
@@ -153,17 +153,17 @@ class VerifyResponse(Versions):
     false_match_rate: RateOut | None = Field(description="at this very distance, over all pairs; null beyond 50 %")
     worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
     operating_point: OperatingPointWithGroup | None = Field(
-        description="null for a max_distance beyond all that was measured"
+        description="null for a max_distance beyond the measured range"
     )
     subject_id: str | None
     template_id: str | None = Field(description="the subject's nearest template")
-    templates: int = Field(description="how many templates, or photographs, the reference consists of")
+    templates: int = Field(description="number of templates, or photographs, in the reference")
     probe: ProbeOut
     reference: ProbeOut | None
 
 
 class IdentifiedFace(BaseModel):
-    """Who one face may be."""
+    """The search result for one face."""
 
     decision: Decision
     reason: Reason | None = Field(description="of an inconclusive decision")
@@ -172,7 +172,7 @@ class IdentifiedFace(BaseModel):
 
 
 class IdentifyResponse(Versions):
-    """Who is this? The first members are about the face with the nearest candidate; ``faces`` has every face used."""
+    """The outcome of a 1:N search. Top-level members are for the face with the nearest candidate; ``faces`` has all."""
 
     model_config = examples.config(examples.IDENTIFY)
 
@@ -183,10 +183,10 @@ class IdentifyResponse(Versions):
     threshold: float = Field(description="the best candidate's")
     criterion: CriterionOut
     operating_point: OperatingPointWithGroup | None
-    gallery_subjects: int = Field(description="subjects that were searched, for which the threshold was chosen")
+    gallery_subjects: int = Field(description="number of subjects searched; the threshold is chosen for it")
     false_positive_identification_rate: float | None = Field(
-        description="of a search by a stranger among `gallery_subjects`; in the worst group if every_group is claimed; "
-        "null where it cannot be told"
+        description="of a non-mated search among `gallery_subjects`; in the worst group if every_group is claimed; "
+        "null where it is unknown"
     )
     margin: float | None = Field(
         description="distance from the best candidate to the next, crowding included; null without a second"
@@ -195,5 +195,5 @@ class IdentifyResponse(Versions):
         description="of an inconclusive decision, or why there are no candidates"
     )
     probe: ProbeOut
-    candidates: list[CandidateOut] = Field(description="one a subject, by distance plus crowding, the smallest first")
+    candidates: list[CandidateOut] = Field(description="one per subject, by distance plus crowding, smallest first")
     faces: list[IdentifiedFace]

@@ -1,4 +1,4 @@
-"""Subjects and collections over the wire."""
+"""Schemas of subjects and collections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.gallery import Targets
 
 
 class SubjectUpdate(RequestModel):
-    """What can be changed of a subject."""
+    """The changeable part of a subject."""
 
     model_config = examples.config(examples.SUBJECT_UPDATE)
 
@@ -43,7 +43,7 @@ class SubjectOut(AttributesModel):
 
 
 class SubjectPage(BaseModel):
-    """Subjects by id; ask again with ``next_cursor`` until it is null."""
+    """Subjects, ordered by id; repeat with ``next_cursor`` until it is null."""
 
     model_config = examples.config(examples.SUBJECT_PAGE)
 
@@ -52,7 +52,7 @@ class SubjectPage(BaseModel):
 
 
 class CollectionUpdate(RequestModel):
-    """What a match is in a collection where a request does not say; null leaves it to the service."""
+    """The default targets of a collection; null means the service's."""
 
     model_config = examples.config(examples.COLLECTION_UPDATE)
 
@@ -61,12 +61,12 @@ class CollectionUpdate(RequestModel):
     claim: Claim | None = Field(default=None, description="for whom these rates are promised")
 
     def targets(self) -> Targets:
-        """The same for the service."""
+        """These targets as the service takes them."""
         return Targets(self.target_fmr, self.target_fpir, self.claim and self.claim.value)
 
 
 class NewCollection(CollectionUpdate):
-    """A collection to be created."""
+    """A collection to create."""
 
     model_config = examples.config(examples.NEW_COLLECTION)
 
@@ -88,7 +88,7 @@ class CollectionOut(BaseModel):
 
 
 class CollectionList(BaseModel):
-    """All collections by id."""
+    """All collections, ordered by id."""
 
     model_config = examples.config(examples.COLLECTION_LIST)
 
@@ -96,7 +96,7 @@ class CollectionList(BaseModel):
 
 
 class Erased(BaseModel):
-    """How many templates were erased."""
+    """The number of templates erased."""
 
     model_config = examples.config(examples.ERASED)
 

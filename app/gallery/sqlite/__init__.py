@@ -1,1 +1,1 @@
-"""The embedded gallery: SQLite is the truth, FAISS searches in memory."""
+"""The embedded gallery: SQLite is the source of truth, FAISS searches in memory."""

@@ -1,4 +1,4 @@
-"""SQLite connections: one that writes, a pool of those that read, and what their failures are called."""
+"""SQLite connections: one writer, a pool of readers, and the mapping of their errors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _answering() -> Iterator[None]:
 class Database:
     """A SQLite database in WAL mode that only this process has open; every method may be called from any thread.
 
-    Every commit is on the disk before it returns (``synchronous=FULL``); what is deleted is overwritten with zeros
-    (``secure_delete``). Opening it applies the migrations. Raises GalleryUnavailable when it cannot be opened, is
+    Every commit is on disk before it returns (``synchronous=FULL``); deleted data is overwritten with zeros
+    (``secure_delete``). Opening applies the migrations. Raises GalleryUnavailable if the database cannot be opened, is
     damaged or is newer than this code.
     """
 
@@ -42,10 +42,10 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._borrowed = 0
         self._closed = False
-        # A process that was killed may have left a log behind.
+        # A killed process may have left a log behind.
         self._log_holds_erased = True
         try:
-            # SQLite gives its log the rights of the database file.
+            # SQLite gives its log the permissions of the database file.
             path.touch(mode=0o600)
             self._writer = self._connect()
             try:
@@ -79,7 +79,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A read transaction: everything read in it belongs to one moment. Raises GalleryUnavailable."""
+        """A read transaction: everything read in it is one consistent snapshot. Raises GalleryUnavailable."""
         with _answering():
             connection = self._borrow()
             try:
@@ -90,7 +90,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, one at a time; what is not committed when the context is left is rolled back.
+        """A write transaction, one at a time; anything not committed on exit is rolled back.
 
         Raises GalleryUnavailable.
         """
@@ -106,11 +106,11 @@ class Database:
                     self._empty_log()
 
     def expect_erasure(self) -> None:
-        """Says that the current transaction erases, so that the log is emptied after it.
+        """Marks the current transaction as erasing data, so that the log is emptied after it.
 
         Deleted rows are zeroed in the database file, but pages as they were before may still be in the write-ahead
-        log; writing them back and truncating the log takes that copy away. A reader that needs the old pages for
-        longer than the busy timeout puts this off until the next write or the closing.
+        log; a checkpoint that truncates the log removes that copy. A reader that needs the old pages for longer than
+        the busy timeout delays this until the next write or ``close``.
         """
         self._log_holds_erased = True
 
@@ -154,7 +154,7 @@ class Database:
             self._pool_changed.notify_all()
 
     def close(self) -> None:
-        """Waits for transactions under way, then closes every connection; the last one empties the log."""
+        """Waits for open transactions, then closes every connection; the last one empties the log."""
         with self._write_lock, self._pool_changed:
             if self._closed:
                 return

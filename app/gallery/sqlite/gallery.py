@@ -1,4 +1,4 @@
-"""The embedded gallery: SQLite is the truth, an index in memory per collection finds the nearest templates."""
+"""The embedded gallery: SQLite is the source of truth; an in-memory index per collection finds candidates."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ RECEIPT_LIFETIME = timedelta(hours=24)
 DATABASE_NAME = "gallery.sqlite3"
 
 _NO_KEYS: Keys = np.empty(0, dtype=np.int64)
-# For a search whose answer does not matter.
+# For a search whose result does not matter.
 _ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
 
 
 def utc_now() -> datetime:
-    """The present moment, in UTC."""
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 
 class SqliteGallery:
     """A ``Gallery`` in a directory of its own, for one process.
 
-    A write is committed to SQLite (on the disk before the commit returns), then the index follows, then the method
-    returns; see ``CollectionIndex`` for why no search sees a state between. A search asks the index for likely
-    templates and decides by their exact embeddings from the database.
+    A write is committed to SQLite (on disk before the commit returns), then the index is updated, then the method
+    returns; see ``CollectionIndex`` for why no search sees an intermediate state. A search asks the index for
+    candidates and ranks them by their exact embeddings from the database.
 
-    Erasure: what is deleted is overwritten with zeros in the database file, and the write-ahead log, which may hold
-    pages as they were before, is emptied after every erasure, or, when a long read prevents that, by a later write or
-    ``close``. Receipts are erased with their subject; those older than 24 hours at opening and by the next write.
-    What file systems, disks and backups keep of overwritten data is beyond its reach.
+    Erasure: deleted data is overwritten with zeros in the database file. The write-ahead log, which may hold older
+    pages, is emptied after every erasure or, if a long read prevents that, by a later write or ``close``. Receipts are
+    erased with their subject; those older than 24 hours on opening and by the next write. Copies of overwritten data
+    that file systems, disks and backups keep are beyond its reach.
 
     Args:
-        directory: the data directory; created for its owner alone when it is missing.
-        encoder_digest: names the encoder that makes the embeddings.
-        crowding: that of embeddings; what is stored of another cohort is computed anew.
-        clock: gives the present moment in UTC.
+        directory: the data directory; created with access for its owner only if it is missing.
+        encoder_digest: identifies the encoder that makes the embeddings.
+        crowding: computes the crowding of embeddings; values stored with another cohort are recomputed.
+        clock: returns the current time in UTC.
 
     Raises:
-        GalleryInUse: the directory is open already, in another process or in this one.
+        GalleryInUse: the directory is already open, in another process or in this one.
         EncoderMismatch: it holds templates of another encoder.
         GalleryUnavailable: it cannot be written, or its database is damaged or of a newer release.
     """
@@ -180,7 +180,7 @@ class SqliteGallery:
         encoded = None if metadata is None else queries.dump_metadata(metadata)
         with self._writing() as (connection, now):
             key = queries.collection_key(connection, collection)
-            # Before the subject is read: a twin of this request may have created it.
+            # Before the subject is read: a duplicate of this request may have created it.
             if receipt is not None and queries.find_receipt(connection, receipt.key, now - RECEIPT_LIFETIME):
                 raise ReceiptExists("Another request has been answered under this idempotency key.")
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
@@ -202,7 +202,7 @@ class SqliteGallery:
         on_conflict: OnConflict,
         now: datetime,
     ) -> tuple[int, Keys]:
-        """The subject's key, ready to take templates, and the keys that the index holds of it already."""
+        """The subject's key, ready to take templates, and the keys that the index already holds for it."""
         try:
             subject = queries.subject_key(connection, collection, subject_id)
         except SubjectNotFound:

@@ -1,4 +1,4 @@
-"""The search index of a collection: derived from the database, in memory, always in step with it."""
+"""The in-memory search index of a collection: derived from the database and always consistent with it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SCORE_TOLERANCE = 2e-3
 """How far a score of the index may be from the exact one."""
 
 _COMPONENTS = 136
-# Those of an embedding, one for the crowding, and zeros up to a multiple of eight, which FAISS is fast with.
+# The embedding, one for the crowding, and zeros up to a multiple of eight, with which FAISS is fast.
 
 
 class Batch(NamedTuple):
-    """Keys of subjects, what their templates are fused to, float32 [N, 128], and of how many, int64 [N].
+    """Keys of subjects, their fused templates, float32 [N, 128], and how many were fused, int64 [N].
 
     crowding: float32 [N], of the fused vectors (``app.crowding``).
     """
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class SearchHits(NamedTuple):
-    """Keys and scores, float32 [N], greatest first: no other vector has a greater score than these."""
+    """Keys and scores, float32 [N], greatest first; no other vector has a greater score."""
 
     keys: Keys
     scores: npt.NDArray[np.float32]
@@ -51,12 +51,12 @@ class SearchHits(NamedTuple):
 class VectorIndex:
     """Finds the stored vectors with the smallest adjusted distance: compares the probe with every one of them.
 
-    The adjusted squared distance of unit vectors is ``2 - 2 * score`` plus the crowding of the probe, and the score is
-    their inner product less half the crowding of the stored one: an inner product with one component more.
+    The adjusted squared distance of unit vectors is ``2 - 2 * score`` plus the crowding of the probe. The score is
+    their inner product minus half the crowding of the stored vector: an inner product with one more component.
 
     Vectors are kept at half precision: 280 bytes a subject with its key. Half precision keeps 11 bits of each
-    component, so the inner product of two unit vectors is off by 2**-11 at most with rounding to nearest and by 2**-10
-    with truncation, and half the crowding, which is at most 1, likewise.
+    component, so the inner product of two unit vectors is off by at most 2**-11 with rounding to nearest and 2**-10
+    with truncation. The same holds for half the crowding, which is at most 1.
 
     Searches may run in parallel with each other, but not with ``add`` or ``remove``.
     """
@@ -71,25 +71,25 @@ class VectorIndex:
         return int(self._index.ntotal)
 
     def add(self, keys: Keys, vectors: npt.NDArray[np.float32], crowding: npt.NDArray[np.float32]) -> None:
-        """Stores vectors, float32 [N, 128], and their crowding, [N], under keys, int64 [N], that it does not hold."""
+        """Stores vectors, float32 [N, 128], and their crowding, [N], under new keys, int64 [N]."""
         stored = np.zeros((len(vectors), _COMPONENTS), dtype=np.float32)
         stored[:, :EMBEDDING_SIZE] = vectors
         stored[:, EMBEDDING_SIZE] = -crowding / 2
         self._index.add_with_ids(stored, keys)
 
     def remove(self, keys: Keys) -> None:
-        """Removes vectors by key; RuntimeError when it did not hold them all."""
+        """Removes vectors by key. Raises RuntimeError if any was missing."""
         removed = int(self._index.remove_ids(faiss.IDSelectorBatch(keys)))
         if removed != len(keys):
             raise RuntimeError(f"The index held {removed} of {len(keys)} vectors to be removed.")
 
     def search(self, probe: Embedding, count: int, *, crowded: bool = True) -> SearchHits:
-        """The ``count`` (one or more) best vectors, or all where there are fewer; by distance alone unless crowded."""
+        """The ``count`` (one or more) best vectors, or all if there are fewer; by distance alone unless crowded."""
         asked = np.zeros((1, _COMPONENTS), dtype=np.float32)
         asked[0, :EMBEDDING_SIZE] = probe
         asked[0, EMBEDDING_SIZE] = float(crowded)
-        # Searches run in parallel with each other already; sharing one probe's out among threads costs more in waiting
-        # for them than it saves, many times over on busy cores. The setting holds for the calling thread.
+        # Searches already run in parallel; splitting one search among threads costs more in synchronisation than it
+        # saves, many times over on busy cores. The setting applies to the calling thread.
         faiss.omp_set_num_threads(1)
         scores, keys = self._index.search(asked, count)
         found = keys[0] >= 0
@@ -97,11 +97,11 @@ class VectorIndex:
 
 
 class CollectionIndex:
-    """The index of one collection, together with the lock that keeps it in step with the database.
+    """The index of one collection, with the lock that keeps it consistent with the database.
 
-    The commit of a transaction and the change of the index happen under the same exclusive lock, and a search holds
-    the shared one while it reads index and database: it sees both before the write or both after it. Hence nobody can
-    find a subject without its templates while they are being replaced.
+    A commit and the change of the index happen under the same exclusive lock, and a search holds the shared lock while
+    it reads both: it sees both before the write or both after it. So no search finds a subject without its templates
+    while they are being replaced.
 
     ``load`` gives all that is committed, in batches. Start with ``rebuild``.
     """
@@ -115,16 +115,16 @@ class CollectionIndex:
         self._dropped = False
 
     def rebuild(self) -> None:
-        """Derives the index anew. Raises GalleryUnavailable; the next search then tries again."""
+        """Rebuilds the index from the database. Raises GalleryUnavailable; the next search then tries again."""
         with self._lock.writing():
             self._rebuild()
 
     @contextmanager
     def reading(self) -> Iterator[VectorIndex]:
-        """The index, equal to what is committed until the context is left.
+        """The index, consistent with the database until the context is left.
 
-        Raises CollectionNotFound when the collection has been erased, GalleryUnavailable when an index that had to be
-        given up cannot be rebuilt.
+        Raises CollectionNotFound if the collection has been erased, GalleryUnavailable if an index that had to be
+        discarded cannot be rebuilt.
         """
         while True:
             with self._lock.reading():

@@ -13,7 +13,7 @@ from app.gallery.protocol import GalleryInUse, GalleryUnavailable
 
 
 class DirectoryLock:
-    """Holds a data directory for one owner: ``flock`` on a file inside it, freed by the kernel when its owner dies.
+    """Holds a data directory for one owner: ``flock`` on a file inside it, released by the kernel if the owner dies.
 
     A missing directory is created, for its owner alone. A second lock is refused in the same process too. The file
     stays behind; only the kernel's lock on it counts.
@@ -84,7 +84,7 @@ class ReadersWriterLock:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Shared with nobody."""
+        """Exclusive."""
         with self._changed:
             self._waiting_writers += 1
             try:

@@ -36,18 +36,18 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
 
 
 def load_metadata(text: str) -> dict[str, Any]:
-    """The mapping that ``dump_metadata`` was given."""
+    """The inverse of ``dump_metadata``."""
     metadata: dict[str, Any] = json.loads(text)
     return metadata
 
 
 def timestamp(moment: datetime) -> str:
-    """UTC, ISO 8601, of constant length, so that texts sort as their moments do."""
+    """UTC, ISO 8601, of constant length, so that text order is time order."""
     return moment.isoformat(timespec="microseconds")
 
 
 def bind_encoder(connection: sqlite3.Connection, directory: Path, digest: str) -> int:
-    """The key under which templates of this encoder are stored; the encoder is noted when it is new.
+    """The key under which templates of this encoder are stored; a new encoder is recorded.
 
     Raises EncoderMismatch when there is a template of any other encoder; ``directory`` is named in its message.
     """
@@ -107,7 +107,7 @@ def insert_collection(connection: sqlite3.Connection, collection: str, now: date
 
 
 def set_targets(connection: sqlite3.Connection, collection: int, targets: Targets) -> None:
-    """Replaces what decisions in a collection aim at."""
+    """Replaces the target rates of a collection."""
     connection.execute(
         "UPDATE collections SET target_fmr = ?, target_fpir = ?, claim = ? WHERE key = ?",
         (targets.fmr, targets.fpir, targets.claim, collection),
@@ -170,7 +170,7 @@ def insert_subject(
 
 
 def touch_subject(connection: sqlite3.Connection, subject: int, metadata: str | None, now: datetime) -> None:
-    """Notes that the subject was changed; metadata None keeps what is stored."""
+    """Records that the subject was changed; metadata None keeps the stored value."""
     connection.execute(
         "UPDATE subjects SET metadata = COALESCE(?, metadata), updated_at = ? WHERE key = ?",
         (metadata, timestamp(now), subject),
@@ -204,7 +204,7 @@ def read_subjects(connection: sqlite3.Connection, collection: str, after: str, l
 
 
 def _subject(collection: str, rows: Sequence[tuple[Any, ...]]) -> Subject:
-    """A subject from its rows, one a template."""
+    """A subject from its rows, one per template."""
     id_, metadata, created_at, updated_at, *_ = rows[0]
     return Subject(
         id=id_,
@@ -247,13 +247,13 @@ def insert_templates(
 
 
 def subject_keys(connection: sqlite3.Connection, collection: int) -> Keys:
-    """Of all subjects of a collection, int64 [N]."""
+    """The keys of all subjects in a collection, int64 [N]."""
     rows = connection.execute("SELECT key FROM subjects WHERE collection = ?", (collection,))
     return np.array([row[0] for row in rows], dtype=np.int64)
 
 
 def renew_crowding(connection: sqlite3.Connection, subject: int, crowding: Crowding) -> Batch:
-    """Stores how crowded the subject is with the templates that it has now; what stands for it in the index."""
+    """Stores the crowding of the subject's current fused template; returns its entry for the index."""
     rows = connection.execute("SELECT embedding FROM templates WHERE subject = ? ORDER BY key", (subject,))
     fused = fused_template(templates := vectors_of([row[0] for row in rows]))
     crowded = crowding(fused[np.newaxis])
@@ -267,13 +267,13 @@ def renew_crowding(connection: sqlite3.Connection, subject: int, crowding: Crowd
 
 
 def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
-    """Sees to it that the crowding of every subject is by this cohort; computes what is by another, or by none."""
+    """Makes sure that the crowding of every subject is from this cohort; recomputes it where it is not."""
     row = connection.execute("SELECT digest FROM cohorts").fetchone()
     if row is None or row[0] != crowding.digest:
         connection.execute("DELETE FROM cohorts")
         connection.execute("INSERT INTO cohorts (digest) VALUES (?)", (crowding.digest,))
         connection.execute("UPDATE subjects SET crowding = NULL")
-    # Onwards by key: NaN, which the crowding of a damaged embedding is, is stored as NULL.
+    # Advance by key: the crowding of a damaged embedding is NaN, which is stored as NULL.
     after, query = 0, "SELECT key FROM subjects WHERE crowding IS NULL AND key > ? ORDER BY key LIMIT ?"
     while keys := [key for (key,) in connection.execute(query, (after, _LOAD_BATCH))]:
         after = keys[-1]
@@ -285,7 +285,7 @@ def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
 
 
 def _fused(connection: sqlite3.Connection, subjects: Sequence[int]) -> dict[int, Embedding]:
-    """What the templates of each subject are fused to."""
+    """The fused template of each subject."""
     stored = connection.execute(
         """
         SELECT t.subject, t.embedding FROM json_each(?) wanted JOIN templates t ON t.subject = wanted.value
@@ -325,7 +325,7 @@ def count_subjects(connection: sqlite3.Connection, collection: int) -> int:
 
 
 def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Batch]:
-    """What stands for every subject of a collection. Raises GalleryUnavailable when an embedding is damaged."""
+    """The index entries of all subjects in a collection. Raises GalleryUnavailable if an embedding is damaged."""
     cursor = connection.execute(
         """
         SELECT t.subject, s.crowding, t.embedding FROM templates t JOIN subjects s ON s.key = t.subject
@@ -349,7 +349,7 @@ def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Ba
 
 
 def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> list[StoredTemplate]:
-    """Those templates of the subjects with these keys that are fused, in no order."""
+    """The templates to fuse of the subjects with these keys, in no particular order."""
     rows = connection.execute(
         """
         SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.norm, s.crowding
@@ -362,7 +362,7 @@ def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> l
 
 
 def read_vectors(connection: sqlite3.Connection, collection: int, after: str, limit: int) -> list[SubjectVectors]:
-    """Those templates that are fused, of at most ``limit`` subjects with greater ids, by id."""
+    """The templates to fuse of at most ``limit`` subjects with greater ids, by id."""
     found = connection.execute(
         "SELECT key FROM subjects WHERE collection = ? AND id > ? ORDER BY id LIMIT ?", (collection, after, limit)
     )
@@ -381,7 +381,7 @@ def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
 
 
 def delete_collection(connection: sqlite3.Connection, collection: int) -> None:
-    """Erases a collection with all that is in it."""
+    """Erases a collection with everything in it."""
     connection.execute("DELETE FROM collections WHERE key = ?", (collection,))
 
 

@@ -19,10 +19,10 @@ from app.embeddings import (
 )
 from app.gallery.sqlite.index import SCORE_TOLERANCE, VectorIndex
 
-# The first fetch asks for this many more, so that a second one is rarely needed.
+# Extra subjects in the first fetch, so that a second one is rarely needed.
 SPARE = 12
 _GROWTH = 4
-# Distances are cut off at 4, and vectors a little longer than 1 are a little farther.
+# Distances are clipped at 4, and vectors slightly longer than 1 are slightly farther.
 _CLIPPED = (2 + UNIT_NORM_TOLERANCE) ** 2 - MAX_DISTANCE
 
 
@@ -30,7 +30,7 @@ _CLIPPED = (2 + UNIT_NORM_TOLERANCE) ** 2 - MAX_DISTANCE
 class StoredTemplate:
     """A template with its embedding as float32 bytes, and its subject with metadata as JSON text.
 
-    crowding: of what the subject's templates are fused to.
+    crowding: of the subject's fused template.
     """
 
     key: int
@@ -45,7 +45,7 @@ class StoredTemplate:
 
 @dataclass(frozen=True, slots=True)
 class RankedSubject:
-    """A subject: squared L2, 0..4, to its fused templates, how many were fused, the greatest norm, the nearest."""
+    """A subject: squared L2, 0..4, to its fused template, how many were fused, largest norm, nearest template."""
 
     distance: float
     templates: int
@@ -72,7 +72,7 @@ def vectors_of(blobs: Sequence[bytes]) -> Vectors:
 
 
 def rank(probe: Embedding, templates: Sequence[StoredTemplate], *, crowded: bool = True) -> list[RankedSubject]:
-    """One entry a subject by ``ranking_distance``, then by id; ``nearest`` is the older of two templates alike."""
+    """One entry per subject by ``ranking_distance``, then by id; ``nearest`` is the older of two equal templates."""
     ordered = sorted(templates, key=lambda t: t.key)
     vectors = vectors_of([template.embedding for template in ordered])
     distances = squared_distances(probe, vectors)
@@ -82,7 +82,7 @@ def rank(probe: Embedding, templates: Sequence[StoredTemplate], *, crowded: bool
     ranked = []
     for places in by_subject.values():
         nearest = min(places, key=lambda place: distances[place])
-        # One template is fused to itself.
+        # A single template is its own fusion.
         distance = distances[nearest] if len(places) == 1 else _fused_distance(probe, vectors[places])
         longest = max(ordered[place].norm for place in places)
         ranked.append(RankedSubject(float(distance), len(places), longest, ordered[nearest]))
@@ -103,9 +103,9 @@ def nearest_subjects(
 ) -> list[RankedSubject]:
     """The ``top_k`` best subjects by exact distance and crowding, or by distance alone, although the index rounds.
 
-    The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until nothing that the
-    index has held back can be as near as the last subject returned, given how far its scores and the lengths of stored
-    embeddings may be off; so near ties at the cut are decided by the exact numbers.
+    The index proposes subjects by key and ``fetch`` reads their templates. More are fetched until no other subject can
+    be as near as the last one returned, given the error of the index scores and of the unit lengths of stored
+    embeddings. So near ties at the cut are decided by exact distances.
     """
     wanted = top_k + SPARE
     probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))

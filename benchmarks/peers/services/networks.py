@@ -4,7 +4,7 @@
 
 The running statistics of the batch norms are measured on noise, so that activations stay in the range of a trained
 network (neither denormal nor infinite) and no layer can be folded away. As published, IResNet-50 takes 6.3 G
-multiply-adds a face, and SCRFD-10G has 4.23 M parameters and takes 10 G at 640x480.
+multiply-adds per face, and SCRFD-10G has 4.23 M parameters and takes 10 G at 640x480.
 """
 
 import sys
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 def iresnet50() -> nn.Sequential:
-    """112x112 RGB in, 512 numbers out; every stage halves the side: 112 -> 56, 28, 14, 7."""
+    """112x112 RGB in, 512 dimensions out; every stage halves the side: 112 -> 56, 28, 14, 7."""
     parts: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)]
     before = 64
     for planes, blocks in zip((64, 128, 256, 512), (3, 4, 14, 3), strict=True):
@@ -58,7 +58,7 @@ def _conv(before: int, planes: int, stride: int = 1) -> nn.Sequential:
 
 
 class Basic(nn.Module):
-    """ResNet's basic block; the shortcut of a stride is an average pool before its 1x1 (ResNet-D)."""
+    """ResNet's basic block; a strided shortcut is an average pool before its 1x1 convolution (ResNet-D)."""
 
     def __init__(self, before: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Basic(nn.Module):
 
 
 class Scrfd(nn.Module):
-    """Backbone with a deep stem, path aggregation neck, one head of three convolutions for each stride."""
+    """Backbone with a deep stem, path aggregation neck, and a head of three convolutions per stride."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def settle(net: nn.Module, side: int) -> None:
 
 
 def export(net: nn.Module, side: int, outputs: list[str], path: Path) -> None:
-    """Writes ONNX with a batch of any size."""
+    """Writes ONNX with a free batch dimension."""
     axes = {name: {0: "batch"} for name in ["input", *outputs]}
     example = (torch.zeros(1, 3, side, side),)
     named: dict[str, list[str]] = {"input_names": ["input"], "output_names": outputs}
@@ -139,7 +139,7 @@ def export(net: nn.Module, side: int, outputs: list[str], path: Path) -> None:
 
 
 def main(directory: Path) -> None:
-    """Writes the three networks, unless they are there."""
+    """Writes the three networks, unless they exist."""
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     if not (directory / IRESNET50).is_file():

@@ -1,7 +1,7 @@
-"""What all peers' services have in common: what they are told, how many requests run at once, when they are ready.
+"""What the peers' services share: configuration, concurrency and readiness.
 
 A route is a ``def``, so that it runs on one of ``REQUEST_THREADS`` threads and never in the event loop. Each has
-``response_model=None``: a response model would be filled on a thread again, behind other photographs.
+``response_model=None``: a response model would be serialised on one of these threads, queued behind other photographs.
 """
 
 import os
@@ -16,9 +16,9 @@ REQUEST_THREADS = int(os.environ.get("REQUEST_THREADS", "2"))
 INNER_THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 """Threads inside one request."""
 MODELS = Path(os.environ.get("MODELS", "models"))
-"""Folder with what ``networks`` wrote."""
+"""Folder written by ``networks``."""
 
-# Here, so that a service need not import what made them.
+# Defined here, so that a service need not import the module that writes them.
 IRESNET50 = "iresnet50.onnx"
 SCRFD10G = "scrfd10g.onnx"
 INCEPTION = "inception-resnet-v1.pt"
@@ -43,5 +43,5 @@ def application() -> FastAPI:
 
 
 def no_face() -> HTTPException:
-    """The answer to a photograph without a face."""
+    """The response to a photograph without a face."""
     return HTTPException(422, "no face")

