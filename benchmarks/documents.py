@@ -24,7 +24,7 @@ from app.decisions import load_calibration
 from app.encoding import load_weights
 from app.settings import DEFAULT_WEIGHTS, Settings
 from benchmarks import tables
-from model.evaluation.report import Report, all_pairs_table, markdown_table
+from model.evaluation.report import Report, all_pairs_table, groups_table, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -82,6 +82,7 @@ def all_tables() -> dict[str, Table]:
         "settings": settings_table,
         "encoders": lambda: iter([markdown_table(reports())]),
         "encoders lfw": lambda: iter([all_pairs_table(reports())]),
+        "encoders groups": lambda: iter([groups_table(reports())]),
     }
     for directory in sorted(path.parent for path in DEFAULT_WEIGHTS.glob("*/calibration.json")):
         for make in tables.TABLES:

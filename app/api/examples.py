@@ -11,9 +11,9 @@ Example = dict[str, Any]
 IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkS"
 TEMPLATE_ID = "0c9e8f4b6a5d4f0e9b7a3c2d1e0f5a6b"
 
-ENCODER_SHA256 = "8567dedb014e457ebdc5656c144a0bce7a019711e0906eb71b362abc8b86992f"
+ENCODER_SHA256 = "9d3e557f91269360238c5408454af48ede435b0f612e7c07d5d8bf190bf35450"
 """Digest of the default encoder."""
-VERSION = f"tessera-l-3-{ENCODER_SHA256[:8]}"
+VERSION = f"tessera-l-4-{ENCODER_SHA256[:8]}"
 
 _VERSIONS: Example = {"encoder_version": VERSION, "calibration_version": VERSION}
 _FACE: Example = {
@@ -182,7 +182,7 @@ MODEL: Example = {
             ],
         }
     ],
-    "cohort_sha256": "ef16936568e5391878bc8c0cc5dd9964e187a722a3c53398b7a95b49d40bd2f5",
+    "cohort_sha256": "55d3986cc279e26350645339c0a2c284312116dc11be91339d4d3222fa298c06",
 }
 AUDIT: Example = {
     "collection": "staff",

@@ -17,7 +17,7 @@ from app.gallery import Candidate, OnConflict, Subject
 class Probe:
     """The face that was used, and the number of faces in the photograph.
 
-    embedding, length: see ``Encodings``. crowding: see ``app.crowding``.
+    embedding, norm: see ``Encodings``. crowding: see ``app.crowding``.
     """
 
     faces_detected: int

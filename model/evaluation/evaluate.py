@@ -27,6 +27,7 @@ from app.evaluation.bootstrap import REPLICATES, interval
 from app.evaluation.pairs import all_pair_distances, can_show, tar_at_far
 from app.evaluation.roc import Comparisons, all_comparisons, bootstrap_tar
 from model.data.face_set import FaceSet, load_face_set
+from model.data.groups import LABELLED, SEXES
 from model.evaluation.baselines import DLIB, Encode, dlib_embeddings, load_encode
 from model.evaluation.corruptions import CORRUPTIONS, corrupt
 from model.evaluation.plots import distance_histogram, robustness_curves, roc_and_det
@@ -52,6 +53,7 @@ SEARCH_FARS = (1e-3, 1e-4)
 ROBUSTNESS_FACES = 1000
 ROBUSTNESS_FAR = 1e-3
 FEW_SUBJECTS = 30
+FEW_OF_A_GROUP = 20
 CFP_PARTS: tuple[tuple[str, str, Literal["FF", "FP"]], ...] = (("cfp_ff", "CFP-FF", "FF"), ("cfp_fp", "CFP-FP", "FP"))
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
@@ -115,6 +117,20 @@ def _by_source(members: FaceSet, vectors: Vectors) -> dict[str, AllPairsResult]:
         rows = members.source == source
         if (np.unique(members.identity[rows], return_counts=True)[1] > 1).sum() >= FEW_SUBJECTS:
             results[source], _ = evaluate_all_pairs(vectors[rows], members.identity[rows], ALL_FARS[:1])
+    return results
+
+
+def _within_groups(everybody: FaceSet, encode: Encode) -> dict[str, AllPairsResult]:
+    """All pairs within each origin and sex of the people with several faces who are neither trained on nor held out."""
+    if not (everybody.split == LABELLED).any():
+        return {}
+    members = everybody.of_split(LABELLED)
+    vectors, results = encode(members.images(np.arange(len(members)))), {}
+    for origin in sorted(set(members.origin.tolist())):
+        for sex, kind in SEXES.items():
+            rows = (members.origin == origin) & (members.sex == sex)
+            if (np.unique(members.identity[rows], return_counts=True)[1] > 1).sum() >= FEW_OF_A_GROUP:
+                results[f"{origin} {kind}"], _ = evaluate_all_pairs(vectors[rows], members.identity[rows], ALL_FARS[:1])
     return results
 
 
@@ -190,13 +206,14 @@ def run(
         members = _load_heldout(faces)
         vectors = encode(members.images(np.arange(len(members))))
         measured.heldout(members, vectors)
+        measured.parts["within_groups"] = _within_groups(load_face_set(faces), encode)
         _histogram(encoder, members, vectors, out / "distances.svg")
     report = Report.model_validate(measured.parts)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
     np.savez_compressed(out / EMBEDDINGS_FILE, **measured.kept)
     roc_and_det(measured.curves, out / "roc.svg", name)
     typer.echo(markdown_table({name: report}))
-    typer.echo(report.model_dump_json(indent=2, exclude={"heldout_by_source"}))
+    typer.echo(report.model_dump_json(indent=2, exclude={"heldout_by_source", "within_groups"}))
 
 
 def _histogram(encoder: str, members: FaceSet, vectors: Vectors, path: Path) -> None:

@@ -77,6 +77,7 @@ class Report(BaseModel):
     heldout: AllPairsResult | None = None
     heldout_unrelated: dict[str, float] | None = None
     heldout_by_source: dict[str, AllPairsResult] | None = None
+    within_groups: dict[str, AllPairsResult] | None = None
 
 
 def _pair_cells(result: PairResult | None, fars: tuple[str, ...]) -> list[str]:
@@ -100,6 +101,20 @@ def markdown_table(reports: dict[str, Report]) -> str:
         cells = _pair_cells(report.lfw, ("1e-03",)) + _pair_cells(report.cfp_ff, ())
         cells += _pair_cells(report.cfp_fp, ("1e-02",)) + _tar_cells(report.heldout, ("1e-03", "1e-04", "1e-05"))
         lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def groups_table(reports: dict[str, Report]) -> str:
+    """TAR at FAR 1e-3 within each origin and sex, and within each source of the held-out people, in percent."""
+    shown = {name: report for name, report in reports.items() if report.within_groups}
+    lines = ["| | " + " | ".join(shown) + " |", "|---|" + "---|" * len(shown)]
+    rows: dict[str, list[AllPairsResult | None]] = {}
+    for number, report in enumerate(shown.values()):
+        sources = {f"held-out, {source}": found for source, found in (report.heldout_by_source or {}).items()}
+        for name, result in {**(report.within_groups or {}), **sources}.items():
+            rows.setdefault(name, [None] * len(shown))[number] = result
+    for name, results in rows.items():
+        lines.append(f"| {name} | " + " | ".join(_tar_cells(result, ("1e-03",))[0] for result in results) + " |")
     return "\n".join(lines)
 
 

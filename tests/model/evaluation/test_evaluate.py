@@ -30,7 +30,7 @@ from model import calibrate
 from model.data.face_set import CHIPS_FILE, FaceSet, load_face_set, write_table
 from model.evaluation.baselines import load_encode
 from model.evaluation.corruptions import CORRUPTIONS, corrupt
-from model.evaluation.evaluate import EMBEDDINGS_FILE, REPORT_FILE, app
+from model.evaluation.evaluate import EMBEDDINGS_FILE, FEW_OF_A_GROUP, REPORT_FILE, _within_groups, app
 from model.evaluation.report import Report
 from tests.model.evaluation.test_baselines import export_encoder
 from tests.model.evaluation.test_protocols import cfp_files, make_tar, make_zip
@@ -206,6 +206,28 @@ def test_the_report_holds_the_rates_of_the_people_held_out(measured: Path, faces
     assert report.heldout_by_source["many"].subjects == MANY
 
 
+def test_groups_are_compared_within_themselves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    women, men = (
+        rng.normal(size=(FEW_OF_A_GROUP, 1, 8)) + rng.normal(0, 0.7, (FEW_OF_A_GROUP, 2, 8)) for _ in range(2)
+    )
+    vectors = np.concatenate([women.reshape(-1, 8), men.reshape(-1, 8)]).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    count = len(vectors)
+    np.save(tmp_path / CHIPS_FILE, np.zeros((count, 112, 112, 3), dtype=np.uint8))
+    people = [str(n // 2) for n in range(count)]
+    sex = ["female"] * (count // 2) + ["male"] * (count // 2)
+    table = {"identity": people, "split": ["calibrate"] * count, "source": ["s"] * count, "sex": sex}
+    write_table(tmp_path, {**table, "origin": ["Asian"] * count})
+    found = _within_groups(load_face_set(tmp_path), lambda _: vectors)
+    assert list(found) == ["Asian women", "Asian men"]
+    for name, rows in (("Asian women", slice(0, count // 2)), ("Asian men", slice(count // 2, count))):
+        pairs = all_pair_distances(vectors[rows], np.array([int(p) for p in people])[rows])
+        assert found[name].tar["1e-03"].value == pytest.approx(tar_at_far(pairs, 1e-3))
+        assert (found[name].subjects, found[name].non_mated) == (FEW_OF_A_GROUP, len(pairs.non_mated))
+    assert _within_groups(load_face_set(tmp_path).where(np.zeros(count, dtype=np.bool_)), lambda _: vectors) == {}
+
+
 def test_the_report_holds_the_pair_protocols(measured: Path) -> None:
     report = read_report(measured)
     assert report.lfw is not None
@@ -242,7 +264,7 @@ def test_run_prints_its_row_and_its_report(measured: Path) -> None:
     printed, report = (measured / "printed.txt").read_text(), read_report(measured)
     assert "| tiny 0, openvino f32 | " in printed
     values = json.loads(printed[printed.index("\n{") :])
-    assert values == report.model_dump(exclude={"heldout_by_source"})
+    assert values == report.model_dump(exclude={"heldout_by_source", "within_groups"})
 
 
 def test_parts_without_data_are_absent(another: Path) -> None:

@@ -6,7 +6,16 @@ import pytest
 from pydantic import ValidationError
 
 from app.evaluation.bootstrap import Interval
-from model.evaluation.report import AllPairsResult, Estimate, PairResult, Report, SearchResult, markdown_table
+from model.evaluation.report import (
+    AllPairsResult,
+    Estimate,
+    PairResult,
+    Report,
+    SearchResult,
+    all_pairs_table,
+    groups_table,
+    markdown_table,
+)
 
 HEAD = (
     "|  | LFW accuracy | LFW TAR@1e-3 | CFP-FF | CFP-FP | CFP-FP TAR@1e-2 "
@@ -143,3 +152,21 @@ def test_a_part_that_lacks_a_field_is_refused(part: str) -> None:
 def test_a_report_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         FULL.encoder = "another"  # type: ignore[misc]
+
+
+def test_the_table_of_groups_leaves_out_who_was_not_measured_on_them() -> None:
+    ours = FULL.model_copy(update={"within_groups": {"Asian women": all_pairs(0.6)}})
+    theirs = Report(encoder="theirs", within_groups={"Asian women": all_pairs(0.5), "Black men": all_pairs(0.7)})
+    assert groups_table({"ours": ours, "theirs": theirs, "none": FULL}) == (
+        "| | ours | theirs |\n|---|---|---|\n"
+        "| Asian women | 60.00 [59.00, 60.50] | 50.00 [49.00, 50.50] |\n"
+        "| held-out, studio | 90.00 [89.00, 90.50] | - |\n"
+        "| Black men | - | 70.00 [69.00, 70.50] |"
+    )
+
+
+def test_the_table_of_all_pairs_and_searches() -> None:
+    assert all_pairs_table({"ours": FULL, "none": Report(encoder="none")}).splitlines()[2:] == [
+        "| ours | 91.00 [90.00, 91.50] | - | 95.00 ± 1.00 | 80.00 ± 2.00 |",
+        "| none | - | - | - | - |",
+    ]
