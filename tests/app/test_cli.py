@@ -17,6 +17,8 @@ from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 from app.version import VERSION
 from tests.app.process import PATIENCE, Server, tessera
 
+pytestmark = pytest.mark.slow
+
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
     """The one line that a command says when it refuses."""

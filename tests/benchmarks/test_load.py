@@ -13,6 +13,8 @@ from benchmarks.peers.processes import run_load
 from benchmarks.running import free_port
 from tests.benchmarks.stub import Stub, served
 
+pytestmark = pytest.mark.slow
+
 DELAY = 0.02
 SECONDS = 0.5
 

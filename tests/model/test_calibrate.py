@@ -19,6 +19,8 @@ from app.evaluation.calibration import TARGETS, rule_of_three_fmr
 from model.calibrate import calibrate, encode_all
 from model.data.face_set import FaceSet
 
+pytestmark = pytest.mark.slow
+
 SHA256 = "ab" * 32
 
 

@@ -25,6 +25,8 @@ from app.openvino import ov
 from model.export import SMALL, to_onnx
 from model.networks.backbone import BackboneConfig, Encoder, embed, save_encoder
 
+pytestmark = pytest.mark.slow
+
 CHIPS = make_chips(list(range(5)))
 
 

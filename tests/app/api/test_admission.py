@@ -23,6 +23,8 @@ from tests.app.api.helpers import files, ok, problem
 from tests.app.photographs import collins, jpeg
 from tests.app.process import Server, wait_until
 
+pytestmark = pytest.mark.slow
+
 WAIT = 30
 STAGES = re.compile(r"([a-z_]+);dur=(\d+\.\d\d)")
 

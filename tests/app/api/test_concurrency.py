@@ -23,6 +23,8 @@ from app.settings import EncodingSettings
 from tests.app.api.helpers import Files, files, ok
 from tests.app.process import Server
 
+pytestmark = pytest.mark.slow
+
 CONNECTIONS = 200
 TOLERANCE = 0.02
 """Between distances computed in another process, in batches of another size."""

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.app.api.helpers import files, ok
 from tests.app.process import PATIENCE, Server, wait_until
+
+pytestmark = pytest.mark.slow
 
 ENROLMENTS = 80
 ANSWERED_BEFORE_KILL = 15

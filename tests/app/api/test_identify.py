@@ -8,6 +8,8 @@ from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, two_faces, variants
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_empty_gallery_says_so(client: TestClient, ada: bytes) -> None:
     answer = ok(client.post("/identify", files=files(ada)))

@@ -29,6 +29,8 @@ from app.settings import GallerySettings, ServerSettings, Settings
 from tests.app.api.helpers import base64_of, files, ok
 from tests.app.conftest import MakeService
 
+pytestmark = pytest.mark.slow
+
 METHODS = {"get", "post", "patch", "put", "delete"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

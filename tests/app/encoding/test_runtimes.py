@@ -26,6 +26,8 @@ from app.settings import EncodingSettings
 from app.types import CHIP_SIDE, Pixels
 from tests.app.photographs import collins, hopper, variants
 
+pytestmark = pytest.mark.slow
+
 HAS_BF16 = Processor().has_bf16
 ALL = [
     (RuntimeName.OPENVINO, Precision.F32),

@@ -11,6 +11,8 @@ from app.evaluation import calibration, identification
 from app.evaluation.calibration import UNKNOWN, EncoderRun, LabelledEmbeddings, describe, make_table
 from app.evaluation.groups import GroupFaces, Part, measure_group
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = 60
 SUBJECT = np.repeat(np.arange(PEOPLE), 3)
 KIND = SUBJECT % 2

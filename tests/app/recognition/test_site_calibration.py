@@ -18,6 +18,8 @@ from app.settings import EncodingSettings
 from tests.app.photographs import blank, collins, hopper, variants
 from tests.app.process import tessera
 
+pytestmark = pytest.mark.slow
+
 RUN = EncoderRun("fake", "1", "ab" * 32, "openvino", "f32")
 
 

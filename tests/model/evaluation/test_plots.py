@@ -25,6 +25,8 @@ from model.evaluation.plots import (
     roc_and_det,
 )
 
+pytestmark = pytest.mark.slow
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -36,6 +36,8 @@ from tests.model.made_up import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 # --- a whole run
 
 

@@ -29,6 +29,8 @@ from tests.model.made_up import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 # --- other starts than random weights
 
 
