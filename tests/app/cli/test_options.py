@@ -1,0 +1,48 @@
+"""Options of commands on top of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import ValidationError
+
+from app.cli.options import load_settings, refusing
+from app.errors import TesseraError
+
+
+def test_options_go_over_the_environment_and_leave_the_rest_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TESSERA_SERVER__PORT", "9001")
+    monkeypatch.setenv("TESSERA_SERVER__THREADS", "3")
+    monkeypatch.setenv("TESSERA_GALLERY__REPORT_DUPLICATES", "false")
+    plain = load_settings()
+    assert (plain.server.port, plain.server.threads) == (9001, 3)
+    given = load_settings(host="0.0.0.0", port=9002, data_dir=tmp_path)
+    assert (given.server.host, given.server.port, given.server.threads) == ("0.0.0.0", 9002, 3)
+    assert (given.gallery.data_dir, given.gallery.report_duplicates) == (tmp_path, False)
+
+
+def test_options_are_validated_like_settings() -> None:
+    with pytest.raises(ValidationError, match=r"server\.port"):
+        load_settings(port=70_000)
+
+
+@pytest.mark.parametrize("port", ["70000", "many"])
+def test_what_an_operator_can_mend_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    monkeypatch.setenv("TESSERA_SERVER__PORT", port)
+    with pytest.raises(typer.Exit) as ended, refusing():
+        load_settings()
+    assert ended.value.exit_code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tessera: setting server.port: ")
+
+
+def test_an_error_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), refusing():
+        raise TesseraError("the disk is full; make room")
+    assert capsys.readouterr().err == "tessera: the disk is full; make room\n"
