@@ -21,6 +21,8 @@ from model.export import to_onnx
 from model.fuse import exported_encoder, fuse
 from model.networks.backbone import BackboneConfig, Encoder, embed, load_any_encoder, load_encoder, save_encoder
 
+pytestmark = pytest.mark.slow
+
 CHIPS = torch.from_numpy(make_chips(list(range(40))))
 SEPARABLE: dict[str, Any] = {
     "stem": {"width": 8, "kernel": 3, "stride": 2, "activation": "prelu"},

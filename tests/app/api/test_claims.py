@@ -25,6 +25,8 @@ from tests.app.decisions.support import curve, group, point, sized, table
 from tests.app.photographs import collins, variants
 from tests.app.process import Server
 
+pytestmark = pytest.mark.slow
+
 Ask = Callable[..., httpx.Response]
 
 WOMEN = group("women", [point(1.2, 0.01), point(0.9, 0.001), point(0.8, 0.0001)])

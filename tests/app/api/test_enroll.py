@@ -14,6 +14,8 @@ from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.conftest import MakeService
 from tests.app.photographs import blank, blurred, collins, jpeg, two_faces, variants
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_subject_without_an_id_gets_one(client: TestClient, ada: bytes) -> None:
     answer = ok(client.post("/enroll", files=files(ada)), 201)

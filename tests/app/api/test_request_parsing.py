@@ -21,6 +21,8 @@ from app.settings import FacesSettings, GallerySettings, ServerSettings, Setting
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, jpeg
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 64 * 1024
 CHUNK = 4096
 BOUNDARY = b"----b"

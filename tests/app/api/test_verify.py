@@ -11,6 +11,8 @@ from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.photographs import blank, collins, two_faces, variants
 
+pytestmark = pytest.mark.slow
+
 
 def bound_of(calibration: Calibration, fmr: float, claim: Claim = Claim.EVERY_GROUP) -> ClaimedThreshold:
     """For one template."""

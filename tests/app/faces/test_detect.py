@@ -28,6 +28,8 @@ from tests.app.faces.conftest import encode, photograph
 from tests.app.faces.test_decode import exif, turned
 from tests.shared_data import LFW, needs
 
+pytestmark = pytest.mark.slow
+
 # Measured by hand in the 512 x 512 picture: eyes, nose tip, mouth corners.
 EYES_NOSE_MOUTH = np.array([[201, 103], [246, 103], [222, 126], [202, 143], [241, 143]], dtype=np.float32)
 

@@ -29,6 +29,8 @@ from tests.app.faces.conftest import encode
 from tests.app.faces.test_decode import exif, turned
 from tests.app.faces.test_detect import at
 
+pytestmark = pytest.mark.slow
+
 FACES = st.lists(
     st.tuples(st.floats(-50, 500), st.floats(-50, 500), st.floats(1, 300), st.floats(1, 300)).map(
         lambda box: DetectedFace(box=Box(*box), landmarks=TEMPLATE, confidence=0.9)

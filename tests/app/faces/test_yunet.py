@@ -12,6 +12,8 @@ from app.faces.errors import DetectorUnavailableError
 from app.faces.yunet import Yunet, read_weights
 from app.types import Pixels
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(512, 512), (480, 640), (250, 250), (333, 201), (64, 640), (31, 33)]
 
 

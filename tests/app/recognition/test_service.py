@@ -28,6 +28,8 @@ from app.recognition.service import (
 )
 from tests.app.photographs import blank, blurred, collins, two_faces, variants
 
+pytestmark = pytest.mark.slow
+
 
 def enrol(service: RecognitionService, *images: bytes, subject_id: str | None = "ada", **options: object) -> Enrolment:
     result = service.enroll(EnrolmentRequest(images, subject_id, "default", **options))  # type: ignore[arg-type]

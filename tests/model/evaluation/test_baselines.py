@@ -27,6 +27,8 @@ from model.evaluation.baselines import SFACE, dlib_embeddings, load_encode
 from model.networks.backbone import BackboneConfig, Encoder, save_encoder
 from model.training.teacher import sface_teacher
 
+pytestmark = pytest.mark.slow
+
 CHIPS = make_chips(list(range(5)))
 PORTRAIT = skimage.data.astronaut()[:300, 80:380]
 

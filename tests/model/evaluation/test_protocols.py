@@ -32,6 +32,8 @@ from model.evaluation.protocols import (
 )
 from tests.model.support import make_chips, unit_vectors
 
+pytestmark = pytest.mark.slow
+
 Floats = npt.NDArray[np.float32]
 
 PAIRS = """2\t2

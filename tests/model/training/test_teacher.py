@@ -29,6 +29,8 @@ from model.training.teacher import (
     sface_teacher,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def published() -> onnx.ModelProto:

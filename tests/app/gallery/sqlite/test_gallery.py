@@ -48,6 +48,8 @@ from tests.app.gallery.contract import (
     template,
 )
 
+pytestmark = pytest.mark.slow
+
 DIGEST = "sha256:" + "a" * 64
 ROOT = Path(__file__).parents[4]
 
