@@ -49,9 +49,14 @@ def serve(
 
 
 def health(
-    url: Annotated[str, typer.Option(help="address of the service")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str | None, typer.Option(help="address of the service  [default: 127.0.0.1 and the port of the settings]")
+    ] = None,
 ) -> None:
     """Asks a running service whether it is ready; exit code 0 if so, 1 if not."""
+    if url is None:
+        with refusing():
+            url = f"http://127.0.0.1:{load_settings().server.port}"
     if not url.startswith(("http://", "https://")):
         raise refuse(f"{url} is not an http or https address")
     # No proxy: the check is whether this address itself answers.

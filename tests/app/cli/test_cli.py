@@ -63,6 +63,11 @@ def test_health_of_a_running_service(server: Server) -> None:
     assert json.loads(result.stdout)["status"] == "ok"
 
 
+def test_health_asks_at_the_port_of_the_settings(server: Server) -> None:
+    result = tessera("health", TESSERA_SERVER__PORT=server.url.rpartition(":")[2])
+    assert result.returncode == 0, result.stderr
+
+
 def test_health_asks_the_service_itself_whatever_proxies_are_set(server: Server) -> None:
     result = tessera("health", "--url", server.url, http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
     assert result.returncode == 0, result.stderr
