@@ -95,7 +95,7 @@ def _criterion(policy: DecisionPolicy, templates: int) -> CriterionOut:
     return CriterionOut(
         kind=wanted.kind,
         value=wanted.value,
-        set_by=wanted.origin,
+        set_by=wanted.set_by,
         claim=wanted.claim if rated else None,
         bound_by=policy.bound(templates).group,
         met=policy.met,

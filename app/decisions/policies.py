@@ -58,7 +58,7 @@ class Criterion:
 
     kind: CriterionKind
     value: float
-    origin: CriterionSource
+    set_by: CriterionSource
     claim: Claim = Claim.EVERY_GROUP
 
 
@@ -283,7 +283,7 @@ def identification_policy(
     known = count <= calibration.largest_gallery or criterion.kind is CriterionKind.TARGET_FMR
     if wanted >= smallest and known:
         return DecisionPolicy(criterion, calibration, wanted, subjects)
-    if criterion.origin is not CriterionSource.REQUEST:
+    if criterion.set_by is not CriterionSource.REQUEST:
         return DecisionPolicy(criterion, calibration, max(wanted, smallest), subjects, met=False)
     if not known:
         raise TargetUnsupported(

@@ -192,6 +192,7 @@ class RecognitionService:
         """
         templates = len(self.gallery.subject(collection, subject_id).templates)
         chosen = self.criteria.verification(requested, self.gallery.targets(collection))
+        # A target that is not supported is refused before the costly work on the photograph.
         verification_policy(self.calibration, chosen, min(templates, self.calibration.most_templates))
         probes = self._probes(image, face_policy)
         with stage("search"):

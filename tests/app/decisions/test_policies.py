@@ -36,8 +36,8 @@ def limit(policy: DecisionPolicy, templates: int) -> float:
     return policy.threshold(Comparison(0.0, templates, 12.0, 12.0))
 
 
-def wanted(kind: CriterionKind, value: float, origin: CriterionSource = CriterionSource.REQUEST) -> Criterion:
-    return Criterion(kind, value, origin)
+def wanted(kind: CriterionKind, value: float, set_by: CriterionSource = CriterionSource.REQUEST) -> Criterion:
+    return Criterion(kind, value, set_by)
 
 
 # --- one comparison
@@ -124,8 +124,8 @@ def test_a_rate_of_identification_beyond_the_data_is_refused_or_met_as_far_as_it
     # 0.0007 is what is supported of one template and of two.
     assert refused.value.details["smallest_supported"] == pytest.approx(1 - (1 - 0.0007) ** 1000)
     assert refused.value.details["subjects"] == 1000
-    for origin in (CriterionSource.SERVER, CriterionSource.COLLECTION):
-        policy = identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01, origin), 1000)
+    for set_by in (CriterionSource.SERVER, CriterionSource.COLLECTION):
+        policy = identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01, set_by), 1000)
         assert not policy.met
         assert (limit(policy, 1), limit(policy, 2)) == (1.0, 0.9)
     assert identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.6), 1000).met
