@@ -12,9 +12,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi_swagger import patch_fastapi
+from starlette.middleware.cors import CORSMiddleware
 
 from app.api.admission import AdmissionControl
-from app.api.dependencies import Components
+from app.api.dependencies import Components, Security
+from app.api.gate import Gate, GateSettings
 from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.problems import Problem, install_problem_handlers
@@ -32,8 +34,15 @@ from app.recognition.collections import CollectionService
 from app.recognition.criteria import Criteria
 from app.recognition.service import RecognitionService
 from app.recognition.subjects import SubjectService
-from app.settings import Settings
+from app.security.errors import SecurityStoreUnavailable
+from app.security.keys import Authenticator
+from app.security.lockout import Lockout
+from app.security.store import SecurityStore
+from app.security.trail import AuditTrail
+from app.settings import Settings, listed
 from app.version import VERSION
+
+SHORTEST_ADMIN_KEY = 32
 
 THREADS_A_CORE = 2
 """While some threads wait for the encoder, others decode photographs and detect faces."""
@@ -110,10 +119,51 @@ def build_service(settings: Settings) -> RecognitionService:
         raise
 
 
-def build_components(settings: Settings, service: RecognitionService, metrics: Metrics) -> Components:
+def open_security(settings: Settings, *, create: bool = True) -> SecurityStore:
+    """Keys and audit trail of the data directory. Raises SecurityStoreUnavailable."""
+    return SecurityStore(settings.gallery.data_dir, settings.security.secret_file, create=create)
+
+
+def build_authenticator(settings: Settings, store: SecurityStore) -> Authenticator:
+    """The keys that are accepted. Raises SecurityStoreUnavailable, also for an admin key file without a key."""
+    path = settings.security.admin_key_file
+    if path is None:
+        return Authenticator(store)
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise SecurityStoreUnavailable(f"The admin key file {path} cannot be read: {error}.") from error
+    if len(key) < SHORTEST_ADMIN_KEY:
+        raise SecurityStoreUnavailable(
+            f"The key in {path} is too short to be safe: at least {SHORTEST_ADMIN_KEY} characters, such as from "
+            "`openssl rand -hex 32`."
+        )
+    return Authenticator(store, admin_key=key)
+
+
+def build_gate(settings: Settings, authenticator: Authenticator, components: Components) -> Gate:
+    """What every request has to pass."""
+    server, security = settings.server, settings.security
+    without_keys = "never" if server.beyond_loopback else "without_keys"
+    chosen = GateSettings(
+        hosts=listed(server.allowed_hosts),
+        origins=listed(server.cors_origins),
+        anonymous="always" if security.allow_anonymous else without_keys,
+        per_key=security.key_rate,
+        per_address=security.address_rate,
+        failed_keys=security.failed_key_rate,
+    )
+    return Gate(chosen, authenticator, components.on_thread)
+
+
+def build_components(
+    settings: Settings, service: RecognitionService, metrics: Metrics, store: SecurityStore
+) -> Components:
     """The components that routes use."""
-    server, cores = settings.server, available_cores()
+    server, security, cores = settings.server, settings.security, available_cores()
     service.observe_encoder(metrics.encoder_ran)
+    trail = AuditTrail(store, plain_ids=security.audit_plain_ids)
+    trail.prune(security.audit_days)
     return Components(
         settings=settings,
         recognition=service,
@@ -124,7 +174,7 @@ def build_components(settings: Settings, service: RecognitionService, metrics: M
             server.threads or THREADS_A_CORE * cores, server.max_waiting, server.request_seconds, metrics
         ),
         metrics=metrics,
-        record_threads=2 * cores + 2,
+        security=Security(store, Lockout(store, enabled=security.lockout), trail),
     )
 
 
@@ -135,8 +185,11 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        components = build_components(chosen, service or build_service(chosen), metrics)
+        store = open_security(chosen)
+        authenticator = build_authenticator(chosen, store)
+        components = build_components(chosen, service or build_service(chosen), metrics, store)
         app.state.components = components
+        app.state.gate = build_gate(chosen, authenticator, components)
         try:
             yield
         finally:
@@ -152,9 +205,24 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        root_path=chosen.server.root_path,
     )
     patch_fastapi(app, swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None})
-    app.add_middleware(RequestMiddleware, metrics=metrics, max_body_bytes=chosen.server.max_body_bytes)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        max_body_bytes=chosen.server.max_body_bytes,
+        max_bytes_in_flight=chosen.server.max_bytes_in_flight,
+    )
+    if origins := listed(chosen.server.cors_origins):
+        # The outermost, so that pages can read refusals, too. Keys come in a header; cookies do not exist.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-Id"],
+        )
     install_problem_handlers(app)
     for router in (recognition.router, subjects.router, collections.router, audits.router, health.router):
         app.include_router(router)
@@ -162,6 +230,10 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            document["components"]["securitySchemes"] = {
+                "key": {"type": "http", "scheme": "bearer", "description": "tessera_..., from `tessera keys create`"}
+            }
+            document["security"] = [{"key": []}]
             document["components"]["schemas"] |= {"Problem": Problem.model_json_schema()} | request_definitions()
             app.openapi_schema = document
         return app.openapi_schema

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
+from app.security.rates import RATE_PATTERN
 
 MEBIBYTE = 1024 * 1024
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "model" / "weights"
@@ -25,6 +27,16 @@ class ServerSettings(_Section):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose one")
     max_body_bytes: PositiveInt = Field(default=32 * MEBIBYTE, description="largest request body, bytes")
+    max_bytes_in_flight: PositiveInt = Field(
+        default=256 * MEBIBYTE, description="bytes of request bodies held at once; more get 503"
+    )
+    max_header_bytes: PositiveInt = Field(default=32 * 1024, description="largest headers of a request, bytes")
+    max_connections: PositiveInt = Field(default=1000, description="connections open at once; more get 503")
+    header_seconds: float = Field(default=10, gt=0, description="time for the headers of a request, seconds")
+    body_seconds: float = Field(default=120, gt=0, description="time for the body of a request, seconds")
+    min_body_rate: PositiveInt = Field(
+        default=4096, description="slowest body, bytes a second over 5 s; slower ones get 408"
+    )
     max_images: PositiveInt = Field(default=16, description="most photographs in one request")
     max_metadata_bytes: PositiveInt = Field(
         default=16 * 1024, description="largest metadata of a subject, bytes of JSON"
@@ -41,6 +53,34 @@ class ServerSettings(_Section):
     graceful_seconds: PositiveInt = Field(
         default=20, description="time that requests have to finish when the service stops, seconds"
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="names in the Host header that are answered, separated by commas, besides addresses, `localhost` "
+        "and names without a dot; * for all",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="origins of web pages that may send requests, separated by commas, such as https://desk.example",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="addresses of reverse proxies, separated by commas, whose X-Forwarded-For and -Proto are believed",
+    )
+    root_path: str = Field(
+        default="", pattern=r"^(/[\w.~-]+)*$", description="prefix that a reverse proxy removes, such as /faces"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate chain, to serve HTTPS"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with its private key")
+
+    @property
+    def beyond_loopback(self) -> bool:
+        """Whether other machines reach the service."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
 
 
 class FacesSettings(_Section):
@@ -110,6 +150,43 @@ class GallerySettings(_Section):
     )
 
 
+class SecuritySettings(_Section):
+    """Who may call, how often, and what is recorded."""
+
+    allow_anonymous: bool = Field(
+        default=False,
+        description="requests without a key may do everything, on any address; without it they may on loopback while "
+        "there are no keys",
+    )
+    admin_key_file: Path | None = Field(
+        default=None, description="file with a key for everything, such as a secret of the container platform"
+    )
+    secret_file: Path | None = Field(
+        default=None,
+        description="what keys are hashed with and ids hidden by; secret.key in the data directory if not set",
+    )
+    key_rate: str | None = Field(
+        default=None, pattern=RATE_PATTERN, description="most requests of one key, such as 600/minute"
+    )
+    address_rate: str | None = Field(
+        default=None, pattern=RATE_PATTERN, description="most requests of one address, such as 600/minute"
+    )
+    failed_key_rate: str = Field(
+        default="30/minute", pattern=RATE_PATTERN, description="most wrong keys from one address"
+    )
+    lockout: bool = Field(
+        default=True, description="after five failed verifications of a subject in a row the next ones have to wait"
+    )
+    audit_decisions: bool = Field(
+        default=True, description="record verifications and searches in the audit trail, not only changes"
+    )
+    audit_days: PositiveInt = Field(default=365, description="how long the audit trail is kept, days")
+    audit_plain_ids: bool = Field(
+        default=False,
+        description="write the ids of subjects in the audit trail; pseudonyms if not, so that it names nobody erased",
+    )
+
+
 class Settings(BaseSettings):
     """All sections. ``TESSERA_SERVER__PORT=9000`` sets ``server.port``."""
 
@@ -122,9 +199,19 @@ class Settings(BaseSettings):
     encoding: EncodingSettings = EncodingSettings()
     decisions: DecisionsSettings = DecisionsSettings()
     gallery: GallerySettings = GallerySettings()
+    security: SecuritySettings = SecuritySettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.faces.max_image_bytes > self.server.max_body_bytes:
             raise ValueError("faces.max_image_bytes is above server.max_body_bytes: no such photograph could arrive")
+        if self.server.max_body_bytes > self.server.max_bytes_in_flight:
+            raise ValueError("server.max_body_bytes is above server.max_bytes_in_flight: no such body could be held")
+        if (self.server.tls_certificate is None) != (self.server.tls_key is None):
+            raise ValueError("server.tls_certificate and server.tls_key go together")
         return self
+
+
+def listed(text: str) -> frozenset[str]:
+    """The items of a setting that are separated by commas."""
+    return frozenset(item.strip() for item in text.split(",") if item.strip())

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -49,9 +48,11 @@ class AdmissionControl:
         self._admitted = 0
         self._mean_seconds = 0.05
 
-    @asynccontextmanager
-    async def admit(self) -> AsyncIterator[None]:
-        """Admits a request before its body is read. Raises RequestError (overloaded) if the queue is full."""
+    def require_room(self) -> None:
+        """Raises RequestError (overloaded) if the queue is full: before a body is read, and again when it is in.
+
+        A body that is still on its way takes no place: a client that stalls keeps nobody else out.
+        """
         if self._admitted >= self._threads + self._most_waiting:
             self._metrics.refused.labels("overloaded").inc()
             raise RequestError(
@@ -59,13 +60,6 @@ class AdmissionControl:
                 f"{self._admitted} requests are being served or wait already; try again later, or elsewhere.",
                 retry_after=self.retry_after(),
             )
-        self._admitted += 1
-        self._metrics.waiting.set(max(self._admitted - self._threads, 0))
-        try:
-            yield
-        finally:
-            self._admitted -= 1
-            self._metrics.waiting.set(max(self._admitted - self._threads, 0))
 
     def retry_after(self) -> int:
         """Whole seconds, at least 1, in which the requests admitted so far should be done."""
@@ -74,9 +68,21 @@ class AdmissionControl:
     async def run(self, request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a function that decodes, detects or encodes, as soon as a thread is free.
 
-        Raises RequestError (deadline_exceeded) if no thread is free in time, ClientDisconnect if the client hung up,
-        and whatever the function raises.
+        Raises RequestError (overloaded) if the queue is full, RequestError (deadline_exceeded) if no thread is free in
+        time, ClientDisconnect if the client hung up, and whatever the function raises.
         """
+        self.require_room()
+        self._count(1)
+        try:
+            return await self._run(request, partial(function, *args, **kwargs))
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._admitted += change
+        self._metrics.waiting.set(max(self._admitted - self._threads, 0))
+
+    async def _run(self, request: Request, function: Callable[[], T]) -> T:
         arrived = time.perf_counter()
         with timed() as stages:
             await self._acquire(request)
@@ -84,7 +90,7 @@ class AdmissionControl:
             note("queue", start - arrived)
             try:
                 # A thread is reserved already; the call's own limiter must not count it again.
-                return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=CapacityLimiter(1))
+                return await anyio.to_thread.run_sync(function, limiter=CapacityLimiter(1))
             finally:
                 self._limiter.release_on_behalf_of(request)
                 took = time.perf_counter() - start

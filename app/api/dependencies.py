@@ -1,10 +1,12 @@
-"""What routes depend on: the components of the application, and threads to run them on."""
+"""What routes depend on: the components of the application, who calls, and threads to run on."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -13,13 +15,33 @@ from fastapi import Depends, Request
 from app.api.admission import AdmissionControl
 from app.api.metrics import Metrics
 from app.audits.jobs import AuditJobs
+from app.errors import TesseraError
+from app.openvino import available_cores
 from app.recognition.collections import CollectionService
 from app.recognition.service import RecognitionService
 from app.recognition.subjects import SubjectService
+from app.security.keys import Caller, Scope
+from app.security.lockout import Lockout
+from app.security.store import SecurityStore
+from app.security.trail import AuditTrail, Entry, Receipt
 from app.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+RECORD_THREADS_A_CORE = 3
+"""Most of them wait for the disk."""
+STARTED = "started"
+"""Outcome of an erasure that is about to be made: it is recorded before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What keeps callers in their bounds and records what they did."""
+
+    store: SecurityStore
+    lockout: Lockout
+    trail: AuditTrail
 
 
 class Components:
@@ -35,20 +57,110 @@ class Components:
         audits: AuditJobs,
         admission: AdmissionControl,
         metrics: Metrics,
-        record_threads: int,
+        security: Security,
     ) -> None:
         self.settings, self.recognition, self.subjects, self.collections = settings, recognition, subjects, collections
         self.audits, self.admission, self.metrics = audits, admission, metrics
-        self._records = CapacityLimiter(record_threads)
+        self.security, self.lockout, self.trail = security.store, security.lockout, security.trail
+        self._records = CapacityLimiter(RECORD_THREADS_A_CORE * available_cores())
+
+    def check(self) -> dict[str, str | None]:
+        """What is wrong with each part, by name; None where it works."""
+        checks = self.recognition.check()
+        try:
+            self.security.check()
+        except TesseraError as error:
+            return checks | {"audit_trail": error.message}
+        return checks | {"audit_trail": None}
 
     def close(self) -> None:
         """Stops background work, then the service."""
         self.audits.close()
         self.recognition.close()
+        self.security.close()
 
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a call that reads or writes records on its own thread, outside the queue for photographs."""
         return await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._records)
+
+    @asynccontextmanager
+    async def recorded(
+        self, request: Request, action: str, collection: str | None = None, subject: str | None = None
+    ) -> AsyncIterator[Outcome]:
+        """Records in the audit trail what is done in this context, and its outcome or the code of its error.
+
+        What only reads and decides is recorded within a second. Raises SecurityStoreUnavailable if the trail does not
+        work, before anything is done.
+        """
+        self.security.check()
+        outcome = Outcome(collection, subject)
+        try:
+            yield outcome
+        except TesseraError as error:
+            self.trail.record_later(self._entry(request, action, outcome, error.code))
+            raise
+        except BaseException:
+            self.trail.record_later(self._entry(request, action, outcome, "failed"))
+            raise
+        if self.settings.security.audit_decisions:
+            self.trail.record_later(self._entry(request, action, outcome, outcome.value))
+
+    @asynccontextmanager
+    async def recorded_change(
+        self,
+        request: Request,
+        action: str,
+        collection: str,
+        subject: str | None = None,
+        *,
+        erases: bool = False,
+    ) -> AsyncIterator[Outcome]:
+        """As ``recorded``, for what changes stored data: the record is on disk when the context is left.
+
+        An erasure is recorded before it begins, too: whatever happens, the trail names it.
+        """
+        self.security.check()
+        outcome = Outcome(collection, subject)
+        if erases:
+            await self._durably(self._entry(request, action, outcome, STARTED))
+        try:
+            yield outcome
+        except TesseraError as error:
+            self.trail.record_later(self._entry(request, action, outcome, error.code))
+            raise
+        except BaseException:
+            self.trail.record_later(self._entry(request, action, outcome, "failed"))
+            raise
+        outcome.receipt = await self._durably(self._entry(request, action, outcome, outcome.value))
+
+    async def _durably(self, entry: Entry) -> Receipt:
+        return await self.on_thread(self.trail.record(entry).result)
+
+    def _entry(self, request: Request, action: str, outcome: Outcome, value: str) -> Entry:
+        caller = caller_of(request)
+        collection, subject = outcome.collection, outcome.subject
+        named = None if subject is None or collection is None else self.trail.name_of(collection, subject)
+        return Entry(
+            actor=caller.key_id or "anonymous",
+            action=action,
+            outcome=value,
+            collection=collection,
+            subject=named,
+            address=caller.address,
+            request_id=request.state.request_id,
+            details=outcome.details,
+        )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a recorded action; ``receipt`` is there once the record of a change is on disk."""
+
+    collection: str | None
+    subject: str | None
+    value: str = "done"
+    details: dict[str, Any] = field(default_factory=dict)
+    receipt: Receipt | None = None
 
 
 def components_of(request: Request) -> Components:
@@ -65,10 +177,23 @@ async def _components(request: Request) -> Components:
 ComponentsDependency = Annotated[Components, Depends(_components)]
 
 
-async def admitted(components: ComponentsDependency) -> AsyncIterator[None]:
-    """A dependency for routes that take photographs: admits the request or refuses it before its body is read."""
-    async with components.admission.admit():
-        yield
+def caller_of(request: Request) -> Caller:
+    """Who sends the request; the gate found out before anything was read."""
+    caller: Caller = request.state.caller
+    return caller
 
 
-Admitted = Depends(admitted)
+async def _caller(request: Request) -> Caller:
+    return caller_of(request)
+
+
+CallerDependency = Annotated[Caller, Depends(_caller)]
+
+
+def allow(*scopes: Scope) -> Any:
+    """A dependency for routes: refuses callers who have none of these scopes, before a body is read."""
+
+    async def check(request: Request) -> None:
+        caller_of(request).require(*scopes)
+
+    return Depends(check)

@@ -143,8 +143,11 @@ COLLECTION: Example = {
     "claim": None,
 }
 COLLECTION_LIST: Example = {"collections": [COLLECTION]}
-ERASED: Example = {"templates": 1}
-HEALTH: Example = {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok"}}
+ERASED: Example = {
+    "templates": 1,
+    "receipt": "42:9f2c1c0b7f3f5e0a7a4a3a5d8f7b6c1e2d3f4a5b6c7d8e9f0a1b2c3d4e5f6a7b",
+}
+HEALTH: Example = {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok", "audit_trail": "ok"}}
 MODEL: Example = {
     "encoder": {
         "name": "tessera-l",

@@ -1,4 +1,4 @@
-"""Applied to every request: an id, a body limit, metrics, and a problem response when a handler fails."""
+"""Applied to every request: an id, the gate, body limits, metrics, security headers, a problem for every failure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.gate import Gate
 from app.api.metrics import Metrics
 from app.api.problems import KINDS, RequestError, problem_response
+from app.errors import TesseraError
 
 REQUEST_ID_HEADER = "X-Request-Id"
 SERVER_TIMING_HEADER = "Server-Timing"
@@ -23,6 +25,20 @@ CLIENT_GONE = 499
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 
 METHODS = frozenset(HTTPMethod)
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+JSON_POLICY = "default-src 'none'; frame-ancestors 'none'"
+PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+"""For pages: everything from this service. The documentation page starts its script inline."""
+HTTPS_ONLY = "max-age=31536000"
 
 logger = logging.getLogger("tessera")
 
@@ -32,11 +48,33 @@ def server_timing(stages: Mapping[str, float]) -> str:
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in stages.items())
 
 
+class BodyBudget:
+    """The bytes of bodies that all requests together may hold in memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+
+    def take(self, size: int, retry_after: int = 1) -> None:
+        """Raises RequestError (overloaded) if there is no room for them."""
+        if self._held + size > self._most:
+            raise RequestError(
+                "overloaded",
+                f"The requests under way hold {self._held} bytes already; try again later, or elsewhere.",
+                retry_after=retry_after,
+            )
+        self._held += size
+
+    def give_back(self, size: int) -> None:
+        """What a request held."""
+        self._held -= size
+
+
 class RequestMiddleware:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int, max_bytes_in_flight: int) -> None:
         self._app, self._metrics, self._max_body_bytes = app, metrics, max_body_bytes
+        self._budget = BodyBudget(max_bytes_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +86,7 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -56,11 +94,13 @@ class RequestMiddleware:
                 answer[REQUEST_ID_HEADER] = request_id
                 if stages := scope["state"].get("stages"):
                     answer[SERVER_TIMING_HEADER] = server_timing(stages)
+                add_security_headers(answer, https=scope.get("scheme") == "https")
             await send(message)
 
         self._metrics.in_progress.inc()
+        body = _Body(receive, self._max_body_bytes, self._budget)
         try:
-            await self._guarded(scope, self._limited(receive), send_with_id, request_id)
+            await self._guarded(scope, headers, body, send_with_headers, request_id)
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception:
@@ -68,8 +108,9 @@ class RequestMiddleware:
             if status:
                 raise
             response = problem_response("internal_error", KINDS["internal_error"].example, request_id)
-            await response(scope, receive, send_with_id)
+            await response(scope, receive, send_with_headers)
         finally:
+            body.release()
             self._metrics.in_progress.dec()
             # Clients can invent methods, and each would become a permanent time series.
             method = scope["method"] if scope["method"] in METHODS else "other"
@@ -77,33 +118,55 @@ class RequestMiddleware:
             self._metrics.requests.labels(method, route, str(status)).inc()
             self._metrics.seconds.labels(method, route).observe(time.perf_counter() - started)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
-            error = self._too_large()
+    async def _guarded(self, scope: Scope, headers: Headers, body: _Body, send: Send, request_id: str) -> None:
+        try:
+            gate: Gate | None = getattr(scope["app"].state, "gate", None)
+            if gate is not None:
+                scope["state"]["caller"] = await gate.admit(scope, headers)
+            length = headers.get("content-length", "")
+            if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
+                raise too_large(self._max_body_bytes)
+        except TesseraError as error:
             response = problem_response(error.code, error.message, request_id, error.details)
-            await response(scope, receive, send)
+            await response(scope, body.receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, body.receive, send)
 
-    def _limited(self, receive: Receive) -> Receive:
-        """Counts the bytes as they arrive: a chunked body announces no length."""
-        received = 0
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._max_body_bytes:
-                    raise self._too_large()
-            return message
+class _Body:
+    """Counts the bytes as they arrive: a chunked body announces no length."""
 
-        return counted
+    def __init__(self, receive: Receive, most: int, budget: BodyBudget) -> None:
+        self._receive, self._most, self._budget, self._received = receive, most, budget, 0
 
-    def _too_large(self) -> RequestError:
-        return RequestError(
-            "body_too_large",
-            f"The body is larger than {self._max_body_bytes} bytes; send fewer or smaller images.",
-            max_body_bytes=self._max_body_bytes,
-        )
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            size = len(message.get("body", b""))
+            if self._received + size > self._most:
+                raise too_large(self._most)
+            self._budget.take(size)
+            self._received += size
+        return message
+
+    def release(self) -> None:
+        """The request is answered."""
+        self._budget.give_back(self._received)
+        self._received = 0
+
+
+def add_security_headers(headers: MutableHeaders, *, https: bool) -> None:
+    """What keeps browsers from guessing types, framing pages, keeping answers and leaking addresses (OWASP)."""
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    page = headers.get("content-type", "").startswith("text/html")
+    headers.setdefault("Content-Security-Policy", PAGE_POLICY if page else JSON_POLICY)
+    if https:
+        headers.setdefault("Strict-Transport-Security", HTTPS_ONLY)
+
+
+def too_large(most: int) -> RequestError:
+    """The error for a body of more bytes."""
+    return RequestError(
+        "body_too_large", f"The body is larger than {most} bytes; send fewer or smaller images.", max_body_bytes=most
+    )

@@ -52,12 +52,14 @@ def probe(used: Probe) -> schemas.ProbeOut:
     )
 
 
-def candidate(found: Candidate, probe: Probe, policy: DecisionPolicy) -> schemas.CandidateOut:
-    """A candidate with its own decision."""
+def candidate(found: Candidate, probe: Probe, policy: DecisionPolicy, *, show_all: bool = True) -> schemas.CandidateOut:
+    """A candidate with its own decision; unless ``show_all``, who it is only if it matches."""
     pair = compared(probe, found)
+    decision = policy.threshold_decision(pair)
+    shown = show_all or decision == "match"
     return schemas.CandidateOut(
-        subject_id=found.subject_id,
-        template_id=found.template_id,
+        subject_id=found.subject_id if shown else None,
+        template_id=found.template_id if shown else None,
         templates=found.templates,
         distance=found.distance,
         similarity=similarity(found.distance),
@@ -65,8 +67,8 @@ def candidate(found: Candidate, probe: Probe, policy: DecisionPolicy) -> schemas
         crowding=pair.crowding,
         false_match_rate=_rate(policy, pair),
         worst_group=_worst(policy, pair),
-        decision=policy.threshold_decision(pair),
-        metadata=dict(found.metadata),
+        decision=decision,
+        metadata=dict(found.metadata) if shown else None,
     )
 
 
@@ -160,19 +162,21 @@ def verification(result: Verification, encoder: EncoderInfo, calibration: Calibr
     )
 
 
-def _identified(result: FaceIdentification, policy: DecisionPolicy) -> schemas.IdentifiedFace:
+def _identified(result: FaceIdentification, policy: DecisionPolicy, show_all: bool) -> schemas.IdentifiedFace:
     return schemas.IdentifiedFace(
         decision=result.outcome.decision,
         reason=result.outcome.reason,
         probe=probe(result.probe),
-        candidates=[candidate(c, result.probe, policy) for c in result.candidates],
+        candidates=[candidate(c, result.probe, policy, show_all=show_all) for c in result.candidates],
     )
 
 
-def identification(result: Identification, encoder: EncoderInfo, calibration: Calibration) -> schemas.IdentifyResponse:
-    """The answer to ``/identify``."""
+def identification(
+    result: Identification, encoder: EncoderInfo, calibration: Calibration, *, show_all: bool = True
+) -> schemas.IdentifyResponse:
+    """The answer to ``/identify``; unless ``show_all``, it does not say who candidates are that do not match."""
     policy = result.policy
-    faces = [_identified(f, policy) for f in result.faces]
+    faces = [_identified(f, policy, show_all) for f in result.faces]
     first = faces[0]
     nearest = first.candidates[0] if first.candidates else None
     templates = nearest.templates if nearest else 1

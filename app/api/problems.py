@@ -16,6 +16,11 @@ from app.errors import TesseraError
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = "retry_after"
 """Detail of a temporary problem, in whole seconds; also sent as the header."""
+MOST_ERRORS, MOST_NAME, MOST_MESSAGE, MOST_DETAIL = 10, 64, 200, 1000
+"""An answer never grows with the mistakes of a request: how many are listed, and characters of each part."""
+
+
+UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,17 @@ KINDS: dict[str, ProblemKind] = {
     ),
     "template_not_found": ProblemKind(404, "Template not found", "The subject 'ada' has no such template."),
     "last_template": ProblemKind(409, "Last template", "A subject keeps at least one template; delete the subject."),
+    "unauthenticated": ProblemKind(401, "No valid key", "Send a key: `Authorization: Bearer tessera_...`."),
+    "forbidden": ProblemKind(403, "Not allowed", "This key does not allow delete; use one that was created with it."),
+    "cross_origin": ProblemKind(403, "Another origin", "A web page of another origin sent this request."),
+    "unknown_host": ProblemKind(421, "Unknown host", "This name is not one that the service answers to."),
+    "rate_limited": ProblemKind(429, "Too many requests", "More than 100/minute for one key; wait 12 s."),
+    "locked_out": ProblemKind(
+        429, "Too many failures", "5 verifications of this subject failed in a row; the next one may begin in 30 s."
+    ),
+    "security_store_unavailable": ProblemKind(
+        503, "Keys and audit trail unavailable", "The audit trail cannot be written: database or disk is full."
+    ),
     "overloaded": ProblemKind(503, "Overloaded", "264 requests are being served or wait already; try again later."),
     "deadline_exceeded": ProblemKind(503, "Deadline exceeded", "The request waited 30 s and was not begun; try later."),
     "gallery_unavailable": ProblemKind(503, "Gallery unavailable", "The database does not answer."),
@@ -109,9 +125,13 @@ class RequestError(TesseraError):
 
 
 def invalid_fields(errors: list[dict[str, str]]) -> RequestError:
-    """The error for fields that failed validation, each ``{"field": ..., "message": ...}``."""
-    named = "; ".join(f"{e['field']}: {e['message']}" for e in errors[:3])
-    return RequestError("invalid_request", f"Some fields are not valid: {named}.", errors=errors)
+    """The error for fields that failed validation, each ``{"field": ..., "message": ...}``; the first few are shown.
+
+    The name of a field may be the client's own: it is cut. Values are never repeated.
+    """
+    shown = [{"field": e["field"][:MOST_NAME], "message": e["message"][:MOST_MESSAGE]} for e in errors[:MOST_ERRORS]]
+    named = "; ".join(f"{e['field']}: {e['message']}" for e in shown[:3])
+    return RequestError("invalid_request", f"Some fields are not valid: {named}.", errors=shown)
 
 
 def problem_response(code: str, detail: str, request_id: str, details: dict[str, Any] | None = None) -> JSONResponse:
@@ -121,19 +141,27 @@ def problem_response(code: str, detail: str, request_id: str, details: dict[str,
         "type": f"urn:tessera:problem:{code}",
         "title": kind.title,
         "status": kind.status,
-        "detail": detail,
+        "detail": detail[:MOST_DETAIL],
         "code": code,
         "request_id": request_id,
     }
     wait = (details or {}).get(RETRY_AFTER)
-    headers = None if wait is None else {"Retry-After": str(wait)}
+    headers = {} if wait is None else {"Retry-After": str(wait)}
+    if kind.status == UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse((details or {}) | body, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses for a route, with an example for each code."""
+EVERYWHERE = ("unknown_host", "cross_origin", "internal_error")
+"""What any route may answer."""
+WITH_KEY = ("unauthenticated", "forbidden", "rate_limited", "security_store_unavailable")
+"""What any route that needs a key may answer."""
+
+
+def problems(*codes: str, key: bool = True) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses for a route, with an example for each code; ``key``: whether it needs one."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for code in (*codes, "internal_error"):
+    for code in (*codes, *(WITH_KEY if key else ()), *EVERYWHERE):
         kind = KINDS[code]
         response = responses.setdefault(
             kind.status,

@@ -9,13 +9,12 @@ from typing import Any, Literal, TypeVar
 import anyio.to_thread
 import pydantic_core
 from fastapi import Request
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.dependencies import components_of
+from app.api.middleware import too_large
 from app.api.problems import RequestError, invalid_fields
 from app.api.schemas import REQUESTS
 from app.settings import ServerSettings
@@ -24,38 +23,56 @@ Body = TypeVar("Body", bound=BaseModel)
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
+UTF_8 = frozenset({"", "utf-8", "utf8"})
 SCHEMA_REFERENCE = "#/components/schemas/{model}"
 FILE_FIELDS = ("image", "reference")
 JSON_FIELDS = ("metadata",)
 REPEATABLE_FIELDS = ("image",)
 MAX_FORM_FIELDS = 16
-LARGE_JSON = 64 * 1024
+MAX_SEGMENTS = 512
+"""Parts of a form that are looked at: enough to tell how many images there are too many."""
+MAX_CONTENT_TYPE = 512
+LARGE_BODY = 64 * 1024
+"""Larger bodies are parsed on a thread: decoding megabytes of base64 would block the event loop."""
+RECORD_BODY = 16 * 1024
+"""Room in the body of a record besides its metadata, whose JSON may be escaped."""
+JSON_MARKS = 1024
+"""Commas, brackets and braces in a JSON body, besides those of its metadata."""
 
 
 def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     """A dependency that reads and validates the body of a request, multipart or JSON, as ``model``."""
 
     async def read(request: Request) -> Body:
-        settings = components_of(request).settings.server
-        media_type = _media_type(request)
+        components = components_of(request)
+        settings = components.settings.server
+        components.admission.require_room()
+        media_type, options = _media_type(request)
+        if media_type not in (JSON, MULTIPART):
+            raise RequestError(
+                "unsupported_media_type", "Send multipart/form-data with files or application/json with base64 images."
+            )
+        data = await _read(request, settings.max_body_bytes)
         if media_type == JSON:
-            return await _read_json(model, request, settings)
-        if media_type == MULTIPART:
-            return _validated(model, await _read_form(request, settings), settings)
-        raise RequestError(
-            "unsupported_media_type", "Send multipart/form-data with files or application/json with base64 images."
+            return await _on_thread_if_large(data, lambda: _parsed_json(model, data, settings))
+        boundary = options.get("boundary", "")
+        return await _on_thread_if_large(
+            data, lambda: _validated(model, _read_form(data, boundary, settings), settings)
         )
 
     return read
 
 
 def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """A dependency that reads and validates a JSON body as ``model``."""
+    """A dependency that reads and validates a JSON body as ``model``; photographs are none of it, so it is small."""
 
     async def read(request: Request) -> Body:
-        if _media_type(request) != JSON:
+        settings = components_of(request).settings.server
+        if _media_type(request)[0] != JSON:
             raise RequestError("unsupported_media_type", "Send application/json.")
-        return await _read_json(model, request, components_of(request).settings.server)
+        most = min(RECORD_BODY + 6 * settings.max_metadata_bytes, settings.max_body_bytes)
+        data = await _read(request, most)
+        return await _on_thread_if_large(data, lambda: _parsed_json(model, data, settings))
 
     return read
 
@@ -87,8 +104,15 @@ def request_definitions() -> dict[str, Any]:
     return definitions
 
 
-def _media_type(request: Request) -> str:
-    return parse_options_header(request.headers.get("content-type"))[0].decode("latin-1")
+def _media_type(request: Request) -> tuple[str, dict[str, str]]:
+    """The media type and its options. Nothing that a client says chooses a codec: text is UTF-8."""
+    header = request.headers.get("content-type", "")
+    if len(header) > MAX_CONTENT_TYPE:
+        raise RequestError("unsupported_media_type", "The Content-Type is too long.")
+    media_type, options = parse_options_header(header)
+    if options.get("charset", "").lower() not in UTF_8:
+        raise RequestError("unsupported_media_type", "Send text as UTF-8; no other charset is read.")
+    return media_type, options
 
 
 def _form_field(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -100,90 +124,87 @@ def _form_field(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "minItems": 1, "items": file} if "oneOf" in schema else file
 
 
-async def _read_json(model: type[Body], request: Request, settings: ServerSettings) -> Body:
-    data = await request.body()
-
-    def parse() -> Body:
-        try:
-            fields = pydantic_core.from_json(data, allow_inf_nan=False)
-        except ValueError as error:
-            raise RequestError("malformed_body", f"The body is not valid JSON: {error}.") from error
-        return _validated(model, fields, settings)
-
-    # Decoding megabytes of base64 would block the event loop.
-    return parse() if len(data) < LARGE_JSON else await anyio.to_thread.run_sync(parse)
+async def _read(request: Request, most: int) -> bytes:
+    """The whole body. Raises RequestError (body_too_large)."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            raise too_large(most)
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
-class _FormParser(MultiPartParser):
-    """Records whether the form was complete; a truncated form would otherwise go unnoticed."""
-
-    complete = False
-
-    def on_end(self) -> None:
-        self.complete = True
+async def _on_thread_if_large(data: bytes, parse: Callable[[], Body]) -> Body:
+    return parse() if len(data) < LARGE_BODY else await anyio.to_thread.run_sync(parse)
 
 
-async def _read_form(request: Request, settings: ServerSettings) -> dict[str, Any]:
-    # One more than allowed, so that our own count of images refuses the request, not the parser's limit.
-    parser = _FormParser(
-        request.headers,
-        request.stream(),
-        max_files=settings.max_images + len(FILE_FIELDS),
-        max_fields=MAX_FORM_FIELDS,
-        max_part_size=settings.max_body_bytes,
-    )
-    # A photograph must not touch the disk.
-    parser.spool_max_size = settings.max_body_bytes
+def _parsed_json(model: type[Body], data: bytes, settings: ServerSettings) -> Body:
+    # Base64 has none of these characters: a body with many of them is no request, and costs memory to take apart.
+    marks = sum(data.count(mark) for mark in (b",", b"[", b"{"))
+    if marks > JSON_MARKS + settings.max_metadata_bytes:
+        raise RequestError("malformed_body", "The JSON has far more values than any request; see /docs.")
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise _too_many_images(settings) from error
-        raise RequestError("malformed_body", f"The form cannot be read: {error.message}") from error
-    except (KeyError, ValueError) as error:
+        fields = pydantic_core.from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError("malformed_body", f"The body is not valid JSON: {error}.") from error
+    return _validated(model, fields, settings)
+
+
+def _read_form(data: bytes, boundary: str, settings: ServerSettings) -> dict[str, Any]:
+    try:
+        return _form_fields(_segments(data, boundary, settings))
+    except ParserLimitReached as error:
+        raise RequestError("malformed_body", f"The form is beyond its limits: {error}.") from error
+    except (MultipartError, UnicodeError) as error:
         raise RequestError("malformed_body", f"The form cannot be read: {error}.") from error
-    try:
-        if not parser.complete:
-            raise RequestError("malformed_body", "The form ends before its closing boundary; send it whole.")
-        return await _form_fields(form)
-    finally:
-        await form.close()
 
 
-async def _form_fields(form: FormData) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name in form:
-        _require_unicode(name)
-        values = form.getlist(name)
-        if len(values) > 1 and name not in REPEATABLE_FIELDS:
+def _segments(data: bytes, boundary: str, settings: ServerSettings) -> list[tuple[MultipartSegment, bytes]]:
+    """The parts of a form with their contents. Raises MultipartError, RequestError."""
+    found: list[tuple[MultipartSegment, bytes]] = []
+    files = texts = 0
+    with PushMultipartParser(boundary, max_segment_count=MAX_SEGMENTS, strict=True) as parser:
+        for event in parser.parse(data):
+            if isinstance(event, MultipartSegment):
+                files, texts = files + (event.filename is not None), texts + (event.filename is None)
+                # Two more than allowed, so that a field that takes one image says so itself.
+                if files > settings.max_images + len(FILE_FIELDS):
+                    raise _too_many_images(settings)
+                if texts > MAX_FORM_FIELDS:
+                    raise RequestError("malformed_body", f"The form has more than {MAX_FORM_FIELDS} text fields.")
+                found.append((event, b""))
+            elif event is not None:
+                found[-1] = (found[-1][0], found[-1][1] + event if found[-1][1] else bytes(event))
+    return found
+
+
+def _form_fields(segments: list[tuple[MultipartSegment, bytes]]) -> dict[str, Any]:
+    fields: dict[str, list[Any]] = {}
+    for segment, content in segments:
+        if segment.disposition != "form-data" or segment.name is None:
+            raise RequestError("malformed_body", "Every part of the form needs a Content-Disposition with its name.")
+        name = segment.name
+        if name in fields and name not in REPEATABLE_FIELDS:
             raise invalid_fields([{"field": name, "message": "given more than once"}])
-        read = [await _form_value(name, value) for value in values]
-        fields[name] = read if len(read) > 1 else read[0]
-    return fields
+        fields.setdefault(name, []).append(_form_value(name, content, file=segment.filename is not None))
+    return {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
 
 
-async def _form_value(name: str, value: UploadFile | str) -> Any:
-    if isinstance(value, UploadFile):
-        if name not in FILE_FIELDS:
-            raise invalid_fields([{"field": name, "message": "is text, not a file"}])
-        return await value.read()
-    _require_unicode(value)
+def _form_value(name: str, content: bytes, *, file: bool) -> Any:
+    if file and name not in FILE_FIELDS:
+        raise invalid_fields([{"field": name, "message": "is text, not a file"}])
+    if file:
+        return content
     if name in FILE_FIELDS:
         raise invalid_fields([{"field": name, "message": "must be sent as a file (with a filename)"}])
+    text = content.decode()
     if name in JSON_FIELDS:
         try:
-            return pydantic_core.from_json(value, allow_inf_nan=False)
+            return pydantic_core.from_json(text, allow_inf_nan=False)
         except ValueError as error:
             raise invalid_fields([{"field": name, "message": f"is not valid JSON: {error}"}]) from error
-    return value
-
-
-def _require_unicode(text: str) -> None:
-    # A form's charset may decode to lone surrogates, which cannot be encoded in an answer.
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError("malformed_body", "The text of the form is not valid Unicode; send it as UTF-8.") from error
+    return text
 
 
 def _validated(model: type[Body], fields: Any, settings: ServerSettings) -> Body:

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
+import os
+import resource
 import signal
+import socket
+import ssl
 import sys
+import threading
 import urllib.request
+from functools import partial
 from typing import Annotated
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
+from app.api.connections import BoundedHttpProtocol, ConnectionLimits
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
-from app.main import build_service, create_app
+from app.main import build_authenticator, build_service, create_app, open_security
+from app.security.errors import SecurityStoreUnavailable
+from app.settings import ServerSettings, Settings, listed
 from app.version import VERSION
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than the usual 60 seconds of proxies and clients, so that they close
 it first. A server that closes first resets requests in flight."""
+WRITE_SECONDS = 60
+"""How long a client may leave an answer unread."""
+EXIT_SECONDS = 10
+"""How long after the graceful period the process may take to end."""
+SPARE_DESCRIPTORS = 100
+"""Open files besides connections: databases, libraries."""
 
 
 def serve(
@@ -30,22 +47,98 @@ def serve(
     """Starts the service; SIGTERM and Ctrl-C let requests under way finish."""
     with refusing():
         settings = load_settings(host, port, data_dir)
+        open_to_all = require_keys(settings)
         service = build_service(settings)
     encoder = service.encoder
     typer.echo(
         f"tessera {VERSION}: encoder {encoder.name} {encoder.version} on {encoder.runtime} {encoder.precision}, "
-        f"templates in {settings.gallery.data_dir}, documentation at /docs",
+        f"templates in {settings.gallery.data_dir.resolve()}, documentation at /docs",
         err=True,
     )
+    if open_to_all:
+        typer.secho(
+            f"WARNING: whoever reaches {settings.server.host}:{settings.server.port} may enrol, search and erase "
+            "without a key (TESSERA_SECURITY__ALLOW_ANONYMOUS).",
+            fg="red",
+            err=True,
+        )
     # After a graceful stop uvicorn re-raises the signal, which would end the process as if it had been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        create_app(settings, service),
-        host=settings.server.host,
-        port=settings.server.port,
-        timeout_graceful_shutdown=settings.server.graceful_seconds,
+    _allow_descriptors(2 * settings.server.max_connections + SPARE_DESCRIPTORS)
+    try:
+        _Server(_configuration(settings, create_app(settings, service))).run()
+    finally:
+        service.close()
+
+
+def require_keys(settings: Settings) -> bool:
+    """Whether anybody on the network may do everything, as the settings say; False if keys are needed or nobody can.
+
+    Raises TesseraError for a service that other machines reach, without a key and without being told so.
+    """
+    if not settings.server.beyond_loopback:
+        return False
+    if settings.security.allow_anonymous:
+        return True
+    store = open_security(settings)
+    try:
+        if not build_authenticator(settings, store).has_keys:
+            raise SecurityStoreUnavailable(
+                f"{settings.server.host} is reached from other machines, and there is no key yet. Create one with "
+                f"`tessera keys create NAME --data-dir {settings.gallery.data_dir}`, name a file with one in "
+                "TESSERA_SECURITY__ADMIN_KEY_FILE, or let everybody in with TESSERA_SECURITY__ALLOW_ANONYMOUS=true."
+            )
+    finally:
+        store.close()
+    return False
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that ends in time: what still works after the graceful period, and cannot be interrupted, is ended."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Everything that was acknowledged is on the disk, so the process may end at any moment."""
+        patience = (self.config.timeout_graceful_shutdown or 0) + EXIT_SECONDS
+        end = threading.Timer(patience, os._exit, (1,))
+        end.daemon = True
+        end.start()
+        await super().shutdown(sockets)
+
+
+def _configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    server = settings.server
+    limits = ConnectionLimits(
+        max_connections=server.max_connections,
+        max_header_bytes=server.max_header_bytes,
+        header_seconds=server.header_seconds,
+        idle_seconds=KEEP_ALIVE_SECONDS,
+        body_bytes_per_second=server.min_body_rate,
+        body_seconds=server.body_seconds,
+        write_seconds=WRITE_SECONDS,
+    )
+    proxies = sorted(listed(server.trusted_proxies))
+    return uvicorn.Config(
+        app,
+        host=server.host,
+        port=server.port,
+        http=partial(BoundedHttpProtocol, limits=limits),  # type: ignore[arg-type]
+        ws="none",
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
+        server_header=False,
+        ssl_certfile=server.tls_certificate,
+        ssl_keyfile=server.tls_key,
+        timeout_graceful_shutdown=server.graceful_seconds,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raises the soft limit on open files as far as it is needed and allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def health(
@@ -56,16 +149,31 @@ def health(
     """Asks a running service whether it is ready; exit code 0 if so, 1 if not."""
     if url is None:
         with refusing():
-            url = f"http://127.0.0.1:{load_settings().server.port}"
+            url = own_address(load_settings().server)
     if not url.startswith(("http://", "https://")):
         raise refuse(f"{url} is not an http or https address")
-    # No proxy: the check is whether this address itself answers.
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # No proxy: the check is whether this address itself answers. Its certificate is made out to another name.
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)
+    )
     try:
         with direct.open(f"{url.rstrip('/')}/readyz", timeout=10) as response:
             sys.stdout.write(response.read().decode() + "\n")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise refuse(f"{url} is not ready: {str(error).strip()}") from error
+
+
+def own_address(server: ServerSettings) -> str:
+    """Where a service with these settings answers on this machine."""
+    scheme = "https" if server.tls_certificate else "http"
+    try:
+        address = ipaddress.ip_address(server.host)
+    except ValueError:
+        return f"{scheme}://{server.host}:{server.port}"
+    host = "127.0.0.1" if address.is_unspecified else str(address)
+    return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
 
 
 def version() -> None:

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from app.api import schemas
-from app.api.dependencies import ComponentsDependency
+from app.api.dependencies import ComponentsDependency, allow
 from app.api.problems import RequestError, problems
+from app.api.routes.collections import CollectionId
 from app.audits.page import audit_page
+from app.security.keys import Scope
 
 router = APIRouter(prefix="/collections/{collection}/audit", tags=["collections"])
 
-CollectionId = Annotated[str, Path(pattern=schemas.ID_PATTERN)]
 CODES = ("invalid_request", "collection_not_found", "gallery_unavailable")
 
 
-@router.post("", status_code=202, summary="Audit a collection", responses=problems(*CODES))
-async def start_audit(components: ComponentsDependency, collection: CollectionId) -> schemas.AuditOut:
+@router.post(
+    "",
+    dependencies=[allow(Scope.ADMIN)],
+    status_code=202,
+    summary="Audit a collection",
+    responses=problems(*CODES),
+)
+async def start_audit(request: Request, components: ComponentsDependency, collection: CollectionId) -> schemas.AuditOut:
     """Looks for subjects enrolled twice, templates that do not match their subject, and people who look alike.
 
     The audit runs in the background; `GET` shows its progress. An audit in progress is not started again.
     """
-    return schemas.AuditOut.model_validate(await components.on_thread(components.audits.start, collection))
+    async with components.recorded(request, "start_audit", collection):
+        job = await components.on_thread(components.audits.start, collection)
+    return schemas.AuditOut.model_validate(job)
 
 
-@router.get("", summary="The last audit of a collection", responses=problems(*CODES, "audit_not_found"))
+@router.get(
+    "",
+    dependencies=[allow(Scope.READ)],
+    summary="The last audit of a collection",
+    responses=problems(*CODES, "audit_not_found"),
+)
 async def get_audit(components: ComponentsDependency, collection: CollectionId) -> schemas.AuditOut:
     """The progress of the audit and, once done, its findings. Audits are kept until the service stops."""
     return schemas.AuditOut.model_validate(await components.on_thread(components.audits.get, collection))
@@ -35,6 +47,7 @@ async def get_audit(components: ComponentsDependency, collection: CollectionId) 
 
 @router.get(
     "/page",
+    dependencies=[allow(Scope.READ)],
     summary="The last audit as a page",
     response_class=HTMLResponse,
     responses=problems(*CODES, "audit_not_found", "audit_not_done")

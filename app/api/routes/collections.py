@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Request
 
 from app.api import presenters, schemas
-from app.api.dependencies import ComponentsDependency
+from app.api.dependencies import CallerDependency, ComponentsDependency, allow
 from app.api.problems import problems
 from app.api.request_parsing import json_body_of, openapi_json_body
+from app.security.keys import Scope
 
 router = APIRouter(prefix="/collections", tags=["collections"])
 
-CollectionId = Annotated[str, Path(pattern=schemas.ID_PATTERN)]
+
+async def collection_of(caller: CallerDependency, collection: Annotated[str, Path(pattern=schemas.ID_PATTERN)]) -> str:
+    """The collection of the path, which the caller must be allowed to use."""
+    caller.require_collection(collection)
+    return collection
 
 
-@router.get("", summary="List collections", responses=problems("gallery_unavailable"))
-async def list_collections(components: ComponentsDependency) -> schemas.CollectionList:
-    """All collections with their counts; `default` always exists."""
+CollectionId = Annotated[str, Depends(collection_of)]
+
+
+@router.get("", dependencies=[allow(Scope.READ)], summary="List collections", responses=problems("gallery_unavailable"))
+async def list_collections(components: ComponentsDependency, caller: CallerDependency) -> schemas.CollectionList:
+    """All collections that the key may use, with their counts; `default` always exists."""
     found = await components.on_thread(components.collections.list)
-    return schemas.CollectionList(collections=[presenters.collection(c) for c in found])
+    return schemas.CollectionList(collections=[presenters.collection(c) for c in found if caller.sees(c.id)])
 
 
 @router.post(
     "",
+    dependencies=[allow(Scope.ADMIN)],
     status_code=201,
     summary="Create a collection",
     openapi_extra=openapi_json_body(schemas.NewCollection),
@@ -39,15 +48,21 @@ async def list_collections(components: ComponentsDependency) -> schemas.Collecti
     ),
 )
 async def create_collection(
+    request: Request,
     components: ComponentsDependency,
+    caller: CallerDependency,
     body: Annotated[schemas.NewCollection, Depends(json_body_of(schemas.NewCollection))],
 ) -> schemas.CollectionOut:
     """Creates an empty collection, with its own targets if given."""
-    return presenters.collection(await components.on_thread(components.collections.create, body.id, body.targets()))
+    caller.require_collection(body.id)
+    async with components.recorded_change(request, "create_collection", body.id):
+        created = await components.on_thread(components.collections.create, body.id, body.targets())
+    return presenters.collection(created)
 
 
 @router.put(
     "/{collection}",
+    dependencies=[allow(Scope.ADMIN)],
     summary="Set the targets of a collection",
     openapi_extra=openapi_json_body(schemas.CollectionUpdate),
     responses=problems(
@@ -61,19 +76,29 @@ async def create_collection(
     ),
 )
 async def update_collection(
+    request: Request,
     components: ComponentsDependency,
     collection: CollectionId,
     body: Annotated[schemas.CollectionUpdate, Depends(json_body_of(schemas.CollectionUpdate))],
 ) -> schemas.CollectionOut:
     """Replaces both targets and the claim; one left out falls back to the service's."""
-    return presenters.collection(await components.on_thread(components.collections.update, collection, body.targets()))
+    async with components.recorded_change(request, "update_collection", collection):
+        updated = await components.on_thread(components.collections.update, collection, body.targets())
+    return presenters.collection(updated)
 
 
 @router.delete(
     "/{collection}",
+    dependencies=[allow(Scope.ADMIN)],
     summary="Erase a collection",
     responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
 )
-async def delete_collection(components: ComponentsDependency, collection: CollectionId) -> schemas.Erased:
+async def delete_collection(
+    request: Request, components: ComponentsDependency, collection: CollectionId
+) -> schemas.Erased:
     """Erases a collection with all its subjects; `default` is emptied but kept."""
-    return schemas.Erased(templates=await components.on_thread(components.collections.delete, collection))
+    async with components.recorded_change(request, "delete_collection", collection, erases=True) as outcome:
+        erased = await components.on_thread(components.collections.delete, collection)
+        components.lockout.forget_collection(collection)
+        outcome.details = {"templates": erased}
+    return schemas.Erased.of(erased, outcome.receipt)

@@ -7,22 +7,23 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api import examples, presenters, schemas
-from app.api.dependencies import ComponentsDependency
+from app.api.dependencies import CallerDependency, ComponentsDependency, allow
 from app.api.problems import RequestError, problems
+from app.security.keys import Scope
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez", summary="The process answers", responses=problems())
+@router.get("/livez", summary="The process answers", responses=problems(key=False))
 async def livez() -> schemas.Health:
     """Shows only that the process is alive; restart it when this fails."""
     return schemas.Health()
 
 
-@router.get("/readyz", summary="Every part works", responses=problems("not_ready"))
+@router.get("/readyz", summary="Every part works", responses=problems("not_ready", key=False))
 async def readyz(components: ComponentsDependency) -> schemas.Health:
     """Encodes a blank face, reads the database and searches the index."""
-    checks = await components.on_thread(components.recognition.check)
+    checks = await components.on_thread(components.check)
     failed = sorted(name for name, failure in checks.items() if failure is not None)
     if failed:
         states = {name: failure or "ok" for name, failure in checks.items()}
@@ -30,7 +31,12 @@ async def readyz(components: ComponentsDependency) -> schemas.Health:
     return schemas.Health(checks=dict.fromkeys(checks, "ok"))
 
 
-@router.get("/model", summary="Encoder and calibration in use", responses=problems())
+@router.get(
+    "/model",
+    dependencies=[allow(*Scope)],
+    summary="Encoder and calibration in use",
+    responses=problems(),
+)
 async def get_model(components: ComponentsDependency) -> schemas.ModelResponse:
     """The encoder in use, its device and precision, and the operating points measured for it."""
     return presenters.model(components.recognition.encoder, components.recognition.criteria)
@@ -38,11 +44,13 @@ async def get_model(components: ComponentsDependency) -> schemas.ModelResponse:
 
 @router.get(
     "/metrics",
+    dependencies=[allow(Scope.READ)],
     summary="Prometheus metrics",
     response_class=PlainTextResponse,
     responses=problems("gallery_unavailable") | {200: {"content": {"text/plain": {"example": examples.METRICS}}}},
 )
-async def get_metrics(components: ComponentsDependency) -> PlainTextResponse:
-    """Requests, durations, decisions and the size of the gallery."""
+async def get_metrics(components: ComponentsDependency, caller: CallerDependency) -> PlainTextResponse:
+    """Requests, durations, decisions and the size of the gallery; for keys of all collections."""
+    caller.require_all_collections()
     components.metrics.show_gallery(await components.on_thread(components.collections.list))
     return PlainTextResponse(generate_latest(components.metrics.registry), media_type=CONTENT_TYPE_LATEST)

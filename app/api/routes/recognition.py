@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from typing import Annotated
 
 import pydantic_core
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from app.api import presenters, schemas
-from app.api.dependencies import Admitted, ComponentsDependency
+from app.api.dependencies import CallerDependency, ComponentsDependency, allow
 from app.api.problems import problems
 from app.api.request_parsing import body_of, openapi_body
 from app.decisions import Decision
-from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Replay, Verification
+from app.gallery import OnConflict
+from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Identification, Replay, Verification
+from app.security.keys import Scope
 from app.timing import stage
 
-router = APIRouter(tags=["recognition"], dependencies=[Admitted])
+router = APIRouter(tags=["recognition"])
 
 SERIALISE = "serialise"
 BODY_CODES = (
@@ -72,6 +75,7 @@ def fingerprint(body: schemas.EnrollRequest) -> str:
 
 @router.post(
     "/enroll",
+    dependencies=[allow(Scope.ENROLL)],
     status_code=201,
     response_model=schemas.EnrollResponse,
     summary="Remember a person",
@@ -88,14 +92,22 @@ def fingerprint(body: schemas.EnrollRequest) -> str:
     ),
 )
 async def enroll(
-    request: Request, body: EnrollBody, components: ComponentsDependency, idempotency_key: IdempotencyKey = None
+    request: Request,
+    body: EnrollBody,
+    components: ComponentsDependency,
+    caller: CallerDependency,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Makes a template from each photograph that shows one good face and stores the templates under the subject.
 
     Photographs that give no template are listed in `failures`; the request fails only if none gives one. Other
-    subjects that match are listed in `possible_duplicates`; the enrolment stands regardless.
+    subjects that match are listed in `possible_duplicates`; the enrolment stands regardless. To `replace` what is
+    enrolled, a key needs the scope `delete`, too.
     """
-    service = components.recognition
+    service, replaces = components.recognition, body.on_conflict is OnConflict.REPLACE
+    caller.require_collection(body.collection)
+    if replaces:
+        caller.require(Scope.DELETE)
 
     def render(result: Enrolment) -> str:
         return presenters.enrolment(result, service.encoder, service.calibration).model_dump_json()
@@ -103,50 +115,70 @@ async def enroll(
     report = body.report_duplicates
     enrolment = EnrolmentRequest(
         images=body.image,
-        subject_id=body.subject_id,
+        subject_id=body.subject_id or uuid.uuid4().hex,
         collection=body.collection,
         metadata=body.metadata,
         face_policy=body.face_policy,
         on_conflict=body.on_conflict,
         report_duplicates=components.settings.gallery.report_duplicates if report is None else report,
     )
-    idempotency = Idempotency(idempotency_key, fingerprint(body), render) if idempotency_key else None
+    # The keys of two callers do not meet: neither learns what the other one sent.
+    own_key = f"{caller.key_id or ''}:{idempotency_key}"
+    idempotency = Idempotency(own_key, fingerprint(body), render) if idempotency_key else None
 
-    def answer() -> tuple[str, bool]:
+    def answer() -> tuple[Enrolment | Replay, str]:
         result = service.enroll(enrolment, idempotency)
         if isinstance(result, Replay):
-            return result.body, True
+            return result, result.body
         with stage(SERIALISE):
-            return render(result), False
+            return result, render(result)
 
-    content, replayed = await components.admission.run(request, answer)
-    return _answer(content, 201, {"Idempotency-Replayed": "true"} if replayed else None)
+    async with components.recorded_change(
+        request, "enroll", body.collection, enrolment.subject_id, erases=replaces
+    ) as outcome:
+        result, content = await components.admission.run(request, answer)
+        if isinstance(result, Replay):
+            outcome.value, outcome.subject = "replayed", body.subject_id
+        else:
+            outcome.value = body.on_conflict
+            outcome.details = {
+                "templates": len(result.enrolled),
+                **presenters.versions(service.encoder, service.calibration),
+            }
+    return _answer(content, 201, {"Idempotency-Replayed": "true"} if isinstance(result, Replay) else None)
 
 
 @router.post(
     "/verify",
+    dependencies=[allow(Scope.VERIFY)],
     response_model=schemas.VerifyResponse,
     summary="Is this that person?",
     openapi_extra=openapi_body(schemas.VerifyRequest),
-    responses=problems(*FACE_CODES, "subject_not_found", "target_unsupported"),
+    responses=problems(*FACE_CODES, "subject_not_found", "target_unsupported", "locked_out"),
 )
-async def verify(request: Request, body: VerifyBody, components: ComponentsDependency) -> Response:
+async def verify(
+    request: Request, body: VerifyBody, components: ComponentsDependency, caller: CallerDependency
+) -> Response:
     """Compares the photograph with a second one (`reference`) or with an enrolled subject (`subject_id`).
 
     The threshold follows from `target_fmr`, the highest false match rate that you accept, in every measured group of
     people unless `claim` says otherwise; or from `max_distance` or `min_similarity`. The answer says how often two
-    different people are as near as these two faces.
+    different people are as near as these two faces. After five failures in a row a subject has to wait.
     """
-    service = components.recognition
+    service, lockout = components.recognition, components.lockout
+    caller.require_collection(body.collection)
+    policy, requested = body.face_policy, body.requested()
 
     def compare() -> Verification:
-        policy, requested = body.face_policy, body.requested()
         if body.reference is not None:
             return service.verify(body.image, body.reference, face_policy=policy, requested=requested)
         assert body.subject_id is not None
-        return service.verify_subject(
-            body.image, body.collection, body.subject_id, face_policy=policy, requested=requested
-        )
+        with lockout.attempt(body.collection, body.subject_id) as attempt:
+            result = service.verify_subject(
+                body.image, body.collection, body.subject_id, face_policy=policy, requested=requested
+            )
+            attempt.matched = result.outcome.decision is Decision.MATCH
+        return result
 
     def answer() -> tuple[Decision, str]:
         result = compare()
@@ -154,41 +186,58 @@ async def verify(request: Request, body: VerifyBody, components: ComponentsDepen
             out = presenters.verification(result, service.encoder, service.calibration)
             return result.outcome.decision, out.model_dump_json()
 
-    decision, content = await components.admission.run(request, answer)
+    async with components.recorded(request, "verify", body.collection, body.subject_id) as outcome:
+        decision, content = await components.admission.run(request, answer)
+        outcome.value = decision
+        outcome.details = presenters.versions(service.encoder, service.calibration)
     components.metrics.decisions.labels("verify", decision).inc()
     return _answer(content)
 
 
 @router.post(
     "/identify",
+    dependencies=[allow(Scope.IDENTIFY)],
     response_model=schemas.IdentifyResponse,
     summary="Who is this?",
     openapi_extra=openapi_body(schemas.IdentifyRequest),
     responses=problems(*FACE_CODES, "target_unsupported"),
 )
-async def identify(request: Request, body: IdentifyBody, components: ComponentsDependency) -> Response:
+async def identify(
+    request: Request, body: IdentifyBody, components: ComponentsDependency, caller: CallerDependency
+) -> Response:
     """Searches a collection; returns one candidate per subject, nearest first, each with its own decision.
 
     The threshold follows from `target_fpir`, the highest share of searches for people who are not enrolled that may
-    return a match, and from the number of subjects; or from `max_distance` or `min_similarity`.
+    return a match, and from the number of subjects; or from `max_distance` or `min_similarity`. Who a candidate is that
+    does not match is shown only to keys with the scope `read`.
     """
     service = components.recognition
+    caller.require_collection(body.collection)
 
-    def answer() -> tuple[Decision, str]:
+    def answer() -> tuple[Identification, str]:
         result = service.identify(
             body.image, body.collection, body.top_k, face_policy=body.face_policy, requested=body.requested()
         )
         with stage(SERIALISE):
-            out = presenters.identification(result, service.encoder, service.calibration)
-            return result.faces[0].outcome.decision, out.model_dump_json()
+            out = presenters.identification(
+                result, service.encoder, service.calibration, show_all=caller.may(Scope.READ)
+            )
+            return result, out.model_dump_json()
 
-    decision, content = await components.admission.run(request, answer)
+    async with components.recorded(request, "identify", body.collection) as outcome:
+        result, content = await components.admission.run(request, answer)
+        decision = result.faces[0].outcome.decision
+        outcome.value = decision
+        if decision is Decision.MATCH:
+            outcome.subject = result.faces[0].candidates[0].subject_id
+        outcome.details = presenters.versions(service.encoder, service.calibration)
     components.metrics.decisions.labels("identify", decision).inc()
     return _answer(content)
 
 
 @router.post(
     "/detect",
+    dependencies=[allow(Scope.ENROLL, Scope.VERIFY, Scope.IDENTIFY)],
     response_model=schemas.DetectResponse,
     summary="Find faces and measure their quality",
     openapi_extra=openapi_body(schemas.DetectRequest),

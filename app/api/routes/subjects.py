@@ -6,19 +6,30 @@ import base64
 import binascii
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 
 from app.api import schemas
-from app.api.dependencies import ComponentsDependency
+from app.api.dependencies import CallerDependency, ComponentsDependency, allow
 from app.api.problems import invalid_fields, problems
 from app.api.request_parsing import json_body_of, openapi_json_body
 from app.gallery import DEFAULT_COLLECTION
+from app.security.keys import Scope
 
 router = APIRouter(prefix="/subjects", tags=["subjects"])
 
 SubjectId = Annotated[str, Path(pattern=schemas.ID_PATTERN)]
 TemplateId = Annotated[str, Path(pattern=schemas.ID_PATTERN)]
-CollectionId = Annotated[str, Query(pattern=schemas.ID_PATTERN)]
+
+
+async def _collection(
+    caller: CallerDependency, collection: Annotated[str, Query(pattern=schemas.ID_PATTERN)] = DEFAULT_COLLECTION
+) -> str:
+    caller.require_collection(collection)
+    return collection
+
+
+CollectionId = Annotated[str, Depends(_collection)]
+"""A collection that the caller may use."""
 NOT_FOUND = ("invalid_request", "collection_not_found", "subject_not_found", "gallery_unavailable")
 
 
@@ -37,12 +48,13 @@ def decode_cursor(cursor: str) -> str:
 
 @router.get(
     "",
+    dependencies=[allow(Scope.READ)],
     summary="List subjects",
     responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
 )
 async def list_subjects(
     components: ComponentsDependency,
-    collection: CollectionId = DEFAULT_COLLECTION,
+    collection: CollectionId,
     cursor: Annotated[str | None, Query(max_length=256, description="next_cursor of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.SubjectPage:
@@ -55,9 +67,9 @@ async def list_subjects(
     )
 
 
-@router.get("/{subject_id}", summary="Show a subject", responses=problems(*NOT_FOUND))
+@router.get("/{subject_id}", dependencies=[allow(Scope.READ)], summary="Show a subject", responses=problems(*NOT_FOUND))
 async def get_subject(
-    components: ComponentsDependency, subject_id: SubjectId, collection: CollectionId = DEFAULT_COLLECTION
+    components: ComponentsDependency, subject_id: SubjectId, collection: CollectionId
 ) -> schemas.SubjectOut:
     """Metadata, times and templates of a subject."""
     found = await components.on_thread(components.subjects.get, collection, subject_id)
@@ -66,41 +78,52 @@ async def get_subject(
 
 @router.patch(
     "/{subject_id}",
+    dependencies=[allow(Scope.ENROLL)],
     summary="Replace the metadata of a subject",
     openapi_extra=openapi_json_body(schemas.SubjectUpdate),
     responses=problems(*NOT_FOUND, "malformed_body", "unsupported_media_type", "body_too_large"),
 )
 async def update_subject(
+    request: Request,
     components: ComponentsDependency,
     subject_id: SubjectId,
     body: Annotated[schemas.SubjectUpdate, Depends(json_body_of(schemas.SubjectUpdate))],
-    collection: CollectionId = DEFAULT_COLLECTION,
+    collection: CollectionId,
 ) -> schemas.SubjectOut:
     """Replaces the stored metadata; templates stay as they are."""
-    found = await components.on_thread(components.subjects.update, collection, subject_id, body.metadata)
+    async with components.recorded_change(request, "update_subject", collection, subject_id):
+        found = await components.on_thread(components.subjects.update, collection, subject_id, body.metadata)
     return schemas.SubjectOut.model_validate(found)
 
 
-@router.delete("/{subject_id}", summary="Erase a subject", responses=problems(*NOT_FOUND))
+@router.delete(
+    "/{subject_id}", dependencies=[allow(Scope.DELETE)], summary="Erase a subject", responses=problems(*NOT_FOUND)
+)
 async def delete_subject(
-    components: ComponentsDependency, subject_id: SubjectId, collection: CollectionId = DEFAULT_COLLECTION
+    request: Request, components: ComponentsDependency, subject_id: SubjectId, collection: CollectionId
 ) -> schemas.Erased:
-    """Erases a subject with all its templates."""
-    erased = await components.on_thread(components.subjects.delete, collection, subject_id)
-    return schemas.Erased(templates=erased)
+    """Erases a subject with all its templates; the receipt is the record of it in the audit trail."""
+    async with components.recorded_change(request, "delete_subject", collection, subject_id, erases=True) as outcome:
+        erased = await components.on_thread(components.subjects.delete, collection, subject_id)
+        components.lockout.forget(collection, subject_id)
+        outcome.details = {"templates": erased}
+    return schemas.Erased.of(erased, outcome.receipt)
 
 
 @router.delete(
     "/{subject_id}/templates/{template_id}",
+    dependencies=[allow(Scope.DELETE)],
     summary="Erase one template",
     responses=problems(*NOT_FOUND, "template_not_found", "last_template"),
 )
 async def delete_template(
+    request: Request,
     components: ComponentsDependency,
     subject_id: SubjectId,
     template_id: TemplateId,
-    collection: CollectionId = DEFAULT_COLLECTION,
+    collection: CollectionId,
 ) -> schemas.SubjectOut:
     """Erases one template; the last one can only be erased with its subject."""
-    found = await components.on_thread(components.subjects.delete_template, collection, subject_id, template_id)
+    async with components.recorded_change(request, "delete_template", collection, subject_id, erases=True):
+        found = await components.on_thread(components.subjects.delete_template, collection, subject_id, template_id)
     return schemas.SubjectOut.model_validate(found)

@@ -107,8 +107,10 @@ class FailureOut(BaseModel):
 class CandidateOut(BaseModel):
     """A subject compared with the probe."""
 
-    subject_id: str
-    template_id: str = Field(description="the nearest of its templates")
+    subject_id: str | None = Field(
+        description="null for a candidate that does not match, unless the key may read subjects"
+    )
+    template_id: str | None = Field(description="the nearest of its templates; null where subject_id is")
     templates: int = Field(description="how many templates were compared; the distance is to their mean direction")
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
     similarity: float = Field(description="cosine: 1 - distance / 2")
@@ -119,7 +121,7 @@ class CandidateOut(BaseModel):
     )
     worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
     decision: Decision
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] | None = Field(description="null where subject_id is")
 
 
 class EnrollResponse(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
@@ -12,6 +12,7 @@ from app.api.schemas.common import AttributesModel, Identifier, Metadata, Reques
 from app.api.schemas.decisions import Rate
 from app.decisions import Claim
 from app.gallery import Targets
+from app.security.trail import Receipt
 
 
 class SubjectUpdate(RequestModel):
@@ -101,3 +102,11 @@ class Erased(BaseModel):
     model_config = examples.config(examples.ERASED)
 
     templates: int
+    receipt: str | None = Field(
+        description="SEQUENCE:HASH of the record in the audit trail, which proves that it was erased"
+    )
+
+    @classmethod
+    def of(cls, templates: int, receipt: Receipt | None) -> Self:
+        """With the place of the record in the audit trail."""
+        return cls(templates=templates, receipt=None if receipt is None else f"{receipt.sequence}:{receipt.hash}")

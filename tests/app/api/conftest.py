@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.recognition.service import RecognitionService
-from app.settings import GallerySettings, ServerSettings, Settings
+from app.settings import GallerySettings, SecuritySettings, ServerSettings, Settings
 from tests.app.api.helpers import files, ok
 
 Enroll = Callable[..., dict[str, object]]
@@ -19,6 +19,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         server=ServerSettings(max_images=4, max_metadata_bytes=1024),
         gallery=GallerySettings(data_dir=tmp_path / "data"),
+        security=SecuritySettings(failed_key_rate="1000/minute"),
     )
 
 

@@ -47,7 +47,10 @@ def test_livez(client: TestClient) -> None:
 
 
 def test_readyz_names_every_part(client: TestClient) -> None:
-    assert ok(client.get("/readyz")) == {"status": "ok", "checks": {"encoder": "ok", "gallery": "ok"}}
+    assert ok(client.get("/readyz")) == {
+        "status": "ok",
+        "checks": {"encoder": "ok", "gallery": "ok", "audit_trail": "ok"},
+    }
 
 
 def test_a_gallery_that_does_not_answer_is_not_ready_but_alive(
@@ -56,7 +59,7 @@ def test_a_gallery_that_does_not_answer_is_not_ready_but_alive(
     monkeypatch.setattr(service.gallery, "check", raises(GalleryUnavailable("the disk is gone")))
     answer = problem(client.get("/readyz"), 503, "not_ready")
     assert "gallery" in answer["detail"]
-    assert answer["checks"] == {"encoder": "ok", "gallery": "the disk is gone"}
+    assert answer["checks"] == {"encoder": "ok", "gallery": "the disk is gone", "audit_trail": "ok"}
     ok(client.get("/livez"))
 
 

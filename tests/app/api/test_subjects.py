@@ -90,7 +90,7 @@ def test_a_bad_change_is_refused(service: RecognitionService, client: TestClient
         "{",
         '{"metadata": {"a": NaN}}',
         '{"metadata": {"a": "\\ud800"}}',
-        '{"metadata": ' + '{"a":' * 5000 + "1" + "}" * 5001,
+        '{"metadata": ' + '{"a":' * 3000 + "1" + "}" * 3001,
         '{"metadata": {"a": ' + "1" * 5000 + "}}",
         b'{"metadata": {"a": "\xff"}}',
     ],
@@ -118,7 +118,7 @@ def test_an_infinite_number_is_refused(service: RecognitionService, client: Test
 
 def test_a_subject_is_erased_with_all_its_templates(enroll: Enroll, client: TestClient, ada: bytes) -> None:
     enroll(ada, ada, subject_id="ada")
-    assert ok(client.delete("/subjects/ada")) == {"templates": 2}
+    assert ok(client.delete("/subjects/ada"))["templates"] == 2
     problem(client.get("/subjects/ada"), 404, "subject_not_found")
     problem(client.delete("/subjects/ada"), 404, "subject_not_found")
     problem(client.post("/verify", files=files(ada), data={"subject_id": "ada"}), 404, "subject_not_found")

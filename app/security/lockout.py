@@ -1,0 +1,143 @@
+"""Limits failed verifications of one subject, as NIST SP 800-63B (section 5.2.3) asks of biometrics.
+
+After five failures in a row the next attempt has to wait 30 seconds, and twice as long after each further failure, an
+hour at most. A match resets the count. Attempts that are under way count as failures until they end, so that many at
+once gain nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from app.security.errors import LockedOut
+from app.security.store import SecurityStore
+
+FREE_FAILURES = 5
+FIRST_DELAY = timedelta(seconds=30)
+LONGEST_DELAY = timedelta(hours=1)
+FORGOTTEN_AFTER = timedelta(days=30)
+"""Failures of a subject that nobody tries any more are erased."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    pending: int = 0
+    blocked_until: datetime = _NEVER
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A verification under way; set ``matched`` if it succeeds."""
+
+    matched: bool = False
+
+
+class Lockout:
+    """Counts failures by subject; they survive a restart. Callable from any thread."""
+
+    def __init__(
+        self, store: SecurityStore, *, enabled: bool = True, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._store, self._enabled, self._clock = store, enabled, clock
+        self._lock = threading.Lock()
+        forgotten = (clock() - FORGOTTEN_AFTER).isoformat()
+        store.change(lambda c: c.execute("DELETE FROM failures WHERE blocked_until < ? AND count > 0", (forgotten,)))
+        with store.reading() as connection:
+            rows = connection.execute("SELECT subject, count, blocked_until FROM failures").fetchall()
+        self._failures = {
+            subject: _Failures(count, blocked_until=datetime.fromisoformat(until)) for subject, count, until in rows
+        }
+
+    @contextmanager
+    def attempt(self, collection: str, subject_id: str) -> Iterator[Attempt]:
+        """One verification of a subject; it failed unless it matched or raised. Raises LockedOut."""
+        attempt = Attempt()
+        if not self._enabled:
+            yield attempt
+            return
+        subject = self._name(collection, subject_id)
+        self._begin(subject)
+        try:
+            yield attempt
+        except BaseException:
+            self._end(subject, failed=None)
+            raise
+        self._end(subject, failed=not attempt.matched)
+
+    def forget(self, collection: str, subject_id: str) -> None:
+        """Erases the failures of an erased subject."""
+        name = self._name(collection, subject_id)
+        with self._lock:
+            self._failures.pop(name, None)
+        self._store.change_later(lambda connection: _save(connection, name, 0, _NEVER))
+
+    def forget_collection(self, collection: str) -> None:
+        """Erases the failures of all subjects of an erased collection."""
+        prefix = self._name(collection, "").partition(":")[0] + ":"
+        with self._lock:
+            for name in [name for name in self._failures if name.startswith(prefix)]:
+                del self._failures[name]
+        self._store.change_later(
+            lambda connection: connection.execute("DELETE FROM failures WHERE subject LIKE ?", (prefix + "%",))
+        )
+
+    def _name(self, collection: str, subject_id: str) -> str:
+        """The pseudonyms of a collection and of a subject in it."""
+        pseudonym = self._store.secret.pseudonym
+        return f"{pseudonym(collection, '')}:{pseudonym(collection, subject_id)}"
+
+    def _begin(self, subject: str) -> None:
+        with self._lock:
+            known = self._failures.setdefault(subject, _Failures())
+            now = self._clock()
+            # Beyond the free failures one attempt at a time: each of them decides how long the next one waits.
+            allowed = max(FREE_FAILURES - known.count, 1)
+            if now < known.blocked_until or known.pending >= allowed:
+                wait = max(1, math.ceil((known.blocked_until - now).total_seconds()))
+                raise LockedOut(
+                    f"{known.count} verifications of this subject failed in a row; the next one may begin in {wait} s.",
+                    retry_after=wait,
+                    failures=known.count,
+                )
+            known.pending += 1
+
+    def _end(self, subject: str, *, failed: bool | None) -> None:
+        """Records the outcome of an attempt; None: there was none."""
+        with self._lock:
+            known = self._failures.setdefault(subject, _Failures())
+            known.pending = max(known.pending - 1, 0)
+            if failed is None:
+                changed = False
+            elif failed:
+                known.count += 1
+                over = known.count - FREE_FAILURES
+                known.blocked_until = _NEVER
+                if over >= 0:
+                    known.blocked_until = self._clock() + min(FIRST_DELAY * 2 ** min(over, 20), LONGEST_DELAY)
+                changed = True
+            else:
+                changed = known.count > 0
+                known.count, known.blocked_until = 0, _NEVER
+            count, until = known.count, known.blocked_until
+            if not known.count and not known.pending:
+                del self._failures[subject]
+        if changed:
+            self._store.change_later(lambda connection: _save(connection, subject, count, until))
+
+
+def _save(connection: sqlite3.Connection, subject: str, count: int, until: datetime) -> None:
+    if count:
+        connection.execute(
+            "INSERT OR REPLACE INTO failures (subject, count, blocked_until) VALUES (?, ?, ?)",
+            (subject, count, until.isoformat()),
+        )
+    else:
+        connection.execute("DELETE FROM failures WHERE subject = ?", (subject,))

@@ -1,0 +1,49 @@
+"""How many requests a key or an address may send, counted in memory by the ``limits`` package."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+
+import limits
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from app.security.errors import RateLimited
+
+RATE_PATTERN = r"^[1-9]\d{0,8} ?/ ?(second|minute|hour|day)$"
+"""Such as ``100/minute``."""
+
+
+class RateLimits:
+    """Counts requests over sliding windows. Callable from any thread."""
+
+    def __init__(self) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def hit(self, rate: str | None, kind: str, who: str) -> None:
+        """Counts one request. Raises RateLimited if it is one too many; None is no limit."""
+        if rate is not None and not self._limiter.hit(limits.parse(rate), kind, who):
+            self._refuse(rate, kind, who)
+
+    def require(self, rate: str | None, kind: str, who: str) -> None:
+        """Raises RateLimited if the limit is reached, without counting."""
+        if rate is not None and not self._limiter.test(limits.parse(rate), kind, who):
+            self._refuse(rate, kind, who)
+
+    def _refuse(self, rate: str, kind: str, who: str) -> None:
+        reset = self._limiter.get_window_stats(limits.parse(rate), kind, who).reset_time
+        wait = max(1, math.ceil(reset - time.time()))
+        raise RateLimited(f"More than {rate} for one {kind}; wait {wait} s.", retry_after=wait, limit=rate)
+
+
+def network_of(address: str) -> str:
+    """An address as it is counted: IPv6 by its /64, which one host has for itself; what is no address as it is."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)

@@ -1,0 +1,206 @@
+"""The database of keys, failed verifications and the audit trail, and the thread that writes what need not be awaited.
+
+It is a file of its own beside the gallery: commands open it while the service runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.security.errors import SecurityStoreUnavailable
+from app.security.secret import SECRET_NAME, Secret, read_secret
+
+DATABASE_NAME = "security.sqlite3"
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS keys (
+    id          TEXT PRIMARY KEY,
+    name        TEXT NOT NULL,
+    digest      BLOB NOT NULL,
+    scopes      TEXT NOT NULL,
+    collections TEXT,
+    rate        TEXT,
+    created_at  TEXT NOT NULL,
+    expires_at  TEXT,
+    revoked_at  TEXT
+);
+CREATE TABLE IF NOT EXISTS failures (
+    subject       TEXT PRIMARY KEY,
+    count         INTEGER NOT NULL,
+    blocked_until TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS trail (
+    sequence INTEGER PRIMARY KEY,
+    at       TEXT NOT NULL,
+    record   TEXT NOT NULL,
+    hash     BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS trail_at ON trail (at);
+-- The first and the last record, sealed: so that a cut at either end is found.
+CREATE TABLE IF NOT EXISTS trail_ends (
+    name     TEXT PRIMARY KEY CHECK (name IN ('start', 'head')),
+    sequence INTEGER NOT NULL,
+    hash     BLOB NOT NULL,
+    seal     BLOB NOT NULL
+);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+BUSY_SECONDS = 2.0
+MOST_WAITING = 10_000
+"""Records that may wait to be written; then requests are refused."""
+BATCH = 1000
+RETRY_SECONDS = 1.0
+
+_LOGGER = logging.getLogger("tessera")
+
+Change = Callable[[sqlite3.Connection], Any]
+"""Something to do inside a write transaction."""
+
+
+class SecurityStore:
+    """One SQLite database (WAL, every commit on disk) and its secret. Callable from any thread.
+
+    Raises SecurityStoreUnavailable if it cannot be opened, is damaged or is of a newer release.
+    """
+
+    def __init__(self, directory: Path, secret_file: Path | None = None, *, create: bool = True) -> None:
+        path, secret_path = directory / DATABASE_NAME, secret_file or directory / SECRET_NAME
+        exists = path.exists()
+        if not create and not exists:
+            raise SecurityStoreUnavailable(f"There are no keys and no audit trail in {directory}: {path} is missing.")
+        self._lock, self._starting = threading.Lock(), threading.Lock()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.secret: Secret = read_secret(secret_path, create=create and not exists)
+            path.touch(mode=0o600)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._prepare(path)
+        except (OSError, sqlite3.Error) as error:
+            raise SecurityStoreUnavailable(f"The database {path} cannot be opened: {error}.") from error
+        self._waiting: queue.Queue[tuple[Change, Future[Any] | None] | None] = queue.Queue(MOST_WAITING)
+        self._failure: str | None = None
+        self._writer: threading.Thread | None = None
+
+    def _prepare(self, path: Path) -> None:
+        version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            self._connection.close()
+            raise SecurityStoreUnavailable(
+                f"{path} has schema version {version}, but this release knows versions up to {SCHEMA_VERSION}."
+            )
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA secure_delete = ON")
+        if version < SCHEMA_VERSION:
+            self._connection.executescript(SCHEMA)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for reads. Raises SecurityStoreUnavailable."""
+        with self._lock, _answering():
+            yield self._connection
+
+    def change(self, change: Change) -> Any:
+        """Runs a change in a transaction of its own, on disk when this returns. Raises SecurityStoreUnavailable."""
+        with self._lock, _answering():
+            return self._run([change])[0]
+
+    def change_later(self, change: Change) -> None:
+        """Runs a change soon, together with others. Raises SecurityStoreUnavailable if too many wait."""
+        self._enqueue(change, None)
+
+    def change_soon(self, change: Change) -> Future[Any]:
+        """As ``change_later``; the future is done when it is on disk, and fails if it cannot be."""
+        future: Future[Any] = Future()
+        self._enqueue(change, future)
+        return future
+
+    def check(self) -> None:
+        """Raises SecurityStoreUnavailable if records cannot be written now."""
+        if self._failure is not None:
+            raise SecurityStoreUnavailable(f"The audit trail cannot be written: {self._failure}.")
+
+    def close(self) -> None:
+        """Writes what waits, then closes the database."""
+        if self._writer is not None:
+            self._waiting.put(None)
+            self._writer.join()
+        with self._lock:
+            self._connection.close()
+
+    def _enqueue(self, change: Change, future: Future[Any] | None) -> None:
+        with self._starting:
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write, name="security-store", daemon=True)
+                self._writer.start()
+        try:
+            self._waiting.put_nowait((change, future))
+        except queue.Full:
+            raise SecurityStoreUnavailable(
+                f"The audit trail cannot be written: {self._failure or 'too many records wait'}."
+            ) from None
+
+    def _write(self) -> None:
+        """The writer thread: commits all that waits at once; what nobody awaits is tried again until it works."""
+        closing = False
+        kept: list[tuple[Change, Future[Any] | None]] = []
+        while not closing:
+            try:
+                first = self._waiting.get(timeout=RETRY_SECONDS if kept else None)
+            except queue.Empty:
+                first = (lambda _: None, None)
+            items = [first]
+            while len(items) < BATCH and not self._waiting.empty():
+                items.append(self._waiting.get_nowait())
+            closing = None in items
+            kept = self._commit(kept + [item for item in items if item is not None])
+
+    def _commit(self, items: list[tuple[Change, Future[Any] | None]]) -> list[tuple[Change, Future[Any] | None]]:
+        """Commits the changes; returns those to try again."""
+        try:
+            with self._lock:
+                results = self._run([change for change, _ in items])
+        except sqlite3.Error as error:
+            if self._failure is None:
+                _LOGGER.warning("The audit trail cannot be written: %s", error)
+            self._failure = str(error)
+            for _, future in items:
+                if future is not None:
+                    future.set_exception(SecurityStoreUnavailable(f"The audit trail cannot be written: {error}."))
+            return [item for item in items if item[1] is None]
+        self._failure = None
+        for (_, future), result in zip(items, results, strict=True):
+            if future is not None:
+                future.set_result(result)
+        return []
+
+    def _run(self, changes: list[Change]) -> list[Any]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = [change(self._connection) for change in changes]
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            raise
+        return results
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise SecurityStoreUnavailable(f"The database of keys and audit trail does not answer: {error}.") from error

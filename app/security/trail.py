@@ -1,0 +1,203 @@
+"""The audit trail: an append-only chain of records of who did what, when, with what outcome. No biometric data.
+
+Each record's hash covers the one before it (HMAC-SHA256 with the installation's secret), and both ends are sealed, so
+an edited, removed or reordered record is found, and a cut at either end. Whoever has the database *and* the secret
+could write another chain: keep the hash of the last record elsewhere now and then (`tessera audit head`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from app.security.secret import Secret
+from app.security.store import SecurityStore
+
+GENESIS = bytes(32)
+"""What the first record follows."""
+PRUNED = "prune_trail"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What happened.
+
+    actor: the id of a key, ``anonymous``, or ``command``. action: such as ``verify``. outcome: such as ``match``, or
+    the code of an error. subject: its id, or its pseudonym. details: versions, counts; never anything biometric.
+    """
+
+    actor: str
+    action: str
+    outcome: str
+    collection: str | None = None
+    subject: str | None = None
+    address: str | None = None
+    request_id: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Receipt(NamedTuple):
+    """The place of a record in the chain, and its hash: proof that it was written."""
+
+    sequence: int
+    hash: str
+
+
+class TrailRecord(NamedTuple):
+    """A stored record."""
+
+    sequence: int
+    at: str
+    content: dict[str, Any]
+    hash: str
+
+
+class AuditTrail:
+    """Appends to the chain, checks and reads it. Callable from any thread.
+
+    plain_ids: write the ids of subjects; otherwise pseudonyms, so that nothing names a subject who was erased.
+    """
+
+    def __init__(
+        self,
+        store: SecurityStore,
+        *,
+        plain_ids: bool = False,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store, self._plain_ids, self._clock = store, plain_ids, clock
+
+    def name_of(self, collection: str, subject_id: str) -> str:
+        """How a subject is written."""
+        return subject_id if self._plain_ids else self._store.secret.pseudonym(collection, subject_id)
+
+    def record_later(self, entry: Entry) -> None:
+        """Writes a record within about a second. Raises SecurityStoreUnavailable if too many wait."""
+        self._store.change_later(self._appending(entry))
+
+    def record(self, entry: Entry) -> Future[Receipt]:
+        """Writes a record; the future is done when it is on disk."""
+        return self._store.change_soon(self._appending(entry))
+
+    def _appending(self, entry: Entry) -> Callable[[sqlite3.Connection], Receipt]:
+        at = self._clock().isoformat(timespec="milliseconds")
+        content = {name: value for name, value in asdict(entry).items() if value not in (None, {})}
+        return lambda connection: append(connection, self._store.secret, at, content)
+
+    def head(self) -> Receipt | None:
+        """The last record; None if there is none."""
+        with self._store.reading() as connection:
+            end = _end(connection, "head")
+        return None if end is None else Receipt(end[0], end[1].hex())
+
+    def records(self, *, subject: str | None = None) -> Iterator[TrailRecord]:
+        """All records, oldest first, or those that name a subject as ``name_of`` does."""
+        after = -1
+        while True:
+            with self._store.reading() as connection:
+                rows = connection.execute(
+                    "SELECT sequence, at, record, hash FROM trail WHERE sequence > ? ORDER BY sequence LIMIT 1000",
+                    (after,),
+                ).fetchall()
+            if not rows:
+                return
+            after = rows[-1][0]
+            for sequence, at, text, digest in rows:
+                content = json.loads(text)
+                if subject is None or content.get("subject") == subject:
+                    yield TrailRecord(sequence, at, content, digest.hex())
+
+    def prune(self, days: int) -> int:
+        """Removes records older than this many days and records that; returns how many."""
+        limit = (self._clock() - timedelta(days=days)).isoformat(timespec="milliseconds")
+
+        def change(connection: sqlite3.Connection) -> int:
+            last = connection.execute(
+                "SELECT sequence, hash FROM trail WHERE at < ? ORDER BY sequence DESC LIMIT 1", (limit,)
+            ).fetchone()
+            if last is None:
+                return 0
+            count = connection.execute("DELETE FROM trail WHERE sequence <= ?", (last[0],)).rowcount
+            _set_end(connection, self._store.secret, "start", last[0], last[1])
+            details = {"records": count, "before": limit}
+            self._appending(Entry("service", PRUNED, "done", details=details))(connection)
+            return int(count)
+
+        removed: int = self._store.change(change)
+        return removed
+
+    def verify(self, expected: Receipt | None = None) -> list[str]:
+        """What is wrong with the chain; empty if nothing is. ``expected``: a record that must be in it."""
+        return verify_chain(self._store, expected)
+
+
+def append(connection: sqlite3.Connection, secret: Secret, at: str, content: dict[str, Any]) -> Receipt:
+    """Appends a record inside the caller's transaction."""
+    head = _end(connection, "head") or (0, GENESIS, b"")
+    sequence, text = head[0] + 1, json.dumps(content, sort_keys=True, separators=(",", ":"))
+    digest = _link(secret, head[1], sequence, at, text)
+    connection.execute(
+        "INSERT INTO trail (sequence, at, record, hash) VALUES (?, ?, ?, ?)", (sequence, at, text, digest)
+    )
+    _set_end(connection, secret, "head", sequence, digest)
+    return Receipt(sequence, digest.hex())
+
+
+def verify_chain(store: SecurityStore, expected: Receipt | None) -> list[str]:
+    """See ``AuditTrail.verify``; stops at the first broken link, since all after it are in doubt."""
+    secret = store.secret
+    with store.reading() as connection:
+        start, head = _end(connection, "start"), _end(connection, "head")
+        broken = [
+            f"the seal of the {name} of the trail does not fit"
+            for name, end in (("start", start), ("head", head))
+            if end is not None and not hmac.compare_digest(end[2], _seal(secret, name, end[0], end[1]))
+        ]
+        if broken:
+            return broken
+        sequence, digest = (start[0], start[1]) if start else (0, GENESIS)
+        found = expected is not None and (sequence, digest.hex()) == (expected.sequence, expected.hash)
+        for number, at, text, stored in connection.execute(
+            "SELECT sequence, at, record, hash FROM trail ORDER BY sequence"
+        ):
+            if number != sequence + 1:
+                return [f"records {sequence + 1} to {number - 1} are missing"]
+            link = _link(secret, digest, number, at, text)
+            if not hmac.compare_digest(link, stored):
+                return [f"record {number} was changed, or one before it"]
+            sequence, digest = number, link
+            found = found or (expected is not None and (number, link.hex()) == (expected.sequence, expected.hash))
+    ends = (head[0], head[1]) if head else (0, GENESIS)
+    if ends != (sequence, digest):
+        return [f"the trail ends at record {sequence}, but {ends[0]} were written"]
+    if expected is not None and not found:
+        return [f"record {expected.sequence} with hash {expected.hash} is not in the trail"]
+    return []
+
+
+def _link(secret: Secret, previous: bytes, sequence: int, at: str, text: str) -> bytes:
+    return secret.digest("trail", previous.hex(), str(sequence), at, text)
+
+
+def _seal(secret: Secret, name: str, sequence: int, digest: bytes) -> bytes:
+    return secret.digest("trail end", name, str(sequence), digest.hex())
+
+
+def _end(connection: sqlite3.Connection, name: str) -> tuple[int, bytes, bytes] | None:
+    row: tuple[int, bytes, bytes] | None = connection.execute(
+        "SELECT sequence, hash, seal FROM trail_ends WHERE name = ?", (name,)
+    ).fetchone()
+    return row
+
+
+def _set_end(connection: sqlite3.Connection, secret: Secret, name: str, sequence: int, digest: bytes) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO trail_ends (name, sequence, hash, seal) VALUES (?, ?, ?, ?)",
+        (name, sequence, digest, _seal(secret, name, sequence, digest)),
+    )

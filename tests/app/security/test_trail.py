@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.security.store import SecurityStore
+from app.security.trail import PRUNED, AuditTrail, Entry, Receipt
+
+
+@pytest.fixture
+def trail(store: SecurityStore) -> AuditTrail:
+    return AuditTrail(store)
+
+
+def write(trail: AuditTrail, count: int) -> list[Receipt]:
+    return [
+        trail.record(Entry("k1", "verify", "match", "default", trail.name_of("default", f"s{number}"))).result(30)
+        for number in range(count)
+    ]
+
+
+def test_an_empty_trail_is_whole(trail: AuditTrail) -> None:
+    assert trail.verify() == []
+    assert trail.head() is None
+
+
+def test_records_are_numbered_linked_and_come_back(trail: AuditTrail) -> None:
+    receipts = write(trail, 5)
+    assert [r.sequence for r in receipts] == [1, 2, 3, 4, 5]
+    assert trail.verify() == []
+    assert trail.head() == receipts[-1]
+    assert all(trail.verify(receipt) == [] for receipt in receipts)
+    records = list(trail.records())
+    assert [r.hash for r in records] == [r.hash for r in receipts]
+    assert records[0].content == {
+        "actor": "k1",
+        "action": "verify",
+        "outcome": "match",
+        "collection": "default",
+        "subject": trail.name_of("default", "s0"),
+    }
+    assert [r.sequence for r in trail.records(subject=trail.name_of("default", "s3"))] == [4]
+
+
+TAMPERINGS: dict[str, Callable[[sqlite3.Connection], object]] = {
+    "edited": lambda c: c.execute("UPDATE trail SET record = replace(record, 'match', 'no_match') WHERE sequence = 3"),
+    "edited at the end": lambda c: c.execute("UPDATE trail SET record = '{}' WHERE sequence = 5"),
+    "moved in time": lambda c: c.execute("UPDATE trail SET at = '2020-01-01' WHERE sequence = 2"),
+    "another hash": lambda c: c.execute("UPDATE trail SET hash = zeroblob(32) WHERE sequence = 5"),
+    "removed": lambda c: c.execute("DELETE FROM trail WHERE sequence = 3"),
+    "cut at the start": lambda c: c.execute("DELETE FROM trail WHERE sequence <= 2"),
+    "cut at the end": lambda c: c.execute("DELETE FROM trail WHERE sequence >= 4"),
+    "emptied": lambda c: c.execute("DELETE FROM trail"),
+    "reordered": lambda c: c.executescript(
+        "UPDATE trail SET sequence = 99 WHERE sequence = 2; UPDATE trail SET sequence = 2 WHERE sequence = 3;"
+        "UPDATE trail SET sequence = 3 WHERE sequence = 99;"
+    ),
+    "added": lambda c: c.execute("INSERT INTO trail VALUES (6, '2030', '{}', zeroblob(32))"),
+    "no head": lambda c: c.execute("DELETE FROM trail_ends"),
+    "cut, with another head": lambda c: c.executescript(
+        "DELETE FROM trail WHERE sequence >= 4; UPDATE trail_ends SET sequence = 3,"
+        "hash = (SELECT hash FROM trail WHERE sequence = 3);"
+    ),
+    "cut, with a start": lambda c: c.executescript(
+        "INSERT INTO trail_ends SELECT 'start', 2, hash, hash FROM trail WHERE sequence = 2;"
+        "DELETE FROM trail WHERE sequence <= 2;"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_tampering_is_found(store: SecurityStore, trail: AuditTrail, name: str) -> None:
+    write(trail, 5)
+    # Straight into the database, as somebody with access to its file would.
+    with store.reading() as connection:
+        TAMPERINGS[name](connection)
+    assert trail.verify() != []
+
+
+def test_an_older_copy_is_found_by_a_receipt_kept_elsewhere(tmp_path: Path) -> None:
+    store = SecurityStore(tmp_path)
+    write(AuditTrail(store), 3)
+    store.close()
+    copy = (tmp_path / "security.sqlite3").read_bytes()
+    store = SecurityStore(tmp_path)
+    receipt = write(AuditTrail(store), 2)[-1]
+    store.close()
+    (tmp_path / "security.sqlite3").write_bytes(copy)
+    store = SecurityStore(tmp_path)
+    trail = AuditTrail(store)
+    assert trail.verify() == []
+    assert "not in the trail" in trail.verify(receipt)[0]
+    store.close()
+
+
+def test_old_records_go_and_the_rest_stays_whole(store: SecurityStore) -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    trail = AuditTrail(store, clock=lambda: now)
+    old = write(trail, 4)
+    now += timedelta(days=20)
+    kept = write(trail, 3)
+    assert trail.prune(30) == 0
+    now += timedelta(days=15)
+    assert trail.prune(30) == 4
+    assert trail.verify() == []
+    assert trail.verify(kept[0]) == []
+    assert trail.verify(old[-1]) == []  # what the chain begins with is known
+    assert trail.verify(old[0]) != []
+    records = list(trail.records())
+    assert [r.sequence for r in records] == [5, 6, 7, 8]
+    assert records[-1].content["action"] == PRUNED
+    assert records[-1].content["details"]["records"] == 4
+    assert trail.prune(30) == 0
+
+
+def test_the_trail_goes_on_after_all_of_it_was_pruned(store: SecurityStore) -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    trail = AuditTrail(store, clock=lambda: now)
+    write(trail, 4)
+    now += timedelta(days=100)
+    assert trail.prune(30) == 4
+    assert write(trail, 1)[0].sequence == 6
+    assert trail.verify() == []
+
+
+def test_two_writers_make_one_chain(store: SecurityStore, tmp_path: Path) -> None:
+    other_store = SecurityStore(tmp_path)
+    trail, other = AuditTrail(store), AuditTrail(other_store)
+    futures = [t.record(Entry("k", "verify", "match")) for _ in range(50) for t in (trail, other)]
+    assert sorted(future.result(30).sequence for future in futures) == list(range(1, 101))
+    assert trail.verify() == []
+    other_store.close()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_ids_are_written_as_asked(tmp_path: Path, plain: bool) -> None:
+    store = SecurityStore(tmp_path)
+    trail = AuditTrail(store, plain_ids=plain)
+    trail.record(Entry("k", "verify", "match", "default", trail.name_of("default", "ada-lovelace"))).result(30)
+    store.close()
+    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert (b"ada-lovelace" in written) is plain
