@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: help serve test test-fast check format coverage docs bench clean
+.PHONY: help serve test test-fast check format coverage docs bench audit clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -36,6 +36,12 @@ docs: $(VENV)/.test  ## write the tables that documents generate from settings, 
 bench: $(VENV)/.test  ## the benchmarks that need no data: encoders and searches
 	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.search --templates 100000 --probes 300
+
+audit: $(BIN)/python  ## known vulnerabilities of the pinned versions, risky code, and a list of all parts (sbom.json)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[audit]' --constraint constraints.txt
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml app model
+	$(BIN)/cyclonedx-py environment $(BIN)/python --output-file sbom.json
 
 clean:  ## remove the virtual environment and caches; the data directory stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
