@@ -27,7 +27,7 @@ from app.crowding import Crowding, load_crowding
 from app.decisions import Calibration, load_calibration, read_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
-from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, YunetDetector
+from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, WorkLimits, YunetDetector
 from app.gallery import SqliteGallery
 from app.openvino import available_cores
 from app.recognition.collections import CollectionService
@@ -85,6 +85,7 @@ def build_finder(settings: Settings) -> FaceFinder:
         YunetDetector(DetectorSettings(score_threshold=faces.detection_threshold)),
         DecodeLimits(max_bytes=faces.max_image_bytes, max_pixels=faces.max_image_pixels),
         QualityLimits(min_eye_distance=faces.min_eye_distance),
+        max_faces=faces.max_faces,
     )
 
 
@@ -101,6 +102,7 @@ def build_service(settings: Settings) -> RecognitionService:
         claim=decisions.claim,
     )
     encoder, finder = build_encoder(settings, files.weights), build_finder(settings)
+    faces = settings.faces
     gallery = open_gallery(settings, files.weights.sha256, files.crowding)
     try:
         service = RecognitionService(
@@ -109,8 +111,9 @@ def build_service(settings: Settings) -> RecognitionService:
             gallery,
             criteria,
             crowding=files.crowding,
-            enforce_quality=settings.faces.enforce_quality,
+            enforce_quality=faces.enforce_quality,
             inconclusive=decisions.inconclusive,
+            work_limits=WorkLimits(max_pixels=faces.max_request_pixels, max_seconds=faces.max_request_seconds),
         )
         service.warm_up()
         return service

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import queue
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
 from openvino import passes  # noqa: E402
+
+from app.memory import give_back  # noqa: E402
 
 __all__ = ["CpuNetwork", "Floats", "Processor", "available_cores", "ov", "passes"]
 
@@ -69,6 +72,7 @@ class CpuNetwork:
         precision: str,
         threads: int,
         prepare: Callable[[ov.Model], ov.Model] = lambda model: model,
+        cached_kernels: int | None = None,
     ) -> None:
         """Reads and compiles a network.
 
@@ -78,23 +82,28 @@ class CpuNetwork:
             precision: ``f32`` or ``bf16``.
             threads: how many requests may run at once.
             prepare: changes the model that was read, before it is compiled.
+            cached_kernels: how many kernels, each compiled for one layer and one shape of input, each thread keeps;
+                OpenVINO's default of thousands if None, which is too much for inputs of all shapes.
 
         Raises:
             RuntimeError: OpenVINO cannot read or compile it.
         """
-        options = {
+        options: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads,
             # Pinned threads of several processes would all land on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = processor.core.compile_model(prepare(processor.core.read_model(network)), DEVICE, options)
-        self.output_names = [sorted(output.get_names()) for output in compiled.outputs]
+        if cached_kernels is not None:
+            options["CPU_RUNTIME_CACHE_CAPACITY"] = cached_kernels
+        self._compiled = processor.core.compile_model(prepare(processor.core.read_model(network)), DEVICE, options)
+        self.output_names = [sorted(output.get_names()) for output in self._compiled.outputs]
+        self._threads, self._releasing = threads, threading.Lock()
         # The most recently used one is taken first: its memory is still cached.
         self._requests: queue.LifoQueue[ov.InferRequest] = queue.LifoQueue()
         for _ in range(threads):
-            self._requests.put(compiled.create_infer_request())
+            self._requests.put(self._compiled.create_infer_request())
 
     @contextmanager
     def outputs(self, batch: npt.NDArray[np.generic]) -> Iterator[list[Floats]]:
@@ -109,3 +118,17 @@ class CpuNetwork:
             yield [tensor.data for tensor in tensors]
         finally:
             self._requests.put(request)
+
+    def release_memory(self) -> None:
+        """Gives back the working memory, which is otherwise kept at the size of the largest input of every thread.
+
+        Waits for the runs under way and holds further ones up for some ten milliseconds.
+        """
+        with self._releasing:  # two callers that each held some of the requests would wait for each other
+            held = [self._requests.get() for _ in range(self._threads)]
+            try:
+                self._compiled.release_memory()
+            finally:
+                for request in held:
+                    self._requests.put(request)
+        give_back()

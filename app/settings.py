@@ -88,6 +88,17 @@ class FacesSettings(_Section):
 
     max_image_bytes: PositiveInt = Field(default=16 * MEBIBYTE, description="largest photograph, bytes")
     max_image_pixels: PositiveInt = Field(default=50_000_000, description="largest photograph, pixels")
+    max_request_pixels: PositiveInt = Field(
+        default=200_000_000,
+        description="most pixels in the photographs of one request together; large JPEGs count as they are decoded, "
+        "reduced",
+    )
+    max_request_seconds: float = Field(
+        default=10, gt=0, description="longest work on the photographs of one request, seconds"
+    )
+    max_faces: PositiveInt = Field(
+        default=64, description="most faces in one photograph, for /detect and for face_policy all"
+    )
     detection_threshold: float = Field(default=0.6, gt=0, lt=1, description="lowest detector confidence of a face")
     min_eye_distance: float = Field(default=16, ge=0, description="smallest distance between the eyes, pixels")
     enforce_quality: bool = Field(
@@ -209,6 +220,10 @@ class Settings(BaseSettings):
             raise ValueError("server.max_body_bytes is above server.max_bytes_in_flight: no such body could be held")
         if (self.server.tls_certificate is None) != (self.server.tls_key is None):
             raise ValueError("server.tls_certificate and server.tls_key go together")
+        if self.faces.max_image_pixels > self.faces.max_request_pixels:
+            raise ValueError(
+                "faces.max_image_pixels is above faces.max_request_pixels: such a photograph costs too much"
+            )
         return self
 
 

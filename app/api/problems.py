@@ -44,6 +44,15 @@ KINDS: dict[str, ProblemKind] = {
     ),
     "no_face": ProblemKind(422, "No face", "No face was found; send a sharper or closer photograph of a face."),
     "multiple_faces": ProblemKind(422, "Several faces", "2 faces were found; crop one or use face_policy largest."),
+    "too_many_faces": ProblemKind(
+        422, "Too many faces", "The photograph shows 528 faces, at most 64 are taken. Crop it."
+    ),
+    "too_much_work": ProblemKind(
+        413, "Too much work", "The photographs of this request have more than 200000000 pixels together. Send fewer."
+    ),
+    "too_many_candidates": ProblemKind(
+        422, "Too many candidates", "100 candidates for each of 64 faces are too many; ask for a top_k of 7 or less."
+    ),
     "degenerate_landmarks": ProblemKind(422, "Face cannot be aligned", "The landmarks of the face coincide."),
     "low_quality": ProblemKind(422, "Face quality too low", "The face is not good enough to enrol (blurred)."),
     "no_usable_image": ProblemKind(422, "No usable image", "No photograph gave a usable face; see failures."),

@@ -26,7 +26,7 @@ Observe = Callable[[int, float], None]
 
 
 class _Job:
-    """The faces of one caller; it receives either their encodings or a batch that it has to run."""
+    """Faces of one caller, at most a batch; it receives either their encodings or a batch that it has to run."""
 
     def __init__(self, chips: Pixels) -> None:
         self.chips, self.arrived = chips, time.perf_counter()
@@ -59,8 +59,22 @@ class Batcher:
         return self._runtime.streams
 
     def encode(self, chips: Pixels) -> Encodings:
-        """See ``EncoderRuntime.encode``; faces passed together are never split. Raises what the runtime raises."""
+        """See ``EncoderRuntime.encode``; raises what the runtime raises.
+
+        More faces than a batch are encoded in several runs, one after the other, so that nobody's number of faces
+        decides how much memory a run takes or how long others wait.
+        """
         check_chips(chips)
+        size = self._batch_size
+        parts = [self._encode(chips[start : start + size]) for start in range(0, len(chips), size)]
+        if len(parts) == 1:
+            return parts[0]
+        return Encodings(
+            np.concatenate([part.embeddings for part in parts]), np.concatenate([part.norms for part in parts])
+        )
+
+    def _encode(self, chips: Pixels) -> Encodings:
+        """Encodes at most a batch of faces, which are not parted."""
         job = _Job(chips)
         with self._lock:
             if self._free:

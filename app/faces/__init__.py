@@ -4,6 +4,7 @@ Knows no HTTP and no database. `FaceFinder` runs all steps; each step is also a 
 """
 
 from app.faces.align import TEMPLATE, align, similarity
+from app.faces.budget import WorkBudget, WorkLimits
 from app.faces.decode import DecodeLimits, decode
 from app.faces.detect import DetectorSettings, FaceDetector, YunetDetector
 from app.faces.errors import (
@@ -17,14 +18,17 @@ from app.faces.errors import (
     MultipleFacesError,
     NoFaceError,
     PhotographError,
+    TooManyFacesError,
+    TooMuchWorkError,
     TruncatedImageError,
     UnsupportedFormatError,
 )
-from app.faces.finder import FaceFinder, FacePolicy, FoundFaces, choose
+from app.faces.finder import MAX_FACES, FaceFinder, FacePolicy, FoundFaces, choose
 from app.faces.quality import QualityIssue, QualityLimits, assess
 from app.faces.types import AlignedFace, Box, DetectedFace, Landmarks, Photograph, Quality
 
 __all__ = [
+    "MAX_FACES",
     "TEMPLATE",
     "AlignedFace",
     "AnimatedImageError",
@@ -50,8 +54,12 @@ __all__ = [
     "Quality",
     "QualityIssue",
     "QualityLimits",
+    "TooManyFacesError",
+    "TooMuchWorkError",
     "TruncatedImageError",
     "UnsupportedFormatError",
+    "WorkBudget",
+    "WorkLimits",
     "YunetDetector",
     "align",
     "assess",

@@ -1,9 +1,15 @@
 """What can be read from an image file without decoding it: format, WebP size, completeness, JPEG scans.
 
+Decoders follow the segments of a JPEG and the chunks of a PNG one by one, some of them in Python, so how many there are
+is limited here, before a decoder sees the file.
+
 Sources: ITU-T T.81 annex B (JPEG markers), W3C PNG third edition section 5, RFC 9649 (WebP container).
 """
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -28,10 +34,37 @@ _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
 }
-_START_OF_SCAN = 0xDA
-_END_OF_IMAGE = b"\xff\xd9"
-# TEM, RST0..7 and SOI stand alone; every other marker is followed by the length of its segment.
-_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+# A marker that decoders stop at, after any fill bytes. They pass over entropy-coded data and the markers that stand
+# alone: TEM, RST0 to RST7, and the codes below SOF0, which are reserved.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
+_DATA_CHUNKS = frozenset({b"IDAT", b"fdAT", b"fcTL"})
+
+MAX_SEGMENTS = 2000
+"""Of a JPEG. Cameras write dozens; 16 MB of metadata take 256 of the largest size, and 100 scans a few hundred."""
+MAX_SKIPPED = 64 * 1024
+"""Bytes before the first scan of a JPEG that belong to no segment; Pillow passes over them one by one."""
+MAX_DATA_CHUNKS = 10_000
+"""Of a PNG. Encoders cut the data every 8 KiB or later, which makes 2,000 of 16 MB."""
+MAX_OTHER_CHUNKS = 250
+"""Of a PNG. There are about 20 kinds, nearly all allowed once; each may inflate to a megabyte."""
+
+
+class ContainerError(ValueError):
+    """A file is made of more parts than any photograph; the message says of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """How a file is put together.
+
+    Attributes:
+        complete: whether it reaches the end that its own structure declares.
+        scans: of the first picture of a JPEG; 0 for the other formats.
+    """
+
+    complete: bool
+    scans: int = 0
 
 
 def sniff(data: bytes) -> str | None:
@@ -61,46 +94,51 @@ def webp_size(data: bytes) -> tuple[int, int]:
     raise ValueError("not a WebP header")
 
 
-def jpeg_scans(data: bytes) -> int:
-    """How many scans the first picture of a JPEG file has; 0 if its headers never reach one."""
-    start = _first_scan(data)
-    if start is None:
-        return 0
-    end = data.find(_END_OF_IMAGE, start)
-    return data.count(b"\xff\xda", start, end if end >= 0 else len(data))
+def follow(data: bytes, kind: str) -> Container:
+    """Follow the structure of a file from its beginning to the end of its first picture.
 
+    Args:
+        data: the whole file.
+        kind: ``JPEG``, ``PNG`` or ``WebP``, as ``sniff`` says.
 
-def ends_early(data: bytes, kind: str) -> bool:
-    """Whether a JPEG, PNG or WebP file stops before the end that its own structure declares."""
+    Raises:
+        ContainerError: it has too many segments or chunks.
+    """
     if kind == "WebP":
-        return len(data) < 20 or len(data) < 8 + int.from_bytes(data[4:8], "little")
-    if kind == "PNG":
-        return _png_ends_early(data)
-    start = _first_scan(data)
-    # Entropy-coded data stuffs every FF with a zero, so the marker cannot occur in it by chance.
-    return start is None or data.find(_END_OF_IMAGE, start) < 0
+        return Container(complete=len(data) >= 20 and len(data) >= 8 + int.from_bytes(data[4:8], "little"))
+    return _follow_png(data) if kind == "PNG" else _follow_jpeg(data)
 
 
-def _first_scan(data: bytes) -> int | None:
-    """Offset of the first start-of-scan marker; None if the segments before it run past the end."""
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF or data[at + 1] in (0x00, 0xFF):  # fill bytes, or garbage that decoders skip too
-            at += 1
-        elif data[at + 1] == _START_OF_SCAN:
-            return at
-        elif data[at + 1] in _BARE_MARKERS:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+def _follow_jpeg(data: bytes) -> Container:
+    """As libjpeg's ``next_marker`` and ``skip_variable``: what a segment holds is never taken for a marker."""
+    at, scans, skipped = 2, 0, 0
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        skipped += 0 if scans else (found.start() if found else len(data)) - at
+        if skipped > MAX_SKIPPED:
+            raise ContainerError(f"more than {MAX_SKIPPED} bytes before its first scan belong to no segment")
+        if found is None:
+            return Container(complete=False, scans=scans)
+        marker, at = found[1][0], found.end()
+        if marker == _END_OF_IMAGE:
+            return Container(complete=True, scans=scans)
+        scans += marker == _START_OF_SCAN
+        if marker != _START_OF_IMAGE:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    raise ContainerError(f"it has more than {MAX_SEGMENTS} segments")
 
 
-def _png_ends_early(data: bytes) -> bool:
+def _follow_png(data: bytes) -> Container:
     """Follow the chunks to IEND."""
-    at = 8
-    while at + 12 <= len(data):
-        if data[at + 4 : at + 8] == b"IEND":
-            return False
+    at, others = 8, 0
+    for _ in range(MAX_DATA_CHUNKS + MAX_OTHER_CHUNKS):
+        if at + 12 > len(data):
+            return Container(complete=False)
+        chunk = data[at + 4 : at + 8]
+        if chunk == b"IEND":
+            return Container(complete=True)
+        others += chunk not in _DATA_CHUNKS
+        if others > MAX_OTHER_CHUNKS:
+            raise ContainerError(f"it has more than {MAX_OTHER_CHUNKS} chunks besides those of its pixels")
         at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return True
+    raise ContainerError(f"it has more than {MAX_DATA_CHUNKS} chunks")

@@ -14,7 +14,9 @@ too many bytes, pixels, long side    ``image_too_large``
 a side below ``min_side``            ``image_too_small``
 several frames (APNG, WebP)          ``animated_image``
 ends early                           ``truncated_image``
-cannot be decoded                    ``corrupt_image`` (also JPEG variants that libjpeg lacks, and JPEGs of > 100 scans)
+cannot be decoded                    ``corrupt_image`` (also JPEG variants that libjpeg lacks)
+more scans, segments or chunks than  ``corrupt_image`` (the limits are in ``app.faces.containers`` and below)
+any photograph has
 multi-picture JPEG (MPO)             its first picture, which is the photograph
 EXIF orientation 1 to 8              applied; missing, broken or out of range: taken as 1
 8-bit RGB, greyscale, 1-bit          RGB; greyscale and 1-bit in three equal channels
@@ -37,6 +39,7 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebP
 from PIL.ImageFile import ImageFile
 
 from app.faces import containers
+from app.faces.budget import WorkBudget
 from app.faces.errors import (
     AnimatedImageError,
     CorruptImageError,
@@ -44,10 +47,12 @@ from app.faces.errors import (
     ImageTooLargeError,
     ImageTooSmallError,
     PhotographError,
+    TooMuchWorkError,
     TruncatedImageError,
     UnsupportedFormatError,
 )
 from app.faces.types import Photograph
+from app.memory import give_back
 from app.types import Pixels
 
 # The plugins are called directly: `Image.open` would judge sizes by the process-wide `Image.MAX_IMAGE_PIXELS`, and
@@ -66,9 +71,13 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A progressive JPEG may repeat scans over the whole picture at a few bytes each, so a small file can cost hours.
-# Encoders write about ten.
-_MAX_SCANS = 100
+MAX_SCANS = 100
+"""A progressive JPEG may repeat scans over the whole picture at a few bytes each. Encoders write about ten."""
+MAX_SCANNED_PIXELS = 800_000_000
+"""Scans times pixels of a JPEG: 16 scans of the largest photograph. The worst of them, arithmetic-coded refinements,
+cost 1.5 ns each, and a photograph may be decoded twice (`benchmarks.attacks`)."""
+_LARGE = 4_000_000
+"""Pixels of a file; the memory that larger ones were decoded in is given back at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +102,15 @@ class DecodeLimits:
     coarse_side: int = 960
 
 
-def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False) -> Photograph:
+def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False, budget: WorkBudget | None = None) -> Photograph:
     """Decode a photograph, upright and in sRGB as far as the file describes it.
 
     Args:
         data: the whole file.
         limits: what is accepted.
         coarse: less detail is enough at first; the photograph's ``more_detail`` says whether any was left out.
+        budget: pays for the photograph's pixels, before they are decoded; those of a JPEG are counted as they are
+            decoded without ``coarse``, which for large ones is a quarter or less: so is the time they take.
 
     Returns:
         The photograph; ``pixels`` is uint8 [H, W, 3], RGB, contiguous and writable. ``scale`` is the ratio of the long
@@ -107,20 +118,25 @@ def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False) -> Photog
 
     Raises:
         PhotographError: one of its subclasses, see the table in the module's description.
+        TooMuchWorkError: the budget does not suffice.
     """
     kind = _check_bytes(data, limits)
+    container = _container(data, kind)
     try:
-        return _decode(data, kind, limits, coarse)
-    except PhotographError:
+        photograph = _decode(data, kind, container, limits, coarse, budget)
+    except (PhotographError, TooMuchWorkError):
         raise
     except Exception as error:  # Pillow's parsers raise nearly every built-in type on hostile bytes
-        if containers.ends_early(data, kind):
+        if not container.complete:
             raise _truncated(kind) from error
         raise CorruptImageError(
             f"The {kind} file cannot be decoded: it is damaged or uses a variant that is not supported. "
             "Open it in an image editor and save it again as JPEG or PNG.",
             format=kind,
         ) from error
+    if photograph.width * photograph.height > _LARGE and not photograph.more_detail:
+        give_back()
+    return photograph
 
 
 def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
@@ -143,19 +159,35 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
     return kind
 
 
-def _decode(data: bytes, kind: str, limits: DecodeLimits, coarse: bool) -> Photograph:
+def _container(data: bytes, kind: str) -> containers.Container:
+    """How the file is put together, if it is within the limits."""
+    try:
+        return containers.follow(data, kind)
+    except containers.ContainerError as error:
+        raise CorruptImageError(
+            f"The {kind} file is not made like a photograph: {error}. "
+            "Open it in an image editor and save it again as JPEG or PNG.",
+            format=kind,
+        ) from error
+
+
+def _decode(
+    data: bytes,
+    kind: str,
+    container: containers.Container,
+    limits: DecodeLimits,
+    coarse: bool,
+    budget: WorkBudget | None,
+) -> Photograph:
     """Decode a file of known format; may raise anything."""
     if kind == "WebP":
         # The WebP decoder allocates its canvas when it is opened, and reports a short file only as a failure.
-        _check_size(*containers.webp_size(data), limits)
-        if containers.ends_early(data, kind):
+        size = containers.webp_size(data)
+        _check_size(*size, limits)
+        if not container.complete:
             raise _truncated(kind)
-    if kind == "JPEG" and (scans := containers.jpeg_scans(data)) > _MAX_SCANS:
-        raise CorruptImageError(
-            f"The JPEG file has {scans} scans, at most {_MAX_SCANS} are decoded. Save it again as baseline JPEG.",
-            format=kind,
-            scans=scans,
-        )
+        if budget is not None:
+            budget.spend(size[0] * size[1])
     with _OPENERS[kind](io.BytesIO(data)) as image:
         width, height = image.size
         _check_size(width, height, limits)
@@ -163,15 +195,26 @@ def _decode(data: bytes, kind: str, limits: DecodeLimits, coarse: bool) -> Photo
             raise AnimatedImageError(
                 f"The {kind} file is animated. Send a single photograph.", frames=getattr(image, "n_frames", None)
             )
-        divisor = _divisor(image.size, limits.working_side)
-        coarser = _divisor(image.size, limits.coarse_side) if coarse else divisor
-        more_detail = kind == "JPEG" and coarser > divisor
-        if coarser > 1:  # ignored by every format but JPEG
+        divisor = _divisor(image.size, limits.working_side) if kind == "JPEG" else 1
+        if kind == "JPEG":
+            _check_scans(container.scans, width * height)
+        if kind != "WebP" and budget is not None:
+            budget.spend(width * height // divisor**2)
+        coarser = _divisor(image.size, limits.coarse_side) if coarse and kind == "JPEG" else divisor
+        if coarser > 1:
             image.draft(None, (width // coarser, height // coarser))
-        image.load()
-        orientation = _orientation(image)
-        profile = image.info.get("icc_profile")
-        decoded = _shrink(_to_eight_bits(image), limits.working_side)
+        return _photograph(image, kind, limits, (width, height), more_detail=coarser > divisor)
+
+
+def _photograph(
+    image: ImageFile, kind: str, limits: DecodeLimits, size: tuple[int, int], *, more_detail: bool
+) -> Photograph:
+    """Decode an opened file whose header says ``size``, width and height."""
+    width, height = size
+    image.load()
+    orientation = _orientation(image)
+    profile = image.info.get("icc_profile")
+    decoded = _shrink(_to_eight_bits(image), limits.working_side)
     decoded = _to_rgb(decoded, profile)
     scale = min(1.0, max(decoded.size) / max(width, height))
     if orientation in _TRANSPOSES:
@@ -180,6 +223,17 @@ def _decode(data: bytes, kind: str, limits: DecodeLimits, coarse: bool) -> Photo
             width, height = height, width
     pixels: Pixels = np.array(decoded, dtype=np.uint8)
     return Photograph(pixels=pixels, format=kind, width=width, height=height, scale=scale, more_detail=more_detail)
+
+
+def _check_scans(scans: int, pixels: int) -> None:
+    """Check what the scans of a JPEG would cost before they are decoded."""
+    if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+        raise CorruptImageError(
+            f"The JPEG file has {scans} scans of {pixels} pixels; at most {MAX_SCANS} scans, and {MAX_SCANNED_PIXELS} "
+            "pixels in all of them, are decoded. Save it again as baseline JPEG.",
+            format="JPEG",
+            scans=scans,
+        )
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from app.faces.budget import WorkBudget
 from app.faces.types import Box, DetectedFace, Landmarks, Photograph
 from app.faces.yunet import WEIGHTS, Yunet, read_weights
 from app.openvino import available_cores
@@ -27,10 +29,24 @@ NO_BORDER: Border = (0, 0, 0, 0)
 class FaceDetector(Protocol):
     """Finds faces; callable from several threads at once."""
 
-    def detect(self, photograph: Photograph, *, largest: bool = False) -> list[DetectedFace]:
+    def detect(
+        self,
+        photograph: Photograph,
+        *,
+        largest: bool = False,
+        most: int | None = None,
+        budget: WorkBudget | None = None,
+    ) -> list[DetectedFace]:
         """The faces found, largest box first, in coordinates of ``photograph.pixels``; empty if there are none.
 
-        largest: only the largest face is wanted; much smaller ones may be missing.
+        Args:
+            photograph: the decoded picture.
+            largest: only the largest face is wanted; much smaller ones may be missing.
+            most: more faces than these are of no use, so if there are more, their landmarks may be less exact.
+            budget: checked between runs of the network.
+
+        Raises:
+            TooMuchWorkError: the budget's time is used up.
         """
         ...
 
@@ -97,30 +113,56 @@ class YunetDetector:
         self._settings = settings or DetectorSettings()
         self._network = Yunet(read_weights(weights), threads=threads or available_cores())
 
-    def detect(self, photograph: Photograph, *, largest: bool = False) -> list[DetectedFace]:
+    def detect(
+        self,
+        photograph: Photograph,
+        *,
+        largest: bool = False,
+        most: int | None = None,
+        budget: WorkBudget | None = None,
+    ) -> list[DetectedFace]:
         """See ``FaceDetector.detect``."""
-        pixels, settings = photograph.pixels, self._settings
+        check = budget.check if budget is not None else _unchecked
+        pixels = photograph.pixels
         long_side = max(pixels.shape[:2])
-        seen = self._coarse_pass(pixels) if long_side > settings.coarse_side else []
+        seen = self._coarse_pass(pixels) if long_side > self._settings.coarse_side else []
         if largest and seen:
             return seen
+        faces, looked_at = self._all_scales(pixels, check)
+        wanted = 1 if largest else len(faces)
+        if most is not None and wanted > most:
+            return faces
+        exact = []
+        for face in faces[:wanted]:
+            check()
+            exact.append(self._refined(pixels, face, looked_at / long_side))
+        # A face gets the same landmarks, and so the same embedding, whether or not other faces were wanted.
+        known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in exact]
+        return _by_size(known + faces[wanted:])
+
+    def _all_scales(self, pixels: Pixels, check: Callable[[], None]) -> tuple[list[DetectedFace], int]:
+        """The faces of the default scale, or else of smaller and larger ones, and the scale's long side.
+
+        ``check`` is called before each run of the network.
+        """
+        settings = self._settings
+        long_side = max(pixels.shape[:2])
+        check()
         faces = self._run(pixels, min(1.0, settings.default_side / long_side))
         for side in settings.close_up_sides:
             if len(faces) > 1 or _best(faces) >= settings.confident:
                 break
+            check()
             near = self._run(pixels, side / long_side, (settings.close_up_border * long_side,) * 4)
             faces = max(faces, near, key=_best)
         looked_at = settings.default_side
         for side in settings.distant_sides:
             if faces or long_side <= looked_at:
                 break
+            check()
             faces = self._run(pixels, min(1.0, side / long_side))
             looked_at = side
-        faces, wanted = _by_size(faces), 1 if largest else len(faces)
-        exact = [self._refined(pixels, face, looked_at / long_side) for face in faces[:wanted]]
-        # A face gets the same landmarks, and so the same embedding, whether or not other faces were wanted.
-        known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in exact]
-        return _by_size(known + faces[wanted:])
+        return _by_size(faces), looked_at
 
     def _refined(self, pixels: Pixels, face: DetectedFace, scale: float) -> DetectedFace:
         """The face refined, if it is at the border, or was small at ``scale`` and the picture has more detail."""
@@ -180,6 +222,10 @@ class YunetDetector:
         back = np.array([pixels.shape[1] / width, pixels.shape[0] / height], dtype=np.float32)
         origin = np.array([left, top], dtype=np.float32)
         return [_face(row, origin, back) for row in rows if np.isfinite(row).all()]
+
+
+def _unchecked() -> None:
+    """Without a budget nothing is checked."""
 
 
 def _resize(pixels: Pixels, width: int, height: int) -> Pixels:

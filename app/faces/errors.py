@@ -72,6 +72,18 @@ class NoFaceError(TesseraError):
 
 
 class MultipleFacesError(TesseraError):
-    """More than one face where exactly one is expected; ``details`` holds ``count`` and ``boxes``."""
+    """More than one face where exactly one is expected; ``details`` holds ``count`` and the largest ``boxes``."""
 
     code = "multiple_faces"
+
+
+class TooManyFacesError(TesseraError):
+    """More faces than are processed of one photograph; ``details`` holds ``count`` and ``max_faces``."""
+
+    code = "too_many_faces"
+
+
+class TooMuchWorkError(TesseraError):
+    """The photographs of one request cost more than its budget; ``details`` names the budget and its limit."""
+
+    code = "too_much_work"

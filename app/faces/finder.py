@@ -9,15 +9,20 @@ from enum import StrEnum
 import numpy as np
 
 from app.faces.align import TEMPLATE, align
+from app.faces.budget import WorkBudget
 from app.faces.decode import DecodeLimits, decode
 from app.faces.detect import FaceDetector
-from app.faces.errors import MultipleFacesError, NoFaceError
+from app.faces.errors import MultipleFacesError, NoFaceError, TooManyFacesError
 from app.faces.quality import QualityLimits, assess
 from app.faces.types import AlignedFace, Box, DetectedFace, Photograph
 from app.timing import stage
 
 _CHIP_EYES = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
 """Distance between the eyes in a chip, pixels."""
+MAX_FACES = 64
+"""Faces of one photograph that are aligned, unless the finder is told otherwise."""
+_LISTED_BOXES = 20
+"""Boxes that an error lists, the largest ones."""
 
 
 class FacePolicy(StrEnum):
@@ -56,12 +61,16 @@ class FaceFinder:
         detector: FaceDetector,
         decode_limits: DecodeLimits | None = None,
         quality_limits: QualityLimits | None = None,
+        *,
+        max_faces: int = MAX_FACES,
     ) -> None:
+        """``max_faces``: more faces of one photograph are an error where all are asked for."""
+        self._max_faces = max_faces
         self._detector = detector
         self._decode_limits = decode_limits or DecodeLimits()
         self._quality_limits = quality_limits or QualityLimits()
 
-    def find(self, data: bytes, policy: FacePolicy) -> FoundFaces:
+    def find(self, data: bytes, policy: FacePolicy, budget: WorkBudget | None = None) -> FoundFaces:
         """The faces of a photograph that the policy asks for.
 
         Poor quality is not an error here: each face's ``quality.issues`` names it.
@@ -69,20 +78,24 @@ class FaceFinder:
         Args:
             data: the whole file.
             policy: which faces are meant.
+            budget: pays for the pixels and the time; shared by the photographs of a request.
 
         Raises:
             PhotographError: the bytes are not a usable photograph.
             NoFaceError: no face was found.
             MultipleFacesError: more than one was found and the policy is ``single``.
+            TooManyFacesError: more than ``max_faces`` were found and the policy is ``all``.
+            TooMuchWorkError: the budget is used up.
             DegenerateLandmarksError: a chosen face cannot be aligned.
         """
-        photograph, detected = self._detect(data, largest=policy is FacePolicy.LARGEST)
-        return self._found(photograph, detected, choose(detected, policy))
+        photograph, detected = self._detect(data, policy, budget)
+        return self._found(photograph, detected, choose(detected, policy, self._max_faces))
 
-    def find_all(self, data: bytes) -> FoundFaces:
+    def find_all(self, data: bytes, budget: WorkBudget | None = None) -> FoundFaces:
         """Every face of a photograph, as ``find`` with policy ``all``, but no face is not an error."""
-        photograph, detected = self._detect(data)
-        return self._found(photograph, detected, choose(detected, FacePolicy.ALL) if detected else [])
+        photograph, detected = self._detect(data, FacePolicy.ALL, budget)
+        chosen = choose(detected, FacePolicy.ALL, self._max_faces) if detected else []
+        return self._found(photograph, detected, chosen)
 
     def warm_up(self) -> None:
         """Runs the detector on a blank picture, in both modes."""
@@ -90,20 +103,32 @@ class FaceFinder:
         for largest in (False, True):
             self._detector.detect(blank, largest=largest)
 
-    def _detect(self, data: bytes, *, largest: bool = False) -> tuple[Photograph, list[DetectedFace]]:
+    def _detect(
+        self, data: bytes, policy: FacePolicy, budget: WorkBudget | None
+    ) -> tuple[Photograph, list[DetectedFace]]:
         """The photograph, decoded in as much detail as its faces need, and the faces in original coordinates."""
-        photograph, faces = self._run(data, largest, coarse=True)
-        wanted = faces[:1] if largest else faces
+        if budget is not None:
+            budget.check()
+        with stage("decode"):
+            photograph = decode(data, self._decode_limits, coarse=True, budget=budget)
+        faces = self._faces(photograph, policy, budget)
+        wanted = faces[:1] if policy is FacePolicy.LARGEST else faces
         if photograph.more_detail and not (faces and all(_eye_distance(face) >= _CHIP_EYES for face in wanted)):
-            # No face, or its chip would have to enlarge it, although the file has more detail.
-            photograph, faces = self._run(data, largest, coarse=False)
+            # No face, or its chip would have to enlarge it, although the file has more detail. Its pixels are paid for.
+            if budget is not None:
+                budget.check()
+            with stage("decode"):
+                photograph = decode(data, self._decode_limits)
+            faces = self._faces(photograph, policy, budget)
         return photograph, [in_original(face, photograph.scale) for face in faces]
 
-    def _run(self, data: bytes, largest: bool, *, coarse: bool) -> tuple[Photograph, list[DetectedFace]]:
-        with stage("decode"):
-            photograph = decode(data, self._decode_limits, coarse=coarse)
+    def _faces(self, photograph: Photograph, policy: FacePolicy, budget: WorkBudget | None) -> list[DetectedFace]:
+        """The faces that the policy needs to know of; exact where there are not more than it can take."""
+        if budget is not None:
+            budget.check()
+        most = 1 if policy is FacePolicy.SINGLE else self._max_faces
         with stage("detect"):
-            return photograph, self._detector.detect(photograph, largest=largest)
+            return self._detector.detect(photograph, largest=policy is FacePolicy.LARGEST, most=most, budget=budget)
 
     def _found(
         self, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
@@ -133,16 +158,18 @@ def in_original(face: DetectedFace, scale: float) -> DetectedFace:
     )
 
 
-def choose(faces: Sequence[DetectedFace], policy: FacePolicy) -> list[DetectedFace]:
+def choose(faces: Sequence[DetectedFace], policy: FacePolicy, max_faces: int = MAX_FACES) -> list[DetectedFace]:
     """The faces that a policy asks for, largest first.
 
     Args:
         faces: what was found, in any order, in coordinates of the upright original (errors name the boxes).
         policy: which of them are meant.
+        max_faces: how many there may be if all are meant.
 
     Raises:
         NoFaceError: there is none.
         MultipleFacesError: there is more than one and the policy is ``single``.
+        TooManyFacesError: there are more than ``max_faces`` and the policy is ``all``.
     """
     if not faces:
         raise NoFaceError(
@@ -150,14 +177,20 @@ def choose(faces: Sequence[DetectedFace], policy: FacePolicy) -> list[DetectedFa
         )
     ordered = sorted(faces, key=_area, reverse=True)
     if policy is FacePolicy.ALL:
+        if len(ordered) > max_faces:
+            raise TooManyFacesError(
+                f"The photograph shows {len(ordered)} faces, at most {max_faces} are taken. "
+                "Crop it into parts with fewer faces.",
+                count=len(ordered),
+                max_faces=max_faces,
+            )
         return ordered
     if policy is FacePolicy.SINGLE and len(ordered) > 1:
-        boxes = [_rounded(face.box) for face in ordered]
         raise MultipleFacesError(
-            f"The photograph shows {len(boxes)} faces where exactly one is expected. Crop it to the person "
+            f"The photograph shows {len(ordered)} faces where exactly one is expected. Crop it to the person "
             'who is meant, or ask for face_policy "largest".',
-            count=len(boxes),
-            boxes=boxes,
+            count=len(ordered),
+            boxes=[_rounded(face.box) for face in ordered[:_LISTED_BOXES]],
         )
     return ordered[:1]
 

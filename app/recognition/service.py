@@ -21,7 +21,7 @@ from app.decisions import (
 from app.embeddings import squared_distance
 from app.encoding import Batcher, EncoderInfo, EncoderRuntime
 from app.errors import TesseraError
-from app.faces import AlignedFace, FaceFinder, FacePolicy, FoundFaces
+from app.faces import AlignedFace, FaceFinder, FacePolicy, FoundFaces, TooMuchWorkError, WorkBudget, WorkLimits
 from app.gallery import Candidate, Gallery, NewTemplate, PendingReceipt, ReceiptExists, Subject, Targets
 from app.recognition.criteria import Criteria
 from app.recognition.results import (
@@ -40,6 +40,8 @@ from app.timing import stage
 from app.types import CHIP_SIDE
 
 EMPTY_GALLERY = "empty_gallery"
+MAX_CANDIDATES = 500
+"""Candidates in one answer: faces of the photograph times ``top_k``."""
 
 _LOGGER = logging.getLogger("tessera")
 
@@ -68,6 +70,12 @@ class IdempotencyMismatch(TesseraError):
     code = "idempotency_key_reused"
 
 
+class TooManyCandidates(TesseraError):
+    """The answer to a search would list more than ``MAX_CANDIDATES``."""
+
+    code = "too_many_candidates"
+
+
 class RecognitionService:
     """Enroll, verify and identify. Every method may be called from several threads at once."""
 
@@ -81,6 +89,7 @@ class RecognitionService:
         crowding: Crowding,
         enforce_quality: bool = True,
         inconclusive: bool = True,
+        work_limits: WorkLimits | None = None,
     ) -> None:
         """Creates the service, ready for use.
 
@@ -92,7 +101,9 @@ class RecognitionService:
             crowding: the one that the calibration's distances were adjusted by.
             enforce_quality: whether a face that is too poor is refused at enrolment.
             inconclusive: whether this outcome is reported; otherwise it becomes no_match.
+            work_limits: what the photographs of one request may cost; the defaults if None.
         """
+        self._work_limits = work_limits or WorkLimits()
         self._finder, self.gallery, self.criteria, self.crowding = finder, gallery, criteria, crowding
         self._encoder = Batcher(encoder)
         self._enforce_quality, self._inconclusive = enforce_quality, inconclusive
@@ -112,14 +123,14 @@ class RecognitionService:
         self._encoder.observe = observe
 
     def detect(self, image: bytes) -> FoundFaces:
-        """All faces of a photograph, largest first; none is not an error here."""
-        return self._finder.find_all(image)
+        """All faces of a photograph, largest first; none is not an error here. Raises what photographs raise."""
+        return self._finder.find_all(image, self._budget())
 
     def enroll(self, request: EnrolmentRequest, idempotency: Idempotency | None = None) -> Enrolment | Replay:
         """Makes templates of the usable photographs and stores them, all in one step.
 
         Raises what decoding, detection and the gallery raise; NoUsableImage if several photographs were given and
-        none was usable; PolicyNotAllowed; IdempotencyMismatch.
+        none was usable; TooMuchWorkError if all together cost too much; PolicyNotAllowed; IdempotencyMismatch.
         """
         if request.face_policy is FacePolicy.ALL:
             raise PolicyNotAllowed("A subject is one person: use face_policy single or largest to enrol.")
@@ -170,7 +181,8 @@ class RecognitionService:
         """Compares two photographs. With ``all``, the closest pair of faces decides. Raises TargetUnsupported."""
         criterion = self.criteria.verification(requested, Targets())
         policy = verification_policy(self.calibration, criterion, 1)
-        found, other_found = (self._finder.find(photograph, face_policy) for photograph in (image, reference))
+        budget = self._budget()
+        found, other_found = (self._finder.find(photograph, face_policy, budget) for photograph in (image, reference))
         encoded = self._encoded([(f.faces_detected, face) for f in (found, other_found) for face in f.faces])
         probes, references = encoded[: len(found.faces)], encoded[len(found.faces) :]
         pairs = [(p, r, compare_probes(p, r)) for p in probes for r in references]
@@ -211,10 +223,12 @@ class RecognitionService:
         face_policy: FacePolicy,
         requested: RequestedCriterion = RequestedCriterion(),  # noqa: B008
     ) -> Identification:
-        """Searches a collection for the faces of a photograph. Raises TargetUnsupported."""
+        """Searches a collection for the faces of a photograph. Raises TargetUnsupported, TooManyCandidates."""
         policy = self.criteria.identification(requested, self.gallery, collection)
+        faces = self._finder.find(image, face_policy, self._budget())
+        _require_few_candidates(len(faces.faces), top_k)
         found = []
-        for probe in self._probes(image, face_policy):
+        for probe in self._encoded([(faces.faces_detected, face) for face in faces.faces]):
             # A second candidate is needed for the margin, even if only one was requested.
             nearest = self._search(collection, probe, max(top_k, 2), policy)
             outcome = self._final(policy.search_outcome([compared(probe, c) for c in nearest]))
@@ -253,6 +267,9 @@ class RecognitionService:
         """Closes the gallery."""
         self.gallery.close()
 
+    def _budget(self) -> WorkBudget:
+        return WorkBudget(self._work_limits)
+
     def _replay(self, idempotency: Idempotency) -> Replay | None:
         receipt = self.gallery.receipt(idempotency.key)
         if receipt is None:
@@ -266,11 +283,14 @@ class RecognitionService:
     def _usable_faces(self, request: EnrolmentRequest) -> tuple[dict[int, FoundFaces], tuple[RejectedImage, ...]]:
         usable: dict[int, FoundFaces] = {}
         rejected: list[RejectedImage] = []
+        budget = self._budget()
         for index, image in enumerate(request.images):
             try:
-                found = self._finder.find(image, request.face_policy)
+                found = self._finder.find(image, request.face_policy, budget)
                 self._require_quality(found.faces[0])
                 usable[index] = found
+            except TooMuchWorkError:  # that is no photograph's own fault
+                raise
             except TesseraError as error:
                 rejected.append(RejectedImage(index, error))
         if not usable and len(rejected) == 1:
@@ -308,7 +328,7 @@ class RecognitionService:
         return tuple((candidate, probe) for _, candidate, probe in ranked)
 
     def _probes(self, image: bytes, face_policy: FacePolicy) -> list[Probe]:
-        found = self._finder.find(image, face_policy)
+        found = self._finder.find(image, face_policy, self._budget())
         return self._encoded([(found.faces_detected, face) for face in found.faces])
 
     def _encoded(self, faces: Sequence[tuple[int, AlignedFace]]) -> list[Probe]:
@@ -341,6 +361,17 @@ def margin_of(policy: DecisionPolicy, probe: Probe, ranked: Sequence[Candidate])
         return None
     best, second = (policy.ranking_distance(compared(probe, candidate)) for candidate in ranked[:2])
     return second - best
+
+
+def _require_few_candidates(faces: int, top_k: int) -> None:
+    if faces * top_k > MAX_CANDIDATES:
+        raise TooManyCandidates(
+            f"{top_k} candidates for each of {faces} faces are more than the {MAX_CANDIDATES} of one answer. "
+            f"Ask for a top_k of {MAX_CANDIDATES // faces} or less.",
+            faces=faces,
+            top_k=top_k,
+            max_candidates=MAX_CANDIDATES,
+        )
 
 
 def _failure(check: Callable[[], None]) -> str | None:

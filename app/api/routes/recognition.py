@@ -38,6 +38,7 @@ IMAGE_CODES = (
     "corrupt_image",
     "image_too_large",
     "image_too_small",
+    "too_much_work",
 )
 FACE_CODES = (
     *BODY_CODES,
@@ -154,7 +155,7 @@ async def enroll(
     response_model=schemas.VerifyResponse,
     summary="Is this that person?",
     openapi_extra=openapi_body(schemas.VerifyRequest),
-    responses=problems(*FACE_CODES, "subject_not_found", "target_unsupported", "locked_out"),
+    responses=problems(*FACE_CODES, "too_many_faces", "subject_not_found", "target_unsupported", "locked_out"),
 )
 async def verify(
     request: Request, body: VerifyBody, components: ComponentsDependency, caller: CallerDependency
@@ -200,7 +201,7 @@ async def verify(
     response_model=schemas.IdentifyResponse,
     summary="Who is this?",
     openapi_extra=openapi_body(schemas.IdentifyRequest),
-    responses=problems(*FACE_CODES, "target_unsupported"),
+    responses=problems(*FACE_CODES, "too_many_faces", "too_many_candidates", "target_unsupported"),
 )
 async def identify(
     request: Request, body: IdentifyBody, components: ComponentsDependency, caller: CallerDependency
@@ -241,7 +242,7 @@ async def identify(
     response_model=schemas.DetectResponse,
     summary="Find faces and measure their quality",
     openapi_extra=openapi_body(schemas.DetectRequest),
-    responses=problems(*BODY_CODES, *IMAGE_CODES, "degenerate_landmarks"),
+    responses=problems(*BODY_CODES, *IMAGE_CODES, "too_many_faces", "degenerate_landmarks"),
 )
 async def detect(request: Request, body: DetectBody, components: ComponentsDependency) -> Response:
     """Boxes, landmarks and quality of all faces; nothing is stored or compared."""

@@ -1,0 +1,197 @@
+"""Files that are valid, or nearly so, and cost far more than their size: the corpus of the tests and of the fuzzer.
+
+Every generator is deterministic. Sizes are arguments, so that tests can be small and measurements large.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from PIL import Image
+
+from tests.app.faces.conftest import encode
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+GREY = (123, 117, 104)
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    """A JPEG segment."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def comment(body: bytes = b"") -> bytes:
+    return segment(0xFE, body)
+
+
+def progressive(width: int, height: int, **options: object) -> bytes:
+    return encode(Image.new("RGB", (width, height), GREY), "JPEG", progressive=True, **options)
+
+
+def after_first_scan(data: bytes) -> int:
+    """Where the second start-of-scan marker is."""
+    first = data.index(b"\xff\xda")
+    return data.index(b"\xff\xda", first + 2)
+
+
+def repeated_scans(width: int, height: int, scans: int) -> bytes:
+    """The last scan of a progressive JPEG again and again, until there are ``scans``."""
+    data = progressive(width, height)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * (scans - data.count(b"\xff\xda")) + JPEG_END
+
+
+def hidden_scans(width: int, height: int, scans: int) -> bytes:
+    """As ``repeated_scans``, behind a comment after the first scan that holds the bytes of an end-of-image marker."""
+    data = repeated_scans(width, height, scans)
+    # A table belongs to the second scan, so the comment stands between that table's segment and the scan.
+    at = after_first_scan(data)
+    return data[:at] + comment(JPEG_END) + data[at:]
+
+
+def scans_behind_fill(width: int, height: int, scans: int) -> bytes:
+    """As ``repeated_scans``; fill bytes stand before every marker code, which a search for FF DA alone still finds."""
+    return repeated_scans(width, height, scans).replace(b"\xff\xda", b"\xff\xff\xff\xda")
+
+
+def fill_bytes(count: int) -> bytes:
+    """Fill bytes before the first segment."""
+    data = encode(Image.new("RGB", (64, 64), GREY), "JPEG")
+    return data[:2] + b"\xff" * count + data[2:]
+
+
+def junk(count: int) -> bytes:
+    """Bytes before the second segment that belong to none; decoders skip them."""
+    data = encode(Image.new("RGB", (64, 64), GREY), "JPEG")
+    at = data.index(b"\xff\xdb")
+    return data[:at] + b"\x00" * count + data[at:]
+
+
+def comments(count: int) -> bytes:
+    """Empty comments before the first scan."""
+    data = encode(Image.new("RGB", (64, 64), GREY), "JPEG")
+    return data[:2] + comment() * count + data[2:]
+
+
+def late_comments(count: int) -> bytes:
+    """Empty comments between two scans."""
+    data = progressive(64, 64)
+    at = after_first_scan(data)
+    return data[:at] + comment() * count + data[at:]
+
+
+def restart_markers(count: int) -> bytes:
+    """Restart markers that no interval asks for, after the scan."""
+    data = encode(Image.new("RGB", (64, 64), GREY), "JPEG")
+    return data[:-2] + b"\xff\xd0\xff\xd1" * (count // 2) + JPEG_END
+
+
+def arithmetic(width: int, height: int, scans: int) -> bytes:
+    """A progressive JPEG that says it is arithmetic-coded; its data decode to noise."""
+    return repeated_scans(width, height, scans).replace(b"\xff\xc2", b"\xff\xca", 1)
+
+
+def empty_refinements(width: int, height: int, scans: int) -> bytes:
+    """An arithmetic-coded JPEG of the costliest scans per byte: refinements of all coefficients without any data."""
+    data = encode(Image.new("RGB", (width, height)), "JPEG", progressive=True, subsampling=0)
+    first = data.index(b"\xff\xda")
+    length = int.from_bytes(data[first + 2 : first + 4], "big")
+    refinement = segment(0xDA, bytes([1, 1, 0, 1, 63, 0x10]))
+    head = data[: first + 2 + length].replace(b"\xff\xc2", b"\xff\xca", 1)
+    return head + refinement * (scans - 1) + JPEG_END
+
+
+def exif_parts(parts: int, size: int) -> bytes:
+    """An EXIF block in very many segments, which decoders join."""
+    data = encode(Image.new("RGB", (64, 64), GREY), "JPEG")
+    return data[:2] + segment(0xE1, b"Exif\x00\x00" + bytes(size)) * parts + data[2:]
+
+
+def exif_entries(entries: int, size: int) -> bytes:
+    """A PNG whose EXIF block has many entries that each claim all of its bytes."""
+    rows = b"".join(struct.pack("<HHLL", tag, 7, size, 8) for tag in range(entries))
+    block = b"II*\x00" + struct.pack("<L", 8) + struct.pack("<H", entries) + rows
+    return png(64, 64, before=[(b"eXIf", block.ljust(size, b"\x00"))])
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A PNG chunk."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def zeros(size: int) -> bytes:
+    """So many zero bytes, deflated."""
+    packer, block = zlib.compressobj(9), bytes(1024 * 1024)
+    parts = [packer.compress(block[: min(len(block), size - done)]) for done in range(0, size, len(block))]
+    return b"".join([*parts, packer.flush()])
+
+
+def png(
+    width: int,
+    height: int,
+    *,
+    bits: int = 8,
+    colour: int = 0,
+    interlaced: bool = False,
+    before: Iterable[tuple[bytes, bytes]] = (),
+    after: Iterable[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """A black PNG with more chunks before and after its data; ``colour``: 0 grey, 2 RGB, 6 RGBA."""
+    pixel = bits * {0: 1, 2: 3, 6: 4}[colour]
+    size = height * (1 + -(-width * pixel // 8))
+    if interlaced:
+        # Seven passes: first column and row, and the steps between them.
+        passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+        sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
+        size = sum(rows * (1 + -(-columns * pixel // 8)) for columns, rows in sizes if columns)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, int(interlaced))
+    chunks = [(b"IHDR", header), *before, (b"IDAT", zeros(size)), *after, (b"IEND", b"")]
+    return PNG_START + b"".join(chunk(kind, body) for kind, body in chunks)
+
+
+def png_chunks(count: int, kind: bytes = b"teSt") -> bytes:
+    """Empty chunks before the data."""
+    return png(64, 64).replace(chunk(b"IEND", b""), chunk(kind, b"") * count + chunk(b"IEND", b""))
+
+
+def png_profiles(count: int) -> bytes:
+    """Colour profiles of a megabyte each, a kilobyte when deflated."""
+    return png(64, 64, before=[(b"iCCP", b"icc\x00\x00" + zeros(1024 * 1024))] * count)
+
+
+def png_texts(count: int) -> bytes:
+    """Compressed texts of a megabyte each."""
+    return png(64, 64, before=[(b"zTXt", b"text\x00\x00" + zeros(1024 * 1024 - 1))] * count)
+
+
+def blank_webp(width: int, height: int) -> bytes:
+    """One colour: very many pixels in a few dozen bytes."""
+    return encode(Image.new("RGB", (width, height)), "WEBP", lossless=True)
+
+
+SMALL: dict[str, Callable[[], bytes]] = {
+    "hidden_scans": partial(hidden_scans, 64, 64, 110),
+    "scans_behind_fill": partial(scans_behind_fill, 64, 64, 110),
+    "repeated_scans": partial(repeated_scans, 64, 64, 90),
+    "fill_bytes": partial(fill_bytes, 1000),
+    "junk": partial(junk, 1000),
+    "comments": partial(comments, 100),
+    "late_comments": partial(late_comments, 100),
+    "restart_markers": partial(restart_markers, 100),
+    "arithmetic": partial(arithmetic, 64, 64, 12),
+    "empty_refinements": partial(empty_refinements, 64, 64, 12),
+    "exif_parts": partial(exif_parts, 20, 40),
+    "exif_entries": partial(exif_entries, 60, 1000),
+    "png_chunks": partial(png_chunks, 100),
+    "png_data_chunks": partial(png_chunks, 100, b"IDAT"),
+    "png_profiles": partial(png_profiles, 2),
+    "png_texts": partial(png_texts, 2),
+    "png_interlaced": partial(png, 64, 48, interlaced=True, colour=2),
+    "png_sixteen_bits": partial(png, 64, 48, bits=16, colour=6),
+    "blank_webp": partial(blank_webp, 64, 48),
+}
+"""Every attack at a size that costs next to nothing: seeds for the fuzzer."""
