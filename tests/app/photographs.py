@@ -64,6 +64,15 @@ def two_faces() -> bytes:
     return jpeg(image, 95)
 
 
+def tiled(columns: int, rows: int, side: int) -> Image.Image:
+    """Collins's head again and again, each so many pixels wide."""
+    head = collins().crop((110, 0, 350, 240)).resize((side, side), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (columns * side, rows * side), GREY)
+    for number in range(columns * rows):
+        canvas.paste(head, (number % columns * side, number // columns * side))
+    return canvas
+
+
 @cache
 def blank() -> bytes:
     """No face at all."""

@@ -105,3 +105,9 @@ def test_every_setting_is_described() -> None:
         assert issubclass(section.annotation, BaseModel)
         for name, field in section.annotation.model_fields.items():
             assert field.description, name
+
+
+def test_the_largest_photograph_must_fit_a_request() -> None:
+    with pytest.raises(ValidationError, match="max_request_pixels"):
+        Settings(faces=FacesSettings(max_image_pixels=1000, max_request_pixels=999))
+    Settings(faces=FacesSettings(max_image_pixels=1000, max_request_pixels=1000))

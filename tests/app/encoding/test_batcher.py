@@ -85,19 +85,36 @@ def test_what_waits_while_a_batch_runs_is_the_next_batch() -> None:
     runtime.gate.release(3)
     assert values(first.result(WAIT)) == [1]
     assert [values(future.result(WAIT)) for future in later] == [[2], [3, 4], [5], [6], [7]]
-    # Who came first is served first, and nobody's faces are parted.
+    # Who came first is served first, and faces that fit a batch are not parted.
     assert runtime.batches == [1, 4, 2]
 
 
-def test_more_faces_than_a_batch_are_run_at_once_and_alone() -> None:
+def test_more_faces_than_a_batch_are_run_in_several() -> None:
+    runtime = Gated()
+    runtime.gate.release(3)
+    assert values(Batcher(runtime, batch_size=8).encode(chips(*range(20)))) == list(range(20))
+    assert runtime.batches == [8, 8, 4]
+
+
+def test_nobody_waits_for_all_the_faces_of_another() -> None:
     runtime = Gated()
     crowd = Crowd(Batcher(runtime, batch_size=2))
-    first = crowd.ask(1)
+    large = crowd.ask(1, 2, 3, 4)
     assert runtime.begun.acquire(timeout=WAIT)
-    large, small = crowd.ask_in_turn((2, 3, 4), (5,))
+    [small] = crowd.ask_in_turn((5,))
+    runtime.gate.release(2)
+    assert values(small.result(WAIT)) == [5]
+    assert not large.done()
+    runtime.gate.release(1)
+    assert values(large.result(WAIT)) == [1, 2, 3, 4]
+
+
+def test_an_error_of_one_run_is_the_callers() -> None:
+    runtime = Gated()
     runtime.gate.release(3)
-    assert (values(first.result(WAIT)), values(large.result(WAIT)), values(small.result(WAIT))) == ([1], [2, 3, 4], [5])
-    assert runtime.batches == [1, 3, 1]
+    with pytest.raises(RuntimeError, match="broken face"):
+        Batcher(runtime, batch_size=2).encode(chips(1, 2, 3, 255, 5))
+    assert runtime.batches == [2, 2]
 
 
 def test_as_many_runs_at_once_as_there_are_streams() -> None:

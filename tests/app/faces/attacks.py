@@ -5,6 +5,7 @@ Every generator is deterministic. Sizes are arguments, so that tests can be smal
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -195,3 +196,23 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "blank_webp": partial(blank_webp, 64, 48),
 }
 """Every attack at a size that costs next to nothing: seeds for the fuzzer."""
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """The file with some bytes changed, removed, repeated or cut off."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(out))
+        length = rng.choice((1, 2, 4, 16, 200))
+        kind = rng.randrange(5)
+        if kind == 0:
+            out[at] = rng.choice((0, 1, 0x7F, 0x80, 0xD9, 0xDA, 0xFF, rng.randrange(256)))
+        elif kind == 1:
+            out[at : at + length] = rng.randbytes(length)
+        elif kind == 2 and len(out) > length + 16:
+            del out[at : at + length]
+        elif kind == 3:
+            out[at:at] = out[at : at + length] * rng.choice((1, 2, 50))
+        elif kind == 4 and rng.random() < 0.2:
+            del out[max(at, 16) :]
+    return bytes(out)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from app.faces import (
     MultipleFacesError,
     NoFaceError,
     Photograph,
+    TooManyFacesError,
+    WorkBudget,
     YunetDetector,
     choose,
     decode,
@@ -27,7 +30,8 @@ from app.faces import finder as finder_module
 from app.types import Pixels
 from tests.app.faces.conftest import encode
 from tests.app.faces.test_decode import exif, turned
-from tests.app.faces.test_detect import at
+from tests.app.faces.test_detect import Counting, at
+from tests.app.photographs import tiled
 
 pytestmark = pytest.mark.slow
 
@@ -115,9 +119,11 @@ class Decodings:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.glances = list[bool]()
 
-        def counted(data: bytes, limits: DecodeLimits, *, coarse: bool = False) -> Photograph:
+        def counted(
+            data: bytes, limits: DecodeLimits, *, coarse: bool = False, budget: WorkBudget | None = None
+        ) -> Photograph:
             self.glances.append(coarse)
-            return decode(data, limits, coarse=coarse)
+            return decode(data, limits, coarse=coarse, budget=budget)
 
         monkeypatch.setattr(finder_module, "decode", counted)
 
@@ -147,6 +153,36 @@ def test_a_large_jpeg_is_decoded_as_finely_as_its_face_needs(
     assert found.glances == glances
     assert at(face.detected, scale=side / 512, offset=(1000, 800), tolerance=24)
     assert face.quality.eye_distance == pytest.approx(45 * side / 512, rel=0.15)
+
+
+@pytest.fixture(scope="module")
+def crowd() -> bytes:
+    """Ninety small faces, in a picture that has more detail than the default scale shows."""
+    return encode(tiled(10, 9, 120), "PNG")
+
+
+def test_a_crowd_is_counted_and_not_refined(crowd: bytes) -> None:
+    detector = Counting()
+    finder = FaceFinder(detector, max_faces=50)
+    for find in (partial(finder.find, policy=FacePolicy.ALL), finder.find_all):
+        detector.sides.clear()
+        with pytest.raises(TooManyFacesError, match="Crop it") as caught:
+            find(crowd)
+        assert caught.value.details == {"count": 90, "max_faces": 50}
+        assert len(detector.sides) <= 3
+    detector.sides.clear()
+    with pytest.raises(MultipleFacesError, match="90 faces") as several:
+        finder.find(crowd, FacePolicy.SINGLE)
+    assert several.value.details["count"] == 90
+    assert len(several.value.details["boxes"]) == 20
+    assert len(detector.sides) <= 3
+    found = finder.find(crowd, FacePolicy.LARGEST)
+    assert len(found.faces) == 1
+
+
+def test_as_many_faces_as_are_taken_are_all_cut(crowd: bytes, detector: YunetDetector) -> None:
+    found = FaceFinder(detector, max_faces=90).find(crowd, FacePolicy.ALL)
+    assert len(found.faces) == found.faces_detected == 90
 
 
 @given(FACES, st.sampled_from(FacePolicy))

@@ -65,6 +65,28 @@ def test_overlapping_boxes_are_one_face(yunet: Yunet, astronaut: Pixels) -> None
     assert len(yunet.detect(picture, 0.6, 1.0)) > 1
 
 
+def test_suppression_chooses_from_a_limited_number_of_boxes(yunet: Yunet) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (640, 640, 3), dtype=np.uint8)
+    rows = yunet.detect(noise, 0.0, 1.0)
+    assert len(rows) == 5000
+    everything = sorted(yunet.detect(noise[:256, :256], 0.0, 1.0)[:, 14], reverse=True)
+    assert len(everything) == 32 * 32 + 16 * 16 + 8 * 8
+    assert (np.diff(rows[:, 14]) <= 0).all()
+
+
+def test_memory_may_be_given_back_while_others_search(yunet: Yunet, astronaut: Pixels) -> None:
+    pictures = [scene(astronaut, *size) for size in SIZES] * 10
+    expected = [yunet.detect(picture, 0.6, 0.3) for picture in pictures]
+
+    def look(picture: Pixels) -> np.ndarray:
+        yunet._network.release_memory()
+        return yunet.detect(picture, 0.6, 0.3)
+
+    with ThreadPoolExecutor(8) as pool:
+        for found, alone in zip(pool.map(look, pictures), expected, strict=True):
+            np.testing.assert_array_equal(found, alone)
+
+
 def test_pictures_of_all_sizes_at_once(yunet: Yunet, astronaut: Pixels) -> None:
     pictures = [scene(astronaut, *size) for size in SIZES] * 8
     expected = [yunet.detect(picture, 0.6, 0.3) for picture in pictures]

@@ -14,7 +14,7 @@ from app.crowding import NoCrowding
 from app.decisions import Calibration, Claim, Decision, Outcome, RequestedCriterion
 from app.embeddings import EMBEDDING_SIZE, squared_distance
 from app.encoding import EncoderRuntime, Encodings
-from app.faces import FaceFinder, FacePolicy, MultipleFacesError, NoFaceError
+from app.faces import FaceFinder, FacePolicy, MultipleFacesError, NoFaceError, TooMuchWorkError, WorkLimits
 from app.gallery import NewTemplate, OnConflict, ReceiptExists, SqliteGallery, SubjectExists, SubjectNotFound
 from app.recognition.criteria import Criteria
 from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Replay
@@ -24,9 +24,11 @@ from app.recognition.service import (
     NoUsableImage,
     PolicyNotAllowed,
     RecognitionService,
+    TooManyCandidates,
     compared,
 )
-from tests.app.photographs import blank, blurred, collins, two_faces, variants
+from tests.app.faces.attacks import blank_webp
+from tests.app.photographs import blank, blurred, collins, jpeg, tiled, two_faces, variants
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +158,75 @@ class TestIdempotency:
             results = list(pool.map(lambda _: service.enroll(request, key()), range(8)))
         assert sum(isinstance(r, Enrolment) for r in results) == 1
         assert sum(c.templates for c in service.gallery.collections()) == 1
+
+
+class TestLimits:
+    @pytest.fixture
+    def limited(
+        self, service: RecognitionService, face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration
+    ) -> Callable[[WorkLimits], RecognitionService]:
+        """The service with other limits on the work for one request."""
+
+        def make(limits: WorkLimits) -> RecognitionService:
+            criteria = Criteria(calibration)
+            return RecognitionService(
+                face_finder, encoder, service.gallery, criteria, crowding=NoCrowding(), work_limits=limits
+            )
+
+        return make
+
+    def test_the_photographs_of_a_request_share_its_pixels(
+        self, limited: Callable[[WorkLimits], RecognitionService], ada: bytes
+    ) -> None:
+        two = limited(WorkLimits(max_pixels=2 * 512 * 512))
+        assert len(enrol(two, ada, ada).enrolled) == 2
+        two.verify(ada, ada, face_policy=FacePolicy.SINGLE)
+        # Each request has a budget of its own.
+        assert len(enrol(two, ada, ada).enrolled) == 2
+        before = two.gallery.collections()
+        for images in ((ada, ada, ada), (ada, b"no photograph", ada, ada)):
+            with pytest.raises(TooMuchWorkError) as refused:
+                enrol(two, *images)
+            assert refused.value.details["budget"] == "pixels"
+        assert two.gallery.collections() == before
+        one = limited(WorkLimits(max_pixels=512 * 512))
+        with pytest.raises(TooMuchWorkError):
+            one.verify(ada, ada, face_policy=FacePolicy.SINGLE)
+        enrol(two, ada)
+        one.verify_subject(ada, "default", "ada", face_policy=FacePolicy.SINGLE)
+        small = limited(WorkLimits(max_pixels=512 * 512 - 1))
+        for ask in (
+            lambda: small.detect(ada),
+            lambda: small.identify(ada, "default", 5, face_policy=FacePolicy.SINGLE),
+            lambda: small.verify_subject(ada, "default", "ada", face_policy=FacePolicy.SINGLE),
+        ):
+            with pytest.raises(TooMuchWorkError):
+                ask()
+
+    def test_sixteen_large_blank_photographs_are_refused_before_they_cost_much(
+        self, limited: Callable[[WorkLimits], RecognitionService]
+    ) -> None:
+        blanks = [blank_webp(7000, 7000)] * 16
+        assert len(blanks[0]) < 10_000
+        roomy = limited(WorkLimits(max_seconds=3600))
+        with pytest.raises(TooMuchWorkError) as refused:
+            enrol(roomy, *blanks)
+        assert refused.value.details["budget"] == "pixels"
+        hurried = limited(WorkLimits(max_pixels=10**10, max_seconds=0.001))
+        with pytest.raises(TooMuchWorkError) as late:
+            enrol(hurried, *blanks)
+        assert late.value.details["budget"] == "seconds"
+        assert roomy.gallery.collections()[0].templates == 0
+
+    def test_the_candidates_of_one_answer_are_limited(self, service: RecognitionService, ada: bytes) -> None:
+        enrol(service, ada)
+        crowd = jpeg(tiled(6, 2, 160))
+        found = service.identify(crowd, "default", 41, face_policy=FacePolicy.ALL)
+        assert len(found.faces) == 12
+        with pytest.raises(TooManyCandidates, match="top_k of 41 or less") as refused:
+            service.identify(crowd, "default", 42, face_policy=FacePolicy.ALL)
+        assert refused.value.details == {"faces": 12, "top_k": 42, "max_candidates": 500}
+        assert len(service.identify(crowd, "default", 100, face_policy=FacePolicy.LARGEST).faces) == 1
 
 
 def test_an_unknown_subject_is_said_before_the_photograph_is_read(service: RecognitionService) -> None:
