@@ -11,8 +11,8 @@ import numpy as np
 from app.embeddings import EMBEDDING_SIZE
 from app.gallery import DEFAULT_COLLECTION, NewTemplate, SqliteGallery
 from app.gallery.sqlite import queries
-from app.gallery.sqlite.database import Database
-from app.gallery.sqlite.gallery import DATABASE_NAME
+from app.gallery.sqlite.database import DATABASE_NAME, Database
+from app.gallery.sqlite.templates import insert_templates
 
 LENGTH = 10.0
 """Embedding norm of a good photograph."""
@@ -36,7 +36,7 @@ def fill_gallery(directory: Path, encoder_digest: str, templates: int, each: int
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
                 subject = queries.insert_subject(connection, collection, f"person-{number}", "{}", now)
                 new = [NewTemplate(uuid.uuid4().hex, vector, LENGTH) for vector in vectors]
-                queries.insert_templates(connection, collection, subject, new, encoder, now)
-            connection.commit()
+                insert_templates(connection, subject, new, encoder, now)
+            database.commit()
     finally:
         database.close()

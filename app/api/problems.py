@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from app.errors import TesseraError
 
 MEDIA_TYPE = "application/problem+json"
+_LOGGER = logging.getLogger("tessera")
 RETRY_AFTER = "retry_after"
 """Detail of a temporary problem, in whole seconds; also sent as the header."""
 MOST_ERRORS, MOST_NAME, MOST_MESSAGE, MOST_DETAIL = 10, 64, 200, 1000
@@ -75,6 +77,9 @@ KINDS: dict[str, ProblemKind] = {
         404, "Collection not found", "There is no collection 'staff'; create it first."
     ),
     "collection_exists": ProblemKind(409, "Collection exists", "The collection 'staff' exists already."),
+    "collection_not_empty": ProblemKind(
+        409, "Collection not empty", "Collection 'staff' has 41 subject(s); add force=true to erase them with it."
+    ),
     "audit_not_found": ProblemKind(
         404, "Audit not found", "No audit of collection 'staff' was made; POST to start one."
     ),
@@ -99,6 +104,12 @@ KINDS: dict[str, ProblemKind] = {
     "overloaded": ProblemKind(503, "Overloaded", "264 requests are being served or wait already; try again later."),
     "deadline_exceeded": ProblemKind(503, "Deadline exceeded", "The request waited 30 s and was not begun; try later."),
     "gallery_unavailable": ProblemKind(503, "Gallery unavailable", "The database does not answer."),
+    "template_damaged": ProblemKind(
+        503, "Template damaged", "1 stored template(s) of subject 'ada' in collection 'default' are damaged."
+    ),
+    "subject_damaged": ProblemKind(
+        503, "Subject damaged", "The stored record of subject 'ada' in collection 'default' is damaged."
+    ),
     "gallery_in_use": ProblemKind(503, "Gallery in use", "Another process has the data directory open."),
     "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "The stored templates come from another encoder."),
     "encoder_weights_invalid": ProblemKind(503, "Encoder unusable", "The encoder cannot be loaded."),
@@ -199,6 +210,9 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(TesseraError)
     async def expected(request: Request, error: TesseraError) -> JSONResponse:
+        # What is refused for a while is counted by the metrics; under load it would fill the log.
+        if KINDS[error.code].status >= 500 and RETRY_AFTER not in error.details:
+            _LOGGER.warning("request %s: %s: %s", request.state.request_id, error.code, error.message)
         return problem_response(error.code, error.message, request.state.request_id, error.details)
 
     @app.exception_handler(RequestValidationError)

@@ -8,7 +8,7 @@ one, and lower targets should be chosen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -47,13 +47,14 @@ class Population(StrEnum):
 class SubjectPair:
     """Two subjects, their squared distance, and how often two different people are as near (None: beyond 50 %).
 
-    Pairs are ranked by distance plus crowding.
+    Pairs are ranked by distance plus crowding. templates: one of each, ids.
     """
 
     first: str
     second: str
     distance: float
     false_match_rate: float | None
+    templates: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def audit(
     may or may not be included. Raises CollectionNotFound.
     """
     total = max(gallery.size(collection).subjects, 1)
-    pairs: dict[tuple[str, str], tuple[float, float]] = {}
+    pairs: dict[tuple[str, str], tuple[float, float, tuple[str, str]]] = {}
     outliers, weak = list[OutlierTemplate](), list[WeakTemplate]()
     singles, templates = list[npt.NDArray[np.float32]](), 0
     limit, threshold = calibration.quality.limit, calibration.default.threshold
@@ -129,13 +130,14 @@ def audit(
         ]
         for candidate in gallery.search(collection, fused_template(subject.embeddings), NEIGHBOURS):
             if candidate.subject_id != subject.subject_id:
-                low, high = sorted((subject.subject_id, candidate.subject_id))
+                ends = (subject.subject_id, subject.template_ids[-1]), (candidate.subject_id, candidate.template_id)
+                (low, one), (high, other) = sorted(ends)
                 crowded = candidate.distance + subject.crowding + candidate.crowding
-                pairs[low, high] = candidate.distance, crowded
+                pairs[low, high] = candidate.distance, crowded, (one, other)
         progress(0.9 * min((number + 1) / total, 1))
     by_likeness = sorted(pairs.items(), key=lambda p: p[1][1])
-    ranked = [_pair(names, *distances, calibration) for names, distances in by_likeness]
-    duplicates = ranked[: sum(crowded <= threshold for _, (_, crowded) in by_likeness)]
+    ranked = [_pair(names, *found, calibration) for names, found in by_likeness]
+    duplicates = ranked[: sum(crowded <= threshold for _, (_, crowded, _) in by_likeness)]
     outliers.sort(key=lambda o: o.threshold - o.distance)
     weak.sort(key=lambda w: w.norm)
     compared = _sample(singles)
@@ -175,9 +177,40 @@ def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowd
             yield OutlierTemplate(subject.subject_id, id_, distance, limit)
 
 
-def _pair(names: tuple[str, str], distance: float, crowded: float, calibration: Calibration) -> SubjectPair:
+def _pair(
+    names: tuple[str, str], distance: float, crowded: float, templates: tuple[str, str], calibration: Calibration
+) -> SubjectPair:
     point = calibration.curve(1).at_distance(crowded)
-    return SubjectPair(*names, distance, None if point is None else point.false_match_rate.value)
+    return SubjectPair(*names, distance, None if point is None else point.false_match_rate.value, templates)
+
+
+def without_erased(report: AuditReport, gallery: Gallery) -> AuditReport:
+    """The report without the findings about templates that are not stored any more, nor their subjects.
+
+    Ids of templates are never used again, so a subject that was enrolled anew under an erased one's id is not taken
+    for it.
+    """
+    named = {id_ for pair in (*report.duplicates, *report.confusable) for id_ in pair.templates}
+    named |= {row.template_id for row in report.outliers} | {row.template_id for row in report.weak}
+    stored = gallery.stored_templates(named)
+    if stored == named:
+        return report
+    duplicates, confusable = (
+        tuple(pair for pair in found if stored.issuperset(pair.templates))
+        for found in (report.duplicates, report.confusable)
+    )
+    outliers = tuple(row for row in report.outliers if row.template_id in stored)
+    weak = tuple(row for row in report.weak if row.template_id in stored)
+    return replace(
+        report,
+        duplicates=duplicates,
+        duplicate_count=report.duplicate_count - len(report.duplicates) + len(duplicates),
+        confusable=confusable,
+        outliers=outliers,
+        outlier_count=report.outlier_count - len(report.outliers) + len(outliers),
+        weak=weak,
+        weak_count=report.weak_count - len(report.weak) + len(weak),
+    )
 
 
 def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -34,11 +35,16 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class PendingReceipt:
-    """A receipt to store in the same transaction as its enrolment."""
+    """A receipt to store in the same transaction as its enrolment.
+
+    names: ids of templates of other subjects that the answer names. render: gives the answer, of the subject as it is
+    then and those of ``names`` that have been erased meanwhile, which it must not name.
+    """
 
     key: str
     fingerprint: str
-    render: Callable[[Subject], str]
+    render: Callable[[Subject, frozenset[str]], str]
+    names: tuple[str, ...] = ()
 
 
 class GalleryError(TesseraError):
@@ -55,6 +61,12 @@ class CollectionExists(GalleryError):
     """A collection with this id already exists."""
 
     code = "collection_exists"
+
+
+class CollectionNotEmpty(GalleryError):
+    """The collection has subjects, and their erasure was not asked for."""
+
+    code = "collection_not_empty"
 
 
 class SubjectNotFound(GalleryError):
@@ -105,14 +117,33 @@ class GalleryUnavailable(GalleryError):
     code = "gallery_unavailable"
 
 
+class DiskFull(GalleryUnavailable):
+    """The store has no space left on its disk."""
+
+
+class SubjectDamaged(GalleryUnavailable):
+    """What is stored of a subject, metadata or times, cannot be read."""
+
+    code = "subject_damaged"
+
+
+class TemplateDamaged(GalleryUnavailable):
+    """Stored templates of a subject are not what was stored; the subject is left out of searches."""
+
+    code = "template_damaged"
+
+
 class Gallery(Protocol):
     """Stores and searches templates. Every method may be called from several threads at once.
 
     A write returns only when it is durable and every later search, from any thread, sees it. A method that raises has
     changed nothing. Every method that takes a collection raises CollectionNotFound for an unknown one. Every method
-    raises GalleryUnavailable when the store fails. ValueError means a mistake of the caller: an embedding that is not
-    float32 [128], finite and of unit length within 1e-3; an empty id; a template id that is taken; metadata that is not
-    JSON (TypeError when it has values of other types); a ``limit`` or ``top_k`` below 1.
+    raises GalleryUnavailable when the store fails; SubjectDamaged and TemplateDamaged when what is stored of the
+    subject is damaged. Damaged subjects are left out of searches; they can be erased or enrolled anew with ``replace``.
+
+    ValueError means a mistake of the caller: an embedding that is not float32 [128], finite and of unit length within
+    1e-3; an empty id; a template id that is taken; metadata that is not JSON (TypeError when it has values of other
+    types); a ``limit`` or ``top_k`` below 1.
     """
 
     def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
@@ -131,10 +162,19 @@ class Gallery(Protocol):
         """All collections with their counts, ordered by id; ``default`` always exists."""
         ...
 
-    def delete_collection(self, collection: str) -> int:
+    def identity(self, collection: str) -> str:
+        """Text that no other collection has, not even one that is created under the same id after an erasure."""
+        ...
+
+    def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
+        """Which of these template ids are stored, in any collection."""
+        ...
+
+    def delete_collection(self, collection: str, *, force: bool = False) -> int:
         """Erases a collection with everything in it; returns the number of templates erased.
 
-        The default collection is emptied, not removed.
+        The default collection is emptied, not removed. Raises CollectionNotEmpty if there are subjects, unless
+        ``force``.
         """
         ...
 
@@ -161,7 +201,7 @@ class Gallery(Protocol):
         ...
 
     def receipt(self, key: str) -> Receipt | None:
-        """The receipt stored under this key in the last 24 hours, unless its subject has been erased since.
+        """The receipt stored under this key in the last 24 hours, unless a template that it names was erased since.
 
         Older receipts are not kept: they are erased at the next write.
         """

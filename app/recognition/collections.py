@@ -26,6 +26,9 @@ class CollectionService:
         self._criteria.check(targets)
         return self._gallery.update_collection(collection, targets)
 
-    def delete(self, collection: str) -> int:
-        """Erases a collection; returns how many templates it had. Raises CollectionNotFound."""
-        return self._gallery.delete_collection(collection)
+    def delete(self, collection: str, *, force: bool = False) -> int:
+        """Erases a collection; returns how many templates it had. Raises CollectionNotFound.
+
+        Raises CollectionNotEmpty if it has subjects, unless ``force``.
+        """
+        return self._gallery.delete_collection(collection, force=force)

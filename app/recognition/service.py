@@ -146,13 +146,19 @@ class RecognitionService:
         policy = self.criteria.identification(RequestedCriterion(), self.gallery, request.collection)
         duplicates = self._duplicates(request, subject_id, enrolled, policy)
 
-        def outcome(subject: Subject) -> Enrolment:
-            return Enrolment(subject, enrolled, rejected, duplicates, policy)
+        def outcome(subject: Subject, erased: frozenset[str] = frozenset()) -> Enrolment:
+            named = tuple(found for found in duplicates if found[0].template_id not in erased)
+            return Enrolment(subject, enrolled, rejected, named, policy)
 
         receipt = None
         if idempotency is not None:
             render = idempotency.render
-            receipt = PendingReceipt(idempotency.key, idempotency.fingerprint, lambda s: render(outcome(s)))
+            receipt = PendingReceipt(
+                idempotency.key,
+                idempotency.fingerprint,
+                lambda subject, erased: render(outcome(subject, erased)),
+                tuple(candidate.template_id for candidate, _ in duplicates),
+            )
         try:
             with stage("store"):
                 subject = self.gallery.enroll(

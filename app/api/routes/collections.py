@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 
 from app.api import presenters, schemas
 from app.api.dependencies import CallerDependency, ComponentsDependency, allow
@@ -91,14 +91,17 @@ async def update_collection(
     "/{collection}",
     dependencies=[allow(Scope.ADMIN)],
     summary="Erase a collection",
-    responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
+    responses=problems("invalid_request", "collection_not_found", "collection_not_empty", "gallery_unavailable"),
 )
 async def delete_collection(
-    request: Request, components: ComponentsDependency, collection: CollectionId
+    request: Request,
+    components: ComponentsDependency,
+    collection: CollectionId,
+    force: Annotated[bool, Query(description="erase its subjects, too")] = False,
 ) -> schemas.Erased:
-    """Erases a collection with all its subjects; `default` is emptied but kept."""
+    """Erases a collection; `default` is emptied but kept. One that has subjects is erased only with `force=true`."""
     async with components.recorded_change(request, "delete_collection", collection, erases=True) as outcome:
-        erased = await components.on_thread(components.collections.delete, collection)
+        erased = await components.on_thread(components.collections.delete, collection, force=force)
         components.lockout.forget_collection(collection)
         outcome.details = {"templates": erased}
     return schemas.Erased.of(erased, outcome.receipt)

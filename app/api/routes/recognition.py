@@ -47,6 +47,8 @@ FACE_CODES = (
     "multiple_faces",
     "degenerate_landmarks",
     "gallery_unavailable",
+    "template_damaged",
+    "subject_damaged",
     "collection_not_found",
 )
 

@@ -30,7 +30,7 @@ async def _collection(
 
 CollectionId = Annotated[str, Depends(_collection)]
 """A collection that the caller may use."""
-NOT_FOUND = ("invalid_request", "collection_not_found", "subject_not_found", "gallery_unavailable")
+NOT_FOUND = ("invalid_request", "collection_not_found", "subject_not_found", "gallery_unavailable", "subject_damaged")
 
 
 def encode_cursor(subject_id: str) -> str:
@@ -50,7 +50,7 @@ def decode_cursor(cursor: str) -> str:
     "",
     dependencies=[allow(Scope.READ)],
     summary="List subjects",
-    responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
+    responses=problems("invalid_request", "collection_not_found", "gallery_unavailable", "subject_damaged"),
 )
 async def list_subjects(
     components: ComponentsDependency,

@@ -4,39 +4,83 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Condition, Lock
 
-from app.gallery.protocol import GalleryUnavailable
+from app.gallery.protocol import DiskFull, GalleryUnavailable
+from app.gallery.sqlite import queries
+from app.gallery.sqlite.locks import LOCK_NAME
 from app.gallery.sqlite.migration import migrate, shipped_scripts
+from app.gallery.sqlite.presence import OpenFiles
+from app.gallery.sqlite.reserve import Reserve
+from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile, refuse_loss
+from app.gallery.sqlite.upkeep import Upkeep
 
-_LOGGER = logging.getLogger(__name__)
+_LOGGER = logging.getLogger("tessera")
 
-_BUSY_TIMEOUT_S = 2.0
+DATABASE_NAME = "gallery.sqlite3"
+WRITE_WAIT_S = 2.0
+"""How long a write waits in all, for writes of this process and for locks of others."""
+_READ_WAIT_S = 1.0
+_CHECKPOINT_WAIT_S = 0.25
+# A failure to write: what the disk has no room for gives SQLITE_FULL, or one of the others where a limit cuts it short.
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
+    """Turns errors of SQLite into GalleryUnavailable, DiskFull where it may be that."""
     try:
         yield
     except sqlite3.Error as error:
-        raise GalleryUnavailable(
-            f"The gallery's database does not answer: {error}. Check the disk (space, rights, health) it lies on."
-        ) from error
+        code = getattr(error, "sqlite_errorcode", 0)
+        message = f"The gallery's database does not answer: {error}."
+        if code in _NO_ROOM:
+            raise DiskFull(f"{message} The disk is full or may not be written: make room on it.") from error
+        if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise GalleryUnavailable(
+                f"{message} Another process holds it, such as a shell or a copying program: end that one."
+            ) from error
+        raise GalleryUnavailable(f"{message} Check the disk (space, rights, health) it lies on.") from error
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode to a database that exists. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=_READ_WAIT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    # A damaged letter must not keep the rest of the row from being read and named.
+    connection.text_factory = _text
+    connection.execute("PRAGMA foreign_keys = ON")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "replace")
 
 
 class Database:
-    """A SQLite database in WAL mode that only this process has open; every method may be called from any thread.
+    """A SQLite database in WAL mode that only this process writes; every method may be called from any thread.
 
     Every commit is on disk before it returns (``synchronous=FULL``); deleted data is overwritten with zeros
-    (``secure_delete``). Opening applies the migrations. Raises GalleryUnavailable if the database cannot be opened, is
-    damaged or is newer than this code.
+    (``secure_delete``). Opening applies the migrations. Soon after the last write, the log is moved into the database
+    file. Every transaction makes sure first that the files are still in place.
+
+    Raises GalleryUnavailable if the database cannot be opened, is damaged, is newer than this code or lacks
+    acknowledged writes.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._directory = path, path.parent
         self._write_lock = Lock()
         self._pool_changed = Condition()
         self._idle: list[sqlite3.Connection] = []
@@ -44,24 +88,39 @@ class Database:
         self._closed = False
         # A killed process may have left a log behind.
         self._log_holds_erased = True
-        try:
-            # SQLite gives its log the permissions of the database file.
-            path.touch(mode=0o600)
-            self._writer = self._connect()
+        self._changes = 0
+        self._upkeep_failed = False
+        self._reserve = Reserve(self._directory)
+        with ExitStack() as opened:
             try:
-                self._prepare()
-            except BaseException:
-                self._writer.close()
-                raise
-        except (OSError, sqlite3.Error) as error:
-            raise GalleryUnavailable(
-                f"The gallery's database {path} cannot be opened: {error}. If it is damaged, put a backup in its place."
-            ) from error
+                self._open(opened)
+            except (OSError, sqlite3.Error) as error:
+                raise GalleryUnavailable(
+                    f"The gallery's database {path} cannot be opened: {error}. If it is damaged, put a backup in its "
+                    "place."
+                ) from error
+            self._opened = opened.pop_all()
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
+    def _open(self, opened: ExitStack) -> None:
+        if not self._path.exists():
+            refuse_loss(self._directory, None)
+            # SQLite gives its log the permissions of the database file.
+            self._path.touch(mode=0o600)
+        self._writer = connect(self._path)
+        opened.callback(self._writer.close)
+        self._prepare()
+        self._position = queries.read_position(self._writer)
+        refuse_loss(self._directory, self._position)
+        self._sequence_file = SequenceFile(self._directory)
+        opened.callback(self._sequence_file.close)
+        self._sequence_file.note(self._position)
+        self._sequence_file.sync()
+        names = (self._path.name, f"{self._path.name}-wal", f"{self._path.name}-shm", LOCK_NAME, SEQUENCE_NAME)
+        self._files = OpenFiles(self._directory, names)
+        opened.callback(self._files.close)
+        if not self._reserve.fill():
+            _LOGGER.warning("There is no space on the disk of %s to keep in reserve for erasing.", self._directory)
+        self._upkeep = Upkeep(self._keep_up)
 
     def _prepare(self) -> None:
         mode = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -75,14 +134,17 @@ class Database:
         report = self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]
         if report != "ok":
             raise sqlite3.DatabaseError(f"database disk image is malformed ({report.splitlines()[-1]})")
+        if self._writer.execute("PRAGMA user_version").fetchone()[0] == 0:
+            refuse_loss(self._directory, None)
         migrate(self._writer, shipped_scripts())
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A read transaction: everything read in it is one consistent snapshot. Raises GalleryUnavailable."""
-        with _answering():
+        with answering():
             connection = self._borrow()
             try:
+                self._files.check()
                 connection.execute("BEGIN")
                 yield connection
             finally:
@@ -90,37 +152,98 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, one at a time; anything not committed on exit is rolled back.
+        """A write transaction, one at a time; anything not committed with ``commit`` on exit is rolled back.
 
-        Raises GalleryUnavailable.
+        Raises GalleryUnavailable, at the latest two seconds after another write has kept it waiting.
         """
-        with self._write_lock, _answering():
-            if self._closed:
-                raise GalleryUnavailable("The gallery is closed.")
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-            finally:
-                self._writer.rollback()
-                if self._log_holds_erased:
+        deadline = time.monotonic() + WRITE_WAIT_S
+        if not self._write_lock.acquire(timeout=WRITE_WAIT_S):
+            raise GalleryUnavailable(
+                f"The gallery is busy: other writes have taken {WRITE_WAIT_S:g} s. Try again, and look at the disk and "
+                "at other processes that have the database open."
+            )
+        try:
+            with answering():
+                if self._closed:
+                    raise GalleryUnavailable("The gallery is closed.")
+                self._files.check()
+                self._wait_at_most(deadline - time.monotonic())
+                self._writer.execute("BEGIN IMMEDIATE")
+                self._changes = self._writer.total_changes
+                try:
+                    yield self._writer
+                finally:
+                    self._writer.rollback()
                     self._empty_log()
+        finally:
+            self._write_lock.release()
+
+    def commit(self) -> None:
+        """Commits the write transaction under way. Raises sqlite3.Error, GalleryUnavailable.
+
+        The number of the write is noted beside the database, so that a later opening notices if the write is gone.
+        """
+        if self._writer.total_changes == self._changes:
+            self._writer.commit()
+            return
+        self._writer.execute("UPDATE state SET sequence = sequence + 1")
+        self._writer.commit()
+        self._position = Position(self._position.database, self._position.sequence + 1)
+        self._files.check()
+        try:
+            self._sequence_file.note(self._position)
+        except OSError:
+            _LOGGER.warning("The write %d could not be noted beside the database.", self._position.sequence)
+        self._upkeep.written()
+
+    def release_reserve(self) -> bool:
+        """Frees the space kept for erasing; whether there was any."""
+        return self._reserve.release()
 
     def expect_erasure(self) -> None:
         """Marks the current transaction as erasing data, so that the log is emptied after it.
 
         Deleted rows are zeroed in the database file, but pages as they were before may still be in the write-ahead
-        log; a checkpoint that truncates the log removes that copy. A reader that needs the old pages for longer than
-        the busy timeout delays this until the next write or ``close``.
+        log; a checkpoint that truncates the log removes that copy. A reader that needs the old pages delays this; it is
+        tried again every few seconds and at ``close``.
         """
         self._log_holds_erased = True
 
+    def _wait_at_most(self, seconds: float) -> None:
+        self._writer.execute(f"PRAGMA busy_timeout = {max(0, int(1000 * seconds))}")
+
     def _empty_log(self) -> None:
+        if not self._log_holds_erased:
+            return
         try:
-            busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            self._log_holds_erased = not self._checkpoint()
         except sqlite3.Error:
-            _LOGGER.warning("The write-ahead log could not be emptied; the next write tries again.", exc_info=True)
-        else:
-            self._log_holds_erased = bool(busy)
+            _LOGGER.warning("The write-ahead log could not be emptied; it is tried again.", exc_info=True)
+        if self._log_holds_erased:
+            self._upkeep.written()
+
+    def _checkpoint(self) -> bool:
+        """Moves the log into the database file and empties it; False if others need it still."""
+        self._wait_at_most(_CHECKPOINT_WAIT_S)
+        return not self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+
+    def _keep_up(self) -> bool:
+        """After writes: the log is emptied, the reserve filled. Whether all of it could be done."""
+        with self._write_lock:
+            if self._closed:
+                return True
+            try:
+                self._files.check()
+                if done := self._checkpoint():
+                    self._log_holds_erased = False
+                self._sequence_file.sync()
+            except (sqlite3.Error, OSError, GalleryUnavailable) as error:
+                if not self._upkeep_failed:
+                    _LOGGER.warning("The write-ahead log could not be moved into the database: %s", error)
+                self._upkeep_failed = True
+                return False
+            self._upkeep_failed = False
+            return self._reserve.fill() and done
 
     def _borrow(self) -> sqlite3.Connection:
         with self._pool_changed:
@@ -130,12 +253,10 @@ class Database:
             if self._idle:
                 return self._idle.pop()
         try:
-            connection = self._connect()
-            connection.execute("PRAGMA query_only = ON")
+            return connect(self._path, read_only=True)
         except BaseException:
             self._returned(None)
             raise
-        return connection
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         try:
@@ -155,6 +276,7 @@ class Database:
 
     def close(self) -> None:
         """Waits for open transactions, then closes every connection; the last one empties the log."""
+        self._upkeep.stop()
         with self._write_lock, self._pool_changed:
             if self._closed:
                 return
@@ -162,4 +284,4 @@ class Database:
             self._pool_changed.wait_for(lambda: self._borrowed == 0)
             for connection in self._idle:
                 connection.close()
-            self._writer.close()
+            self._opened.close()

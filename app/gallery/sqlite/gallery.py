@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection as AnyOf
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
+    CollectionNotEmpty,
     CollectionNotFound,
+    DiskFull,
     GalleryUnavailable,
     LastTemplate,
     OnConflict,
@@ -27,18 +30,30 @@ from app.gallery.protocol import (
     SubjectNotFound,
 )
 from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
-from app.gallery.sqlite import queries
-from app.gallery.sqlite.database import Database
+from app.gallery.sqlite import queries, receipts
+from app.gallery.sqlite.database import DATABASE_NAME, Database
 from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
 from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.ranking import RankedSubject, checked, nearest_subjects, rank
-
-RECEIPT_LIFETIME = timedelta(hours=24)
-DATABASE_NAME = "gallery.sqlite3"
+from app.gallery.sqlite.templates import (
+    Damage,
+    bind_cohort,
+    insert_templates,
+    load_vectors,
+    log_damage,
+    read_templates,
+    read_vectors,
+    renew_crowding,
+    subject_keys,
+)
+from app.gallery.sqlite.values import dump_metadata, load_metadata
 
 _NO_KEYS: Keys = np.empty(0, dtype=np.int64)
+_MOST_NAMED = 5
 # For a search whose result does not matter.
 _ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
+
+T = TypeVar("T")
 
 
 def utc_now() -> datetime:
@@ -54,9 +69,12 @@ class SqliteGallery:
     candidates and ranks them by their exact embeddings from the database.
 
     Erasure: deleted data is overwritten with zeros in the database file. The write-ahead log, which may hold older
-    pages, is emptied after every erasure or, if a long read prevents that, by a later write or ``close``. Receipts are
-    erased with their subject; those older than 24 hours on opening and by the next write. Copies of overwritten data
-    that file systems, disks and backups keep are beyond its reach.
+    pages, is emptied after every erasure or, if a long read prevents that, soon after it. Receipts are erased with any
+    template that they name; those older than 24 hours on opening and by the next write. On a full disk, space that was
+    kept for it is released. Copies of overwritten data that file systems, disks and backups keep are beyond its reach.
+
+    Damage: a template whose digest does not fit leaves its subject out of searches; ``check`` reports it, and it can be
+    enrolled anew with ``replace``, or erased.
 
     Args:
         directory: the data directory; created with access for its owner only if it is missing.
@@ -82,6 +100,7 @@ class SqliteGallery:
             raise ValueError("The encoder's digest is empty.")
         self._clock, self._crowding = clock, crowding
         self._indexes: dict[str, CollectionIndex] = {}
+        self._damaged: dict[int, Damage] = {}
         with ExitStack() as opened:
             opened.callback(DirectoryLock(directory).release)
             self._database = Database(directory / DATABASE_NAME)
@@ -93,12 +112,12 @@ class SqliteGallery:
         with self._database.writing() as connection:
             now = self._clock()
             encoder = queries.bind_encoder(connection, directory, encoder_digest)
-            queries.bind_cohort(connection, self._crowding)
-            queries.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
+            bind_cohort(connection, self._crowding)
+            receipts.delete_old_receipts(connection, now)
             if DEFAULT_COLLECTION not in queries.collection_ids(connection):
                 queries.insert_collection(connection, DEFAULT_COLLECTION, now)
             collections = queries.collection_ids(connection)
-            connection.commit()
+            self._database.commit()
         for collection, key in collections.items():
             self._indexes[collection] = self._index_of(collection, key)
         return encoder
@@ -106,18 +125,37 @@ class SqliteGallery:
     def _index_of(self, collection: str, key: int) -> CollectionIndex:
         def load() -> Generator[Batch, None, None]:
             with self._database.reading() as connection:
-                yield from queries.load_vectors(connection, key)
+                yield from load_vectors(connection, key, self._found_damage)
 
         index = CollectionIndex(collection, load)
         index.rebuild()
         return index
 
+    def _found_damage(self, damage: Damage) -> None:
+        if self._damaged.get(damage.subject) != damage:
+            log_damage(damage)
+        self._damaged[damage.subject] = damage
+
     @contextmanager
     def _writing(self) -> Iterator[tuple[sqlite3.Connection, datetime]]:
         with self._database.writing() as connection:
             now = self._clock()
-            queries.delete_old_receipts(connection, now - RECEIPT_LIFETIME)
+            receipts.delete_old_receipts(connection, now)
             yield connection, now
+
+    def _erasing(self, work: Callable[[sqlite3.Connection, datetime], T]) -> T:
+        """Does the work in a write transaction, if the disk is full once more with the space kept for erasing."""
+        try:
+            return self._erase(work)
+        except DiskFull:
+            if not self._database.release_reserve():
+                raise
+            return self._erase(work)
+
+    def _erase(self, work: Callable[[sqlite3.Connection, datetime], T]) -> T:
+        with self._writing() as (connection, now):
+            self._database.expect_erasure()
+            return work(connection, now)
 
     def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
         if not collection:
@@ -128,7 +166,7 @@ class SqliteGallery:
             key = queries.insert_collection(connection, collection, now)
             queries.set_targets(connection, key, targets)
             index = self._index_of(collection, key)
-            connection.commit()
+            self._database.commit()
             self._indexes[collection] = index
         return Collection(id=collection, created_at=now, subjects=0, templates=0, targets=targets)
 
@@ -137,7 +175,7 @@ class SqliteGallery:
             key = queries.collection_key(connection, collection)
             queries.set_targets(connection, key, targets)
             updated = queries.read_collection(connection, key)
-            connection.commit()
+            self._database.commit()
         return updated
 
     def targets(self, collection: str) -> Targets:
@@ -148,20 +186,39 @@ class SqliteGallery:
         with self._database.reading() as connection:
             return queries.read_collections(connection)
 
-    def delete_collection(self, collection: str) -> int:
-        with self._writing() as (connection, _):
-            key = queries.collection_key(connection, collection)
-            templates, subjects = queries.count_templates(connection, key), queries.subject_keys(connection, key)
-            self._database.expect_erasure()
-            index = self._indexes[collection]
-            if collection == DEFAULT_COLLECTION:
-                queries.delete_subjects(connection, key)
-                index.follow(connection.commit, removed=subjects)
-            else:
-                queries.delete_collection(connection, key)
-                index.drop(connection.commit)
-                del self._indexes[collection]
+    def identity(self, collection: str) -> str:
+        with self._database.reading() as connection:
+            return str(queries.collection_key(connection, collection))
+
+    def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
+        with self._database.reading() as connection:
+            return receipts.stored_templates(connection, ids)
+
+    def delete_collection(self, collection: str, *, force: bool = False) -> int:
+        return self._erasing(lambda connection, _: self._delete_collection(connection, collection, force=force))
+
+    def _delete_collection(self, connection: sqlite3.Connection, collection: str, *, force: bool) -> int:
+        key = queries.collection_key(connection, collection)
+        templates, subjects = queries.count_templates(connection, key), subject_keys(connection, key)
+        if len(subjects) and not force:
+            raise CollectionNotEmpty(
+                f"Collection {collection!r} has {len(subjects)} subject(s); add force=true to erase them with it.",
+                subjects=len(subjects),
+            )
+        index = self._indexes[collection]
+        if collection == DEFAULT_COLLECTION:
+            queries.delete_subjects(connection, key)
+            index.follow(self._database.commit, removed=subjects)
+        else:
+            queries.delete_collection(connection, key)
+            index.drop(self._database.commit)
+            del self._indexes[collection]
+        self._forget_damage(subjects.tolist())
         return templates
+
+    def _forget_damage(self, subjects: Sequence[int]) -> None:
+        for subject in subjects:
+            self._damaged.pop(subject, None)
 
     def enroll(
         self,
@@ -177,20 +234,20 @@ class SqliteGallery:
             raise ValueError("An enrolment has a subject id and at least one template.")
         for template in templates:
             checked(template.embedding)
-        encoded = None if metadata is None else queries.dump_metadata(metadata)
+        encoded = None if metadata is None else dump_metadata(metadata)
         with self._writing() as (connection, now):
-            key = queries.collection_key(connection, collection)
+            queries.collection_key(connection, collection)
             # Before the subject is read: a duplicate of this request may have created it.
-            if receipt is not None and queries.find_receipt(connection, receipt.key, now - RECEIPT_LIFETIME):
+            if receipt is not None and receipts.find_receipt(connection, receipt.key, now):
                 raise ReceiptExists("Another request has been answered under this idempotency key.")
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
-            queries.insert_templates(connection, key, subject, templates, self._encoder, now)
-            added = queries.renew_crowding(connection, subject, self._crowding)
+            insert_templates(connection, subject, templates, self._encoder, now)
+            added = renew_crowding(connection, subject, self._crowding)
             enrolled = queries.read_subject(connection, collection, subject_id)
             if receipt is not None:
-                answer = Receipt(receipt.key, receipt.fingerprint, receipt.render(enrolled))
-                queries.insert_receipt(connection, answer, subject, now)
-            self._indexes[collection].follow(connection.commit, removed=indexed, added=added)
+                receipts.insert_receipt(connection, receipt, subject, enrolled, [t.id for t in templates], now)
+            self._indexes[collection].follow(self._database.commit, removed=indexed, added=added)
+            self._forget_damage([subject])
         return enrolled
 
     def _admit(
@@ -218,7 +275,7 @@ class SqliteGallery:
 
     def receipt(self, key: str) -> Receipt | None:
         with self._database.reading() as connection:
-            return queries.find_receipt(connection, key, self._clock() - RECEIPT_LIFETIME)
+            return receipts.find_receipt(connection, key, self._clock())
 
     def subject(self, collection: str, subject_id: str) -> Subject:
         with self._database.reading() as connection:
@@ -231,44 +288,55 @@ class SqliteGallery:
             return queries.read_subjects(connection, collection, after or "", limit)
 
     def update_subject(self, collection: str, subject_id: str, metadata: Mapping[str, Any]) -> Subject:
-        encoded = queries.dump_metadata(metadata)
+        encoded = dump_metadata(metadata)
         with self._writing() as (connection, now):
             subject = queries.subject_key(connection, collection, subject_id)
             queries.touch_subject(connection, subject, encoded, now)
             updated = queries.read_subject(connection, collection, subject_id)
-            connection.commit()
+            # Damaged metadata left the subject out of searches; what replaces them lets it in again.
+            added = renew_crowding(connection, subject, self._crowding) if subject in self._damaged else None
+            removed = _NO_KEYS if added is None else _key(subject)
+            self._indexes[collection].follow(self._database.commit, removed=removed, added=added)
+            self._forget_damage([subject])
         return updated
 
     def delete_subject(self, collection: str, subject_id: str) -> int:
-        with self._writing() as (connection, _):
+        def delete(connection: sqlite3.Connection, _: datetime) -> int:
             subject = queries.subject_key(connection, collection, subject_id)
             erased = queries.count_templates_of_subject(connection, subject)
-            self._database.expect_erasure()
             queries.delete_subject(connection, subject)
-            self._indexes[collection].follow(connection.commit, removed=_key(subject))
-        return erased
+            self._indexes[collection].follow(self._database.commit, removed=_key(subject))
+            self._forget_damage([subject])
+            return erased
+
+        return self._erasing(delete)
 
     def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:
-        with self._writing() as (connection, now):
+        def delete(connection: sqlite3.Connection, now: datetime) -> Subject:
             subject = queries.subject_key(connection, collection, subject_id)
             key = queries.template_key(connection, subject, template_id)
             if queries.count_templates_of_subject(connection, subject) == 1:
                 raise LastTemplate(
                     f"{template_id!r} is the last template of subject {subject_id!r}; delete the subject instead."
                 )
-            self._database.expect_erasure()
             queries.delete_template(connection, key)
             queries.touch_subject(connection, subject, None, now)
             remaining = queries.read_subject(connection, collection, subject_id)
-            added = queries.renew_crowding(connection, subject, self._crowding)
-            self._indexes[collection].follow(connection.commit, removed=_key(subject), added=added)
-        return remaining
+            damage: list[Damage] = []
+            added = renew_crowding(connection, subject, self._crowding, damage.append)
+            self._indexes[collection].follow(self._database.commit, removed=_key(subject), added=added)
+            self._forget_damage([subject])
+            for found in damage:
+                self._found_damage(found)
+            return remaining
+
+        return self._erasing(delete)
 
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
         if limit < 1:
             raise ValueError("The limit is 1 or more.")
         with self._database.reading() as connection:
-            return queries.read_vectors(connection, queries.collection_key(connection, collection), after or "", limit)
+            return read_vectors(connection, queries.collection_key(connection, collection), after or "", limit)
 
     def size(self, collection: str) -> CollectionSize:
         return self._index(collection).size()
@@ -285,7 +353,11 @@ class SqliteGallery:
         probe = checked(probe)
         with self._index(collection).reading() as vectors, self._database.reading() as connection:
             found = nearest_subjects(
-                vectors, lambda keys: queries.read_templates(connection, keys), probe, top_k, crowded=crowded
+                vectors,
+                lambda keys: read_templates(connection, keys, self._found_damage),
+                probe,
+                top_k,
+                crowded=crowded,
             )
         return [_candidate(ranked) for ranked in found]
 
@@ -293,7 +365,9 @@ class SqliteGallery:
         probe = checked(probe)
         with self._database.reading() as connection:
             subject = queries.subject_key(connection, collection, subject_id)
-            templates = queries.read_templates(connection, [subject])
+            if (damage := self._damaged.get(subject)) is not None:
+                raise damage.error()
+            templates = read_templates(connection, [subject])
         return _candidate(rank(probe, templates)[0])
 
     def check(self) -> None:
@@ -301,7 +375,7 @@ class SqliteGallery:
             try:
                 with index.reading() as vectors, self._database.reading() as connection:
                     stored = queries.count_subjects(connection, queries.collection_key(connection, collection))
-                    indexed = vectors.size
+                    indexed = vectors.size + index.left_out
                     vectors.search(_ANY_PROBE, 1)
             except CollectionNotFound:
                 continue
@@ -312,6 +386,10 @@ class SqliteGallery:
                     f"The index of collection {collection!r} holds {indexed} subjects, its database {stored}. "
                     "Restart the server: the index is rebuilt from the database."
                 )
+        if damaged := list(self._damaged.values()):
+            named = " ".join(damage.error().message for damage in damaged[:_MOST_NAMED])
+            more = f" And {len(damaged) - _MOST_NAMED} more." if len(damaged) > _MOST_NAMED else ""
+            raise GalleryUnavailable(f"{len(damaged)} subject(s) are damaged and left out of searches. {named}{more}")
 
     def close(self) -> None:
         self._opened.close()
@@ -323,7 +401,7 @@ def _key(subject: int) -> Keys:
 
 def _candidate(ranked: RankedSubject) -> Candidate:
     nearest = ranked.nearest
-    metadata = queries.load_metadata(nearest.metadata)
+    metadata = load_metadata(nearest.metadata)
     return Candidate(
         nearest.subject_id,
         nearest.id,

@@ -33,12 +33,14 @@ class Batch(NamedTuple):
     """Keys of subjects, their fused templates, float32 [N, 128], and how many were fused, int64 [N].
 
     crowding: float32 [N], of the fused vectors (``app.crowding``).
+    left_out: keys of further subjects, which are damaged and cannot be found, int64 [M].
     """
 
     keys: Keys
     vectors: npt.NDArray[np.float32]
     crowding: npt.NDArray[np.float32]
     templates: npt.NDArray[np.int64]
+    left_out: Keys = np.empty(0, dtype=np.int64)
 
 
 class SearchHits(NamedTuple):
@@ -112,6 +114,7 @@ class CollectionIndex:
         self._lock = ReadersWriterLock()
         self._vectors: VectorIndex | None = None
         self._counts = TemplateCounts()
+        self._left_out: set[int] = set()
         self._dropped = False
 
     def rebuild(self) -> None:
@@ -142,6 +145,11 @@ class CollectionIndex:
         with self.reading() as vectors:
             return CollectionSize(vectors.size, self._counts.most)
 
+    @property
+    def left_out(self) -> int:
+        """How many subjects are damaged and not in the index; to be read inside ``reading``."""
+        return len(self._left_out)
+
     def follow(self, commit: Callable[[], None], *, removed: Keys, added: Batch | None = None) -> None:
         """Commits, then changes the index accordingly; raises only what ``commit`` raises, the index unchanged.
 
@@ -170,25 +178,32 @@ class CollectionIndex:
         if self._vectors is None:
             self._rebuild()
             return
-        if len(removed):
-            self._vectors.remove(removed)
-            self._counts.remove(removed)
+        held = removed[[key not in self._left_out for key in removed.tolist()]] if self._left_out else removed
+        self._left_out.difference_update(removed.tolist())
+        if len(held):
+            self._vectors.remove(held)
+            self._counts.remove(held)
         if added is not None:
-            self._vectors.add(added.keys, added.vectors, added.crowding)
-            self._counts.add(added.keys, added.templates)
+            self._add(self._vectors, self._counts, self._left_out, added)
+
+    @staticmethod
+    def _add(vectors: VectorIndex, counts: TemplateCounts, left_out: set[int], batch: Batch) -> None:
+        if len(batch.keys):
+            vectors.add(batch.keys, batch.vectors, batch.crowding)
+            counts.add(batch.keys, batch.templates)
+        left_out.update(batch.left_out.tolist())
 
     def _rebuild(self) -> None:
         self._vectors = None
         try:
-            vectors, counts = VectorIndex(), TemplateCounts()
+            vectors, counts, left_out = VectorIndex(), TemplateCounts(), set[int]()
             with closing(self._load()) as batches:
                 for batch in batches:
-                    vectors.add(batch.keys, batch.vectors, batch.crowding)
-                    counts.add(batch.keys, batch.templates)
+                    self._add(vectors, counts, left_out, batch)
         except GalleryError:
             raise
         except Exception as error:
             raise GalleryUnavailable(
                 f"The search index of collection {self._collection!r} cannot be built: {error}."
             ) from error
-        self._vectors, self._counts = vectors, counts
+        self._vectors, self._counts, self._left_out = vectors, counts, left_out

@@ -11,6 +11,8 @@ from threading import Condition
 
 from app.gallery.protocol import GalleryInUse, GalleryUnavailable
 
+LOCK_NAME = "gallery.lock"
+
 
 class DirectoryLock:
     """Holds a data directory for one owner: ``flock`` on a file inside it, released by the kernel if the owner dies.
@@ -24,7 +26,7 @@ class DirectoryLock:
     def __init__(self, directory: Path) -> None:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = os.open(directory / "gallery.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise GalleryUnavailable(
                 f"The data directory {directory} cannot be created or written: {error.strerror}. Give the user "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from app.gallery.protocol import GalleryUnavailable
+from app.gallery.sqlite import digests
 
 _SCRIPT_NAME = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -40,6 +41,7 @@ def migrate(connection: sqlite3.Connection, scripts: Sequence[str]) -> None:
             database_version=version,
             known_version=len(scripts),
         )
+    digests.install(connection)
     for number, script in enumerate(scripts[version:], start=version + 1):
         try:
             connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")

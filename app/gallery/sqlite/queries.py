@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from app.crowding import Crowding
-from app.embeddings import MOST_FUSED, Embedding, fused_template, have_unit_norm
 from app.gallery.protocol import (
     CollectionNotFound,
     EncoderMismatch,
     GalleryUnavailable,
-    Receipt,
+    SubjectDamaged,
     SubjectNotFound,
     TemplateNotFound,
 )
-from app.gallery.records import Collection, NewTemplate, Subject, SubjectVectors, Targets, Template
-from app.gallery.sqlite.index import Batch, Keys
-from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
-
-_LOAD_BATCH = 8192
+from app.gallery.records import Collection, Subject, Targets, Template
+from app.gallery.sqlite.sequence import Position
+from app.gallery.sqlite.values import load_metadata, load_timestamp, timestamp
 
 
-def dump_metadata(metadata: Mapping[str, Any]) -> str:
-    """JSON text; TypeError or ValueError when it is not JSON."""
-    return json.dumps(dict(metadata), allow_nan=False, separators=(",", ":"))
-
-
-def load_metadata(text: str) -> dict[str, Any]:
-    """The inverse of ``dump_metadata``."""
-    metadata: dict[str, Any] = json.loads(text)
-    return metadata
-
-
-def timestamp(moment: datetime) -> str:
-    """UTC, ISO 8601, of constant length, so that text order is time order."""
-    return moment.isoformat(timespec="microseconds")
+def read_position(connection: sqlite3.Connection) -> Position:
+    """Which database this is, and the number of its last write."""
+    return Position(*connection.execute("SELECT database, sequence FROM state").fetchone())
 
 
 def bind_encoder(connection: sqlite3.Connection, directory: Path, digest: str) -> int:
@@ -143,7 +125,12 @@ def read_collection(connection: sqlite3.Connection, collection: int) -> Collecti
 
 def _collection(row: tuple[Any, ...]) -> Collection:
     id_, created_at, subjects, templates, *targets = row
-    return Collection(id_, datetime.fromisoformat(created_at), subjects, templates, Targets(*targets))
+    try:
+        return Collection(id_, load_timestamp(created_at), subjects, templates, Targets(*targets))
+    except ValueError as error:
+        raise GalleryUnavailable(
+            f"The stored record of collection {id_!r} is damaged: {error} Erase the collection or restore a backup."
+        ) from error
 
 
 def subject_key(connection: sqlite3.Connection, collection: str, subject_id: str) -> int:
@@ -206,97 +193,22 @@ def read_subjects(connection: sqlite3.Connection, collection: str, after: str, l
 def _subject(collection: str, rows: Sequence[tuple[Any, ...]]) -> Subject:
     """A subject from its rows, one per template."""
     id_, metadata, created_at, updated_at, *_ = rows[0]
-    return Subject(
-        id=id_,
-        collection=collection,
-        metadata=load_metadata(metadata),
-        created_at=datetime.fromisoformat(created_at),
-        updated_at=datetime.fromisoformat(updated_at),
-        templates=tuple(Template(id=row[4], created_at=datetime.fromisoformat(row[5])) for row in rows if row[4]),
-    )
-
-
-def insert_templates(
-    connection: sqlite3.Connection,
-    collection: int,
-    subject: int,
-    templates: Sequence[NewTemplate],
-    encoder: int,
-    now: datetime,
-) -> None:
-    """Stores new templates; ValueError when an id is taken."""
-    for template in templates:
-        try:
-            connection.execute(
-                """
-                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, norm)
-                VALUES (?, ?, ?, ?, ?, ?, ?)
-                """,
-                (
-                    template.id,
-                    collection,
-                    subject,
-                    encoder,
-                    template.embedding.astype("<f4", copy=False).tobytes(),
-                    timestamp(now),
-                    float(template.norm),
-                ),
-            )
-        except sqlite3.IntegrityError as error:
-            raise ValueError(f"The template id {template.id!r} is empty or taken.") from error
-
-
-def subject_keys(connection: sqlite3.Connection, collection: int) -> Keys:
-    """The keys of all subjects in a collection, int64 [N]."""
-    rows = connection.execute("SELECT key FROM subjects WHERE collection = ?", (collection,))
-    return np.array([row[0] for row in rows], dtype=np.int64)
-
-
-def renew_crowding(connection: sqlite3.Connection, subject: int, crowding: Crowding) -> Batch:
-    """Stores the crowding of the subject's current fused template; returns its entry for the index."""
-    rows = connection.execute("SELECT embedding FROM templates WHERE subject = ? ORDER BY key", (subject,))
-    fused = fused_template(templates := vectors_of([row[0] for row in rows]))
-    crowded = crowding(fused[np.newaxis])
-    connection.execute("UPDATE subjects SET crowding = ? WHERE key = ?", (float(crowded[0]), subject))
-    return Batch(
-        np.array([subject], dtype=np.int64),
-        fused[np.newaxis],
-        crowded,
-        np.array([min(len(templates), MOST_FUSED)], dtype=np.int64),
-    )
-
-
-def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
-    """Makes sure that the crowding of every subject is from this cohort; recomputes it where it is not."""
-    row = connection.execute("SELECT digest FROM cohorts").fetchone()
-    if row is None or row[0] != crowding.digest:
-        connection.execute("DELETE FROM cohorts")
-        connection.execute("INSERT INTO cohorts (digest) VALUES (?)", (crowding.digest,))
-        connection.execute("UPDATE subjects SET crowding = NULL")
-    # Advance by key: the crowding of a damaged embedding is NaN, which is stored as NULL.
-    after, query = 0, "SELECT key FROM subjects WHERE crowding IS NULL AND key > ? ORDER BY key LIMIT ?"
-    while keys := [key for (key,) in connection.execute(query, (after, _LOAD_BATCH))]:
-        after = keys[-1]
-        by_subject = _fused(connection, keys)
-        crowded = crowding(np.stack(list(by_subject.values()))).tolist()
-        connection.executemany(
-            "UPDATE subjects SET crowding = ? WHERE key = ?", zip(crowded, by_subject.keys(), strict=True)
+    try:
+        return Subject(
+            id=id_,
+            collection=collection,
+            metadata=load_metadata(metadata),
+            created_at=load_timestamp(created_at),
+            updated_at=load_timestamp(updated_at),
+            templates=tuple(Template(id=row[4], created_at=load_timestamp(row[5])) for row in rows if row[4]),
         )
-
-
-def _fused(connection: sqlite3.Connection, subjects: Sequence[int]) -> dict[int, Embedding]:
-    """The fused template of each subject."""
-    stored = connection.execute(
-        """
-        SELECT t.subject, t.embedding FROM json_each(?) wanted JOIN templates t ON t.subject = wanted.value
-        ORDER BY t.subject, t.key
-        """,
-        (json.dumps(list(subjects)),),
-    )
-    return {
-        subject: fused_template(vectors_of([blob for _, blob in rows]))
-        for subject, rows in groupby(stored, key=itemgetter(0))
-    }
+    except ValueError as error:
+        raise SubjectDamaged(
+            f"The stored record of subject {id_!r} in collection {collection!r} is damaged: {error} Replace its "
+            "metadata if that is what is damaged; else erase the subject, or restore a backup.",
+            collection=collection,
+            subject_id=id_,
+        ) from error
 
 
 def template_key(connection: sqlite3.Connection, subject: int, template_id: str) -> int:
@@ -324,62 +236,6 @@ def count_subjects(connection: sqlite3.Connection, collection: int) -> int:
     return int(connection.execute("SELECT COUNT(*) FROM subjects WHERE collection = ?", (collection,)).fetchone()[0])
 
 
-def load_vectors(connection: sqlite3.Connection, collection: int) -> Iterator[Batch]:
-    """The index entries of all subjects in a collection. Raises GalleryUnavailable if an embedding is damaged."""
-    cursor = connection.execute(
-        """
-        SELECT t.subject, s.crowding, t.embedding FROM templates t JOIN subjects s ON s.key = t.subject
-        WHERE t.collection = ? ORDER BY t.subject, t.key
-        """,
-        (collection,),
-    )
-    subjects = groupby(cursor, key=itemgetter(0, 1))
-    while batch := [(subject, [blob for _, _, blob in rows]) for subject, rows in islice(subjects, _LOAD_BATCH)]:
-        if not have_unit_norm(vectors_of([blob for _, blobs in batch for blob in blobs])):
-            raise GalleryUnavailable(
-                "The gallery's database is damaged: a stored embedding is not of unit length. Put a backup in "
-                "its place."
-            )
-        yield Batch(
-            np.array([key for (key, _), _ in batch], dtype=np.int64),
-            np.stack([fused_template(vectors_of(blobs)) for _, blobs in batch]),
-            np.array([crowding for (_, crowding), _ in batch], dtype=np.float32),
-            np.array([min(len(blobs), MOST_FUSED) for _, blobs in batch], dtype=np.int64),
-        )
-
-
-def read_templates(connection: sqlite3.Connection, subjects: Sequence[int]) -> list[StoredTemplate]:
-    """The templates to fuse of the subjects with these keys, in no particular order."""
-    rows = connection.execute(
-        """
-        SELECT t.key, t.id, s.key, s.id, s.metadata, t.embedding, t.norm, s.crowding
-        FROM json_each(?) wanted CROSS JOIN subjects s ON s.key = wanted.value CROSS JOIN templates t
-        ON t.key IN (SELECT key FROM templates WHERE subject = s.key ORDER BY key DESC LIMIT ?)
-        """,
-        (json.dumps(list(subjects)), MOST_FUSED),
-    )
-    return [StoredTemplate(*row) for row in rows]
-
-
-def read_vectors(connection: sqlite3.Connection, collection: int, after: str, limit: int) -> list[SubjectVectors]:
-    """The templates to fuse of at most ``limit`` subjects with greater ids, by id."""
-    found = connection.execute(
-        "SELECT key FROM subjects WHERE collection = ? AND id > ? ORDER BY id LIMIT ?", (collection, after, limit)
-    )
-    stored = sorted(read_templates(connection, [row[0] for row in found]), key=lambda t: (t.subject_id, t.key))
-    return [_vectors(list(own)) for _, own in groupby(stored, key=lambda t: t.subject_id)]
-
-
-def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
-    return SubjectVectors(
-        subject_id=templates[0].subject_id,
-        template_ids=tuple(template.id for template in templates),
-        embeddings=vectors_of([template.embedding for template in templates]),
-        norms=np.array([template.norm for template in templates], dtype=np.float32),
-        crowding=templates[0].crowding,
-    )
-
-
 def delete_collection(connection: sqlite3.Connection, collection: int) -> None:
     """Erases a collection with everything in it."""
     connection.execute("DELETE FROM collections WHERE key = ?", (collection,))
@@ -403,24 +259,3 @@ def delete_templates(connection: sqlite3.Connection, subject: int) -> None:
 def delete_template(connection: sqlite3.Connection, template: int) -> None:
     """Erases one template."""
     connection.execute("DELETE FROM templates WHERE key = ?", (template,))
-
-
-def find_receipt(connection: sqlite3.Connection, key: str, stored_after: datetime) -> Receipt | None:
-    """The receipt under this key, unless it is too old."""
-    row = connection.execute(
-        "SELECT key, fingerprint, body FROM receipts WHERE key = ? AND created_at > ?", (key, timestamp(stored_after))
-    ).fetchone()
-    return None if row is None else Receipt(*row)
-
-
-def insert_receipt(connection: sqlite3.Connection, receipt: Receipt, subject: int, now: datetime) -> None:
-    """Keeps a receipt for as long as its subject exists and it is not too old."""
-    connection.execute(
-        "INSERT INTO receipts (key, fingerprint, body, subject, created_at) VALUES (?, ?, ?, ?, ?)",
-        (receipt.key, receipt.fingerprint, receipt.body, subject, timestamp(now)),
-    )
-
-
-def delete_old_receipts(connection: sqlite3.Connection, stored_until: datetime) -> None:
-    """Erases the receipts that are too old."""
-    connection.execute("DELETE FROM receipts WHERE created_at <= ?", (timestamp(stored_until),))

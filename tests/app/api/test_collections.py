@@ -22,7 +22,7 @@ def test_a_collection_is_created_counted_and_erased(enroll: Enroll, client: Test
     enroll(ada, ada, subject_id="a", collection="staff")
     enroll(ada, subject_id="b", collection="staff")
     assert counts(client) == {"default": (0, 0), "staff": (2, 3)}
-    assert ok(client.delete("/collections/staff"))["templates"] == 3
+    assert ok(client.delete("/collections/staff?force=true"))["templates"] == 3
     assert counts(client) == {"default": (0, 0)}
     problem(client.get("/subjects/a", params={"collection": "staff"}), 404, "collection_not_found")
 
@@ -32,7 +32,7 @@ def test_a_collection_created_anew_is_empty(enroll: Enroll, client: TestClient, 
         ok(client.post("/collections", json={"id": "staff"}), 201)
         assert ok(client.get("/subjects", params={"collection": "staff"}))["subjects"] == []
         enroll(ada, subject_id="a", collection="staff")
-        ok(client.delete("/collections/staff"))
+        ok(client.delete("/collections/staff?force=true"))
 
 
 def test_an_id_is_given_once(client: TestClient) -> None:
@@ -47,7 +47,7 @@ def test_an_unknown_collection_cannot_be_erased(client: TestClient) -> None:
 
 def test_the_default_collection_is_emptied_and_stays(enroll: Enroll, client: TestClient, ada: bytes) -> None:
     enroll(ada, subject_id="a")
-    assert ok(client.delete("/collections/default"))["templates"] == 1
+    assert ok(client.delete("/collections/default?force=true"))["templates"] == 1
     assert counts(client) == {"default": (0, 0)}
     enroll(ada, subject_id="a")
     assert counts(client) == {"default": (1, 1)}

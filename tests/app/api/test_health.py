@@ -183,7 +183,7 @@ def test_the_gallery_is_measured(enroll: Enroll, client: TestClient, sample: Sam
     assert sample("tessera_gallery_templates", collection="staff") == 2
     assert sample("tessera_gallery_subjects", collection="staff") == 1
     assert sample("tessera_gallery_subjects", collection="default") == 0
-    client.delete("/collections/staff")
+    client.delete("/collections/staff?force=true")
     assert sample("tessera_gallery_templates", collection="staff") is None
 
 

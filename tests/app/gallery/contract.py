@@ -16,6 +16,7 @@ from app.gallery import CollectionSize, NewTemplate, Subject, Targets
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
+    CollectionNotEmpty,
     CollectionNotFound,
     Gallery,
     LastTemplate,
@@ -81,7 +82,7 @@ def exact(probe: Embedding, embedding: Embedding) -> float:
 
 
 def pending(key: str, body: str = "{}", fingerprint: str = "f") -> PendingReceipt:
-    return PendingReceipt(key, fingerprint, lambda subject: body)
+    return PendingReceipt(key, fingerprint, lambda subject, _: body)
 
 
 class MadeUpCrowding:
@@ -169,15 +170,46 @@ class GalleryContract:
         gallery.enroll("a", "ada", [template(axis(0)), template(axis(1))], receipt=pending("k"))
         gallery.enroll("a", "bob", [template(axis(2))])
         gallery.enroll("default", "cy", [template(axis(0))])
-        assert gallery.delete_collection("a") == 3
+        assert gallery.delete_collection("a", force=True) == 3
         assert [each.id for each in gallery.collections()] == ["default"]
         assert gallery.receipt("k") is None
         assert [found.subject_id for found in gallery.search("default", axis(0), 5)] == ["cy"]
 
+    def test_a_collection_with_subjects_is_erased_only_by_force(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        for collection in ("a", "default"):
+            gallery.enroll(collection, "ada", [template(axis(0))])
+            gallery.enroll(collection, "bob", [template(axis(1))])
+            with pytest.raises(CollectionNotEmpty, match=r"2 subject.*force=true"):
+                gallery.delete_collection(collection)
+            assert gallery.size(collection).subjects == 2
+            gallery.delete_subject(collection, "ada")
+            gallery.delete_subject(collection, "bob")
+            assert gallery.delete_collection(collection) == 0
+        assert [each.id for each in gallery.collections()] == ["default"]
+
+    def test_a_collection_made_again_has_another_identity(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        before = gallery.identity("a")
+        assert gallery.identity("a") == before != gallery.identity("default")
+        gallery.delete_collection("a")
+        with pytest.raises(CollectionNotFound):
+            gallery.identity("a")
+        gallery.create_collection("a")
+        assert gallery.identity("a") != before
+
+    def test_stored_templates_are_told_from_others(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        gallery.enroll("default", "ada", [template(axis(0), "t0"), template(axis(0), "t1")])
+        gallery.enroll("a", "ada", [template(axis(0), "t2")])
+        gallery.delete_template("default", "ada", "t1")
+        assert gallery.stored_templates(["t0", "t1", "t2", "t3"]) == {"t0", "t2"}
+        assert gallery.stored_templates([]) == set()
+
     def test_a_collection_made_again_is_empty(self, gallery: Gallery) -> None:
         gallery.create_collection("a")
         gallery.enroll("a", "ada", [template(axis(0), "first")])
-        gallery.delete_collection("a")
+        gallery.delete_collection("a", force=True)
         gallery.create_collection("a")
         assert gallery.search("a", axis(0), 5) == []
         assert gallery.subjects("a", after=None, limit=5) == []
@@ -186,7 +218,7 @@ class GalleryContract:
 
     def test_deleting_the_default_collection_empties_it(self, gallery: Gallery) -> None:
         gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
-        assert gallery.delete_collection("default") == 2
+        assert gallery.delete_collection("default", force=True) == 2
         assert [(each.id, each.subjects, each.templates) for each in gallery.collections()] == [("default", 0, 0)]
         assert gallery.search("default", axis(0), 5) == []
         gallery.enroll("default", "bob", [template(axis(3))])
@@ -222,7 +254,7 @@ class GalleryContract:
         if erased:
             gallery.create_collection("x")
             gallery.enroll("x", "ada", [template(axis(0))])
-            gallery.delete_collection("x")
+            gallery.delete_collection("x", force=True)
         with pytest.raises(CollectionNotFound):
             call(gallery)
 
@@ -321,7 +353,7 @@ class GalleryContract:
         before = gallery.enroll("default", "ada", [template(axis(0)), template(axis(0))], metadata={"a": 1})
         for new_id, body in [("taken", None), ("new", ZeroDivisionError())]:
 
-            def render(_: Subject, body: Exception | None = body) -> str:
+            def render(_: Subject, __: frozenset[str], body: Exception | None = body) -> str:
                 if body is not None:
                     raise body
                 return ""
@@ -422,7 +454,7 @@ class GalleryContract:
         gallery.enroll("default", "ada", [template(axis(0), "t0")])
         seen: list[Subject] = []
 
-        def render(subject: Subject) -> str:
+        def render(subject: Subject, _: frozenset[str]) -> str:
             seen.append(subject)
             return ",".join(ids(subject))
 
@@ -464,7 +496,7 @@ class GalleryContract:
         assert len(gallery.subject("default", "ada").templates) == 1
 
     def test_a_receipt_that_cannot_be_rendered_enrols_nothing(self, gallery: Gallery) -> None:
-        def render(subject: Subject) -> str:
+        def render(subject: Subject, _: frozenset[str]) -> str:
             raise KeyError(subject.id)
 
         with pytest.raises(KeyError, match="ada"):
@@ -486,13 +518,57 @@ class GalleryContract:
     def test_a_receipt_is_erased_with_its_subject(self, gallery: Gallery) -> None:
         gallery.enroll("default", "ada", [template(axis(0))], receipt=pending("k1"))
         gallery.enroll("default", "bob", [template(axis(1))], receipt=pending("k2"))
-        gallery.enroll("default", "ada", [template(axis(0))], on_conflict=OnConflict.REPLACE)
+        gallery.enroll("default", "ada", [template(axis(0))])
         assert gallery.receipt("k1") is not None
         gallery.delete_subject("default", "ada")
         assert gallery.receipt("k1") is None
         assert gallery.receipt("k2") is not None
-        gallery.delete_collection("default")
+        gallery.delete_collection("default", force=True)
         assert gallery.receipt("k2") is None
+
+    @pytest.mark.parametrize("erase", ["subject", "template", "replace", "other template", "other replace"])
+    def test_a_receipt_is_erased_with_every_template_that_it_names(self, gallery: Gallery, erase: str) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), "a0"), template(axis(0), "a1")])
+        named = PendingReceipt("k", "f", lambda subject, erased: "ada", ("a0",))
+        gallery.enroll("default", "bob", [template(axis(0), "b0"), template(axis(0), "b1")], receipt=named)
+        gallery.enroll("default", "bob", [template(axis(0), "b2")])
+        gallery.delete_template("default", "ada", "a1")
+        gallery.enroll("default", "ada", [template(axis(0), "a2")])
+        gallery.delete_template("default", "bob", "b2")
+        assert gallery.receipt("k") == Receipt("k", "f", "ada")
+        match erase:
+            case "subject":
+                gallery.delete_subject("default", "ada")
+            case "template":
+                gallery.delete_template("default", "ada", "a0")
+            case "replace":
+                gallery.enroll("default", "ada", [template(axis(0))], on_conflict=OnConflict.REPLACE)
+            case "other template":
+                gallery.delete_template("default", "bob", "b1")
+            case "other replace":
+                gallery.enroll("default", "bob", [template(axis(0))], on_conflict=OnConflict.REPLACE)
+        assert gallery.receipt("k") is None
+
+    def test_an_answer_is_told_which_of_its_names_are_erased(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), "a0")])
+        receipt = PendingReceipt("k", "f", lambda subject, erased: ",".join(sorted(erased)), ("a0", "gone", "b0"))
+        gallery.enroll("default", "bob", [template(axis(0), "b0")], receipt=receipt)
+        assert gallery.receipt("k") == Receipt("k", "f", "gone")
+
+    def test_a_clock_that_jumps_neither_keeps_receipts_for_long_nor_loses_new_ones(
+        self, gallery: Gallery, clock: Clock
+    ) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))], receipt=pending("k"))
+        clock.now -= timedelta(hours=1)
+        assert gallery.receipt("k") is not None
+        gallery.enroll("default", "bob", [template(axis(1))])
+        assert gallery.receipt("k") is not None
+        clock.now -= timedelta(days=300)
+        assert gallery.receipt("k") is None
+        gallery.enroll("default", "cy", [template(axis(2))], receipt=pending("k", "again"))
+        assert gallery.receipt("k") == Receipt("k", "f", "again")
+        clock.now += timedelta(days=600)
+        assert gallery.receipt("k") is None
 
     # Subjects
 
@@ -719,7 +795,7 @@ class GalleryContract:
     def test_an_enrolment_that_fails_leaves_the_crowding_as_it_was(
         self, crowded: Gallery, random: np.random.Generator
     ) -> None:
-        def fail(_: Subject) -> str:
+        def fail(_: Subject, __: frozenset[str]) -> str:
             raise RuntimeError("no answer")
 
         crowded.enroll("default", "ada", [template(random_embedding(random))])

@@ -1,0 +1,282 @@
+"""The stored templates: the only SQL that reads or writes embeddings. What does not fit its digest is never used.
+
+Every function works inside the transaction of the connection it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from app.crowding import Crowding
+from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding, fused_template
+from app.gallery.protocol import SubjectDamaged, TemplateDamaged
+from app.gallery.records import NewTemplate, SubjectVectors
+from app.gallery.sqlite.digests import matches, template_digest
+from app.gallery.sqlite.index import Batch, Keys
+from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
+from app.gallery.sqlite.values import load_metadata, timestamp
+
+_LOAD_BATCH = 8192
+_LOGGER = logging.getLogger("tessera")
+
+
+class _Row(NamedTuple):
+    """A template as it is stored, with its subject; damage may have given any value any type."""
+
+    key: int
+    id: str
+    embedding: bytes
+    norm: float
+    digest: object
+    subject: int
+    subject_id: str
+    metadata: str
+    crowding: float
+    collection: str
+    encoder: str
+
+
+_COLUMNS = "t.key, t.id, t.embedding, t.norm, t.digest, s.key, s.id, s.metadata, s.crowding, c.id, e.digest"
+# Not inner joins: a damaged reference must not hide a template.
+_OWNERS = "LEFT JOIN collections c ON c.key = s.collection LEFT JOIN encoders e ON e.key = t.encoder"
+_ROWS = f"SELECT {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {_OWNERS}"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A subject that cannot be compared: which of its templates are damaged; none: its record is."""
+
+    subject: int
+    subject_id: str
+    collection: str
+    templates: tuple[str, ...]
+
+    def error(self) -> TemplateDamaged | SubjectDamaged:
+        """What a comparison with the subject raises."""
+        subject = f"subject {self.subject_id!r} in collection {self.collection!r}"
+        details = {"collection": self.collection, "subject_id": self.subject_id}
+        if not self.templates:
+            return SubjectDamaged(
+                f"The stored record of {subject} is damaged: replace its metadata, erase the subject, or restore a "
+                "backup.",
+                **details,
+            )
+        return TemplateDamaged(
+            f"{len(self.templates)} stored template(s) of {subject} are damaged: enrol the subject again with "
+            "on_conflict=replace, erase it, or restore a backup.",
+            **details,
+            templates=list(self.templates),
+        )
+
+
+OnDamage = Callable[[Damage], None]
+
+
+def refuse(damage: Damage) -> None:
+    """Raises the error of the damage."""
+    raise damage.error()
+
+
+def _damage_of(rows: Sequence[_Row], *, crowding: bool = True) -> Damage | None:
+    """What is wrong with a subject whose templates these are. ``crowding``: whether it must have been computed."""
+    first = rows[0]
+    # A digest is only ever made of a unit vector, so that one that matches says it is one.
+    templates = tuple(
+        str(row.id)
+        for row in rows
+        if not matches(row.digest, row.id, row.subject_id, row.collection, row.encoder, row.embedding, row.norm)
+    )
+    sound = not templates and (not crowding or isinstance(first.crowding, float))
+    if sound and _has_metadata(first):
+        return None
+    return Damage(first.subject, str(first.subject_id), str(first.collection), templates)
+
+
+def _has_metadata(row: _Row) -> bool:
+    if row.metadata == "{}":
+        return True
+    try:
+        load_metadata(row.metadata)
+    except ValueError:
+        return False
+    return True
+
+
+def _by_subject(cursor: Iterable[Sequence[Any]]) -> Iterator[list[_Row]]:
+    """The rows of each subject, from rows that are ordered by subject."""
+    for _, rows in groupby(map(_Row._make, cursor), key=attrgetter("subject")):
+        yield list(rows)
+
+
+def insert_templates(
+    connection: sqlite3.Connection, subject: int, templates: Sequence[NewTemplate], encoder: int, now: datetime
+) -> None:
+    """Stores new templates of a subject; ValueError when an id is taken."""
+    collection, collection_id, subject_id, digest = connection.execute(
+        """
+        SELECT c.key, c.id, s.id, e.digest FROM subjects s JOIN collections c ON c.key = s.collection, encoders e
+        WHERE s.key = ? AND e.key = ?
+        """,
+        (subject, encoder),
+    ).fetchone()
+    for template in templates:
+        embedding, norm = template.embedding.astype("<f4", copy=False).tobytes(), float(template.norm)
+        check = template_digest(template.id, subject_id, collection_id, digest, embedding, norm)
+        try:
+            connection.execute(
+                """
+                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, norm, digest)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+                (template.id, collection, subject, encoder, embedding, timestamp(now), norm, check),
+            )
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"The template id {template.id!r} is empty or taken.") from error
+
+
+def renew_crowding(
+    connection: sqlite3.Connection, subject: int, crowding: Crowding, on_damage: OnDamage = refuse
+) -> Batch:
+    """Stores the crowding of the subject's current fused template; returns its entry for the index.
+
+    Where a template is damaged, the entry says that the subject is left out, if ``on_damage`` returns.
+    """
+    rows = list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ? ORDER BY t.key", (subject,))))
+    if (damage := _damage_of(rows, crowding=False)) is not None:
+        on_damage(damage)
+        return _batch([], [subject])
+    crowded = float(crowding(_fused(rows)[np.newaxis])[0])
+    connection.execute("UPDATE subjects SET crowding = ? WHERE key = ?", (crowded, subject))
+    return _batch([[row._replace(crowding=crowded) for row in rows]], [])
+
+
+def _fused(rows: Sequence[_Row]) -> Embedding:
+    return fused_template(vectors_of([row.embedding for row in rows]))
+
+
+def _batch(subjects: Sequence[Sequence[_Row]], left_out: Sequence[int]) -> Batch:
+    return Batch(
+        np.array([rows[0].subject for rows in subjects], dtype=np.int64),
+        np.stack([_fused(rows) for rows in subjects]) if subjects else np.empty((0, EMBEDDING_SIZE), dtype=np.float32),
+        np.array([rows[0].crowding for rows in subjects], dtype=np.float32),
+        np.array([min(len(rows), MOST_FUSED) for rows in subjects], dtype=np.int64),
+        np.array(left_out, dtype=np.int64),
+    )
+
+
+def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
+    """Makes sure that the crowding of every subject is from this cohort; recomputes it where it is not.
+
+    Damaged subjects get none.
+    """
+    row = connection.execute("SELECT digest FROM cohorts").fetchone()
+    if row is None or row[0] != crowding.digest:
+        connection.execute("DELETE FROM cohorts")
+        connection.execute("INSERT INTO cohorts (digest) VALUES (?)", (crowding.digest,))
+        connection.execute("UPDATE subjects SET crowding = NULL")
+    # Advance by key: damaged subjects keep NULL.
+    after, query = 0, "SELECT key FROM subjects WHERE crowding IS NULL AND key > ? ORDER BY key LIMIT ?"
+    while keys := [key for (key,) in connection.execute(query, (after, _LOAD_BATCH))]:
+        after = keys[-1]
+        stored = connection.execute(
+            f"{_ROWS} WHERE t.subject IN (SELECT value FROM json_each(?)) ORDER BY t.subject, t.key",  # noqa: S608
+            (json.dumps(keys),),
+        )
+        sound = [rows for rows in _by_subject(stored) if _damage_of(rows, crowding=False) is None]
+        if sound:
+            crowded = crowding(np.stack([_fused(rows) for rows in sound])).tolist()
+            connection.executemany(
+                "UPDATE subjects SET crowding = ? WHERE key = ?",
+                zip(crowded, (rows[0].subject for rows in sound), strict=True),
+            )
+
+
+def load_vectors(connection: sqlite3.Connection, collection: int, on_damage: OnDamage) -> Iterator[Batch]:
+    """The index entries of all subjects in a collection; damaged ones are left out and handed to ``on_damage``."""
+    cursor = connection.execute(f"{_ROWS} WHERE t.collection = ? ORDER BY t.subject, t.key", (collection,))
+    subjects = _by_subject(cursor)
+    while batch := list(islice(subjects, _LOAD_BATCH)):
+        found = [(rows, _damage_of(rows)) for rows in batch]
+        for _, damage in found:
+            if damage is not None:
+                on_damage(damage)
+        yield _batch(
+            [rows for rows, damage in found if damage is None],
+            [damage.subject for _, damage in found if damage is not None],
+        )
+
+
+def read_templates(
+    connection: sqlite3.Connection, subjects: Sequence[int], on_damage: OnDamage = refuse
+) -> list[StoredTemplate]:
+    """The templates to fuse of the subjects with these keys, by subject and age.
+
+    Damaged subjects are left out if ``on_damage`` returns.
+    """
+    rows = connection.execute(
+        f"""
+        SELECT {_COLUMNS}
+        FROM json_each(?) wanted CROSS JOIN subjects s ON s.key = wanted.value CROSS JOIN templates t
+        ON t.key IN (SELECT key FROM templates WHERE subject = s.key ORDER BY key DESC LIMIT ?)
+        {_OWNERS}
+        ORDER BY s.key, t.key
+        """,  # noqa: S608
+        (json.dumps(list(subjects)), MOST_FUSED),
+    )
+    found: list[StoredTemplate] = []
+    for own in _by_subject(rows):
+        if (damage := _damage_of(own)) is not None:
+            on_damage(damage)
+            continue
+        found += [
+            StoredTemplate(r.key, r.id, r.subject, r.subject_id, r.metadata, r.embedding, r.norm, r.crowding)
+            for r in own
+        ]
+    return found
+
+
+def read_vectors(connection: sqlite3.Connection, collection: int, after: str, limit: int) -> list[SubjectVectors]:
+    """The templates to fuse of at most ``limit`` subjects with greater ids, by id. Raises TemplateDamaged."""
+    found = connection.execute(
+        "SELECT key FROM subjects WHERE collection = ? AND id > ? ORDER BY id LIMIT ?", (collection, after, limit)
+    )
+    stored = sorted(read_templates(connection, [row[0] for row in found]), key=lambda t: (t.subject_id, t.key))
+    return [_vectors(list(own)) for _, own in groupby(stored, key=lambda t: t.subject_id)]
+
+
+def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
+    return SubjectVectors(
+        subject_id=templates[0].subject_id,
+        template_ids=tuple(template.id for template in templates),
+        embeddings=vectors_of([template.embedding for template in templates]),
+        norms=np.array([template.norm for template in templates], dtype=np.float32),
+        crowding=templates[0].crowding,
+    )
+
+
+def damaged_subjects(connection: sqlite3.Connection) -> Iterator[Damage]:
+    """Every subject with a damaged template or record, whether or not its crowding has been computed."""
+    for rows in _by_subject(connection.execute(f"{_ROWS} ORDER BY t.subject, t.key")):
+        if (damage := _damage_of(rows, crowding=False)) is not None:
+            yield damage
+
+
+def log_damage(damage: Damage) -> None:
+    """One line of the log."""
+    _LOGGER.error("left out of searches: %s", damage.error().message)
+
+
+def subject_keys(connection: sqlite3.Connection, collection: int) -> Keys:
+    """The keys of all subjects in a collection, int64 [N]."""
+    rows = connection.execute("SELECT key FROM subjects WHERE collection = ?", (collection,))
+    return np.array([row[0] for row in rows], dtype=np.int64)
