@@ -110,6 +110,7 @@ KINDS: dict[str, ProblemKind] = {
     "subject_damaged": ProblemKind(
         503, "Subject damaged", "The stored record of subject 'ada' in collection 'default' is damaged."
     ),
+    "backup_failed": ProblemKind(503, "Backup failed", "The backup is damaged: nothing was changed."),
     "gallery_in_use": ProblemKind(503, "Gallery in use", "Another process has the data directory open."),
     "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "The stored templates come from another encoder."),
     "encoder_weights_invalid": ProblemKind(503, "Encoder unusable", "The encoder cannot be loaded."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,20 @@ from app.api.schemas import AuditReportOut
 from app.audits.page import audit_page
 from app.audits.report import audit
 from app.cli.options import DataDirOption, load_settings, refusing
+from app.encoding import load_weights
 from app.gallery import DEFAULT_COLLECTION
+from app.gallery.encryption import read_passphrase
+from app.gallery.files import new_file
+from app.gallery.sqlite.backup import back_up, restore
+from app.gallery.sqlite.inspection import accept_loss, inspect_directory
+from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
+from app.gallery.transfer import export_reader, export_writer, read_export, write_export
 from app.main import load_encoder_files, open_gallery
+
+FileArgument = Annotated[Path, typer.Argument(help="the file")]
+PassphraseOption = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="file with the passphrase that encrypts the export")
+]
 
 commands = typer.Typer(help="Maintains what is enrolled.", no_args_is_help=True)
 
@@ -43,3 +56,89 @@ def audit_gallery(
     if page is not None:
         page.write_text(audit_page(report), encoding="utf-8")
     typer.echo(AuditReportOut.model_validate(report).model_dump_json(indent=2))
+
+
+@commands.command("backup")
+def back_up_gallery(file: FileArgument, data_dir: DataDirOption = None) -> None:
+    """Copies the gallery to a new file and verifies the copy; the service may be running."""
+    with refusing():
+        found = back_up(load_settings(data_dir=data_dir).gallery.data_dir, file)
+    typer.echo(f"{file}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
+
+
+@commands.command("restore")
+def restore_gallery(
+    file: FileArgument,
+    data_dir: DataDirOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="replace the gallery that is there; its files are kept aside")
+    ] = False,
+) -> None:
+    """Puts a backup in the data directory after verifying it; the service must not be running."""
+    with refusing():
+        directory = load_settings(data_dir=data_dir).gallery.data_dir
+        aside = restore(file, directory, replace=replace, now=datetime.now(UTC))
+    typer.echo(f"{file} is restored in {directory}")
+    if aside is not None:
+        typer.echo(f"the files from before are in {aside}; delete them when they are not needed any more")
+
+
+@commands.command("export")
+def export_gallery(
+    file: FileArgument, data_dir: DataDirOption = None, passphrase_file: PassphraseOption = None
+) -> None:
+    """Writes everyone who is enrolled as lines of JSON, gzipped if the name ends in .gz; the service may be running."""
+    with refusing():
+        directory = load_settings(data_dir=data_dir).gallery.data_dir
+        passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
+        with (
+            exporting(directory) as (encoder, records),
+            new_file(file) as partial,
+            export_writer(partial, passphrase, compressed=file.suffix == ".gz") as stream,
+        ):
+            found = write_export(stream, encoder, records)
+    typer.echo(f"{file}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
+
+
+@commands.command("import")
+def import_gallery(
+    file: FileArgument,
+    data_dir: DataDirOption = None,
+    passphrase_file: PassphraseOption = None,
+    on_conflict: Annotated[
+        OnImportConflict, typer.Option(help="what to do with subjects that are there already")
+    ] = OnImportConflict.REJECT,
+) -> None:
+    """Stores what an export holds, all of it or nothing; the service must not be running."""
+    with refusing():
+        settings = load_settings(data_dir=data_dir)
+        encoder = load_weights(settings.encoding.directory).sha256
+        passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
+        with export_reader(file, passphrase) as stream:
+            changed = import_records(
+                settings.gallery.data_dir, encoder, read_export(stream, encoder), on_conflict, datetime.now(UTC)
+            )
+    typer.echo(f"{changed} subjects imported into {settings.gallery.data_dir}")
+
+
+@commands.command("check")
+def check_gallery(
+    data_dir: DataDirOption = None,
+    accept_loss_: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="serve what is there, although acknowledged writes are missing from it"),
+    ] = False,
+) -> None:
+    """Looks for damage and loss and says what to do; exit code 1 if there is any. The service may be running."""
+    with refusing():
+        directory = load_settings(data_dir=data_dir).gallery.data_dir
+        if accept_loss_:
+            accept_loss(directory)
+            typer.echo(f"what is in {directory} is accepted as it is")
+            return
+        found = inspect_directory(directory)
+    typer.echo(f"{directory}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
+    for problem in found.problems:
+        typer.secho(f"- {problem}", fg="red")
+    if found.problems:
+        raise typer.Exit(code=1)

@@ -5,6 +5,7 @@
 
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
+    BackupError,
     CollectionExists,
     CollectionNotEmpty,
     CollectionNotFound,
@@ -40,6 +41,7 @@ from app.gallery.sqlite.gallery import SqliteGallery
 
 __all__ = [
     "DEFAULT_COLLECTION",
+    "BackupError",
     "Candidate",
     "Collection",
     "CollectionExists",

@@ -133,6 +133,12 @@ class TemplateDamaged(GalleryUnavailable):
     code = "template_damaged"
 
 
+class BackupError(GalleryError):
+    """A backup or an export cannot be written, read or put in place; nothing was changed."""
+
+    code = "backup_failed"
+
+
 class Gallery(Protocol):
     """Stores and searches templates. Every method may be called from several threads at once.
 

@@ -110,7 +110,7 @@ class Database:
         opened.callback(self._writer.close)
         self._prepare()
         self._position = queries.read_position(self._writer)
-        refuse_loss(self._directory, self._position)
+        refuse_loss(self._directory, lambda: self._position)
         self._sequence_file = SequenceFile(self._directory)
         opened.callback(self._sequence_file.close)
         self._sequence_file.note(self._position)

@@ -38,6 +38,19 @@ def bind_encoder(connection: sqlite3.Connection, directory: Path, digest: str) -
     return int(connection.execute("SELECT key FROM encoders WHERE digest = ?", (digest,)).fetchone()[0])
 
 
+def stored_encoder(connection: sqlite3.Connection) -> str:
+    """The digest of the encoder whose templates are stored. Raises GalleryUnavailable if there is none."""
+    row = connection.execute(
+        """
+        SELECT digest FROM encoders e
+        ORDER BY EXISTS (SELECT 1 FROM templates t WHERE t.encoder = e.key) DESC, key DESC
+        """
+    ).fetchone()
+    if row is None:
+        raise GalleryUnavailable("The gallery has never been opened with an encoder.")
+    return str(row[0])
+
+
 def _refuse_other_encoders(connection: sqlite3.Connection, directory: Path, digest: str) -> None:
     others: dict[str, int] = dict(
         connection.execute(
@@ -209,6 +222,16 @@ def _subject(collection: str, rows: Sequence[tuple[Any, ...]]) -> Subject:
             collection=collection,
             subject_id=id_,
         ) from error
+
+
+def forget_crowding(connection: sqlite3.Connection, subject: int) -> None:
+    """Has the crowding of a subject computed at the next opening."""
+    connection.execute("UPDATE subjects SET crowding = NULL WHERE key = ?", (subject,))
+
+
+def template_ids(connection: sqlite3.Connection, subject: int) -> set[str]:
+    """The ids of all templates of a subject."""
+    return {row[0] for row in connection.execute("SELECT id FROM templates WHERE subject = ?", (subject,))}
 
 
 def template_key(connection: sqlite3.Connection, subject: int, template_id: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +69,12 @@ def read_position(directory: Path) -> Position | None:
     return None
 
 
-def refuse_loss(directory: Path, stored: Position | None) -> None:
-    """Raises GalleryUnavailable if the database lacks acknowledged writes; ``stored`` None means that it is missing."""
+def refuse_loss(directory: Path, stored: Callable[[], Position] | None) -> None:
+    """Raises GalleryUnavailable if the database lacks acknowledged writes.
+
+    ``stored`` reads its position, or is None if there is no database. It is called after the noted position was read,
+    because a running service notes a write after it is stored.
+    """
     noted = read_position(directory)
     if noted is None:
         return
@@ -78,12 +83,13 @@ def refuse_loss(directory: Path, stored: Position | None) -> None:
             f"The database in {directory} is missing; it held {noted.sequence} acknowledged write(s). {_WAY_OUT}",
             missing_writes=noted.sequence,
         )
-    if stored.database != noted.database:
+    found = stored()
+    if found.database != noted.database:
         raise GalleryUnavailable(
             f"The database in {directory} is not the one that was served from there before, which held "
             f"{noted.sequence} acknowledged write(s). {_WAY_OUT}"
         )
-    if (missing := noted.sequence - stored.sequence) > 0:
+    if (missing := noted.sequence - found.sequence) > 0:
         raise GalleryUnavailable(
             f"The database in {directory} lacks the last {missing} acknowledged write(s): its log was damaged or "
             f"removed, or an older copy was put in its place. {_WAY_OUT}",

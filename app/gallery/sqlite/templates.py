@@ -264,6 +264,21 @@ def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
     )
 
 
+def all_templates(connection: sqlite3.Connection, subject: int) -> list[tuple[NewTemplate, str]]:
+    """Every template of a subject with its time as stored, oldest first. Raises TemplateDamaged, SubjectDamaged."""
+    query = f"SELECT t.created_at, {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {_OWNERS}"  # noqa: S608
+    times, rows = [], []
+    for created_at, *values in connection.execute(f"{query} WHERE t.subject = ? ORDER BY t.key", (subject,)):
+        times.append(created_at)
+        rows.append(_Row._make(values))
+    if rows and (damage := _damage_of(rows, crowding=False)) is not None:
+        raise damage.error()
+    return [
+        (NewTemplate(row.id, vectors_of([row.embedding])[0], row.norm), time)
+        for row, time in zip(rows, times, strict=True)
+    ]
+
+
 def damaged_subjects(connection: sqlite3.Connection) -> Iterator[Damage]:
     """Every subject with a damaged template or record, whether or not its crowding has been computed."""
     for rows in _by_subject(connection.execute(f"{_ROWS} ORDER BY t.subject, t.key")):

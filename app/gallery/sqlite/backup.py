@@ -1,0 +1,123 @@
+"""Backups: copies of the database, made while a service uses it and verified before they are trusted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+from app.gallery.files import new_file, sync
+from app.gallery.protocol import BackupError
+from app.gallery.sqlite import queries
+from app.gallery.sqlite.database import DATABASE_NAME, connect
+from app.gallery.sqlite.inspection import Inspection, inspect
+from app.gallery.sqlite.locks import DirectoryLock
+from app.gallery.sqlite.migration import migrate, shipped_scripts
+from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile, refuse_loss
+
+_INCOMING = "gallery.restoring"
+_BESIDE = ("-wal", "-shm", "-journal")
+
+
+def back_up(directory: Path, target: Path) -> Inspection:
+    """Copies the database of a data directory to a new file, as it is at one moment; a service may be using it.
+
+    Raises BackupError if there is no database, it is damaged or lacks acknowledged writes, or the file exists.
+    """
+    source = directory / DATABASE_NAME
+    if not source.is_file():
+        raise BackupError(f"There is no gallery in {directory}.")
+    with new_file(target) as partial:
+        try:
+            with closing(connect(source, read_only=True)) as connection:
+                refuse_loss(directory, lambda: queries.read_position(connection))
+                with closing(connect(partial)) as copy:
+                    connection.backup(copy)
+            return _verified(partial)[0]
+        except sqlite3.Error as error:
+            raise BackupError(f"The gallery in {directory} cannot be copied: {error}.") from error
+        finally:
+            _remove(partial, *_BESIDE)
+
+
+def _remove(path: Path, *endings: str) -> None:
+    for ending in endings:
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+def _verified(path: Path) -> tuple[Inspection, Position]:
+    """Looks through a copy, brings it to the present schema and makes it a single file.
+
+    Raises BackupError, GalleryUnavailable for one of a newer release, sqlite3.Error.
+    """
+    with closing(connect(path)) as copy:
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("PRAGMA synchronous = FULL")
+        copy.execute("PRAGMA secure_delete = ON")
+        if not copy.execute("PRAGMA user_version").fetchone()[0]:
+            raise BackupError(f"{path} holds no gallery.")
+        migrate(copy, shipped_scripts())
+        found = inspect(copy, thorough=False)
+        if found.problems:
+            raise BackupError(f"The copy is not sound, so it is not kept. {' '.join(found.problems[:5])}")
+        return found, queries.read_position(copy)
+
+
+def restore(backup: Path, directory: Path, *, replace: bool, now: datetime) -> Path | None:
+    """Puts a backup in a data directory that no service uses; returns where the files from before are kept.
+
+    An existing gallery is refused unless ``replace``; its files are then kept in a folder beside it. Raises BackupError
+    if the backup is damaged, GalleryInUse, GalleryUnavailable.
+    """
+    lock = DirectoryLock(directory)
+    incoming = directory / _INCOMING
+    try:
+        held = [path for name in ("", *_BESIDE) if (path := directory / f"{DATABASE_NAME}{name}").exists()]
+        if (held or (directory / SEQUENCE_NAME).exists()) and not replace:
+            raise BackupError(
+                f"{directory} holds a gallery; --replace puts the backup in its place and keeps it aside."
+            )
+        _copy(backup, incoming)
+        _, position = _verified(incoming)
+        sync(incoming)
+        aside = _set_aside(directory, held, now) if held else None
+        # Until the new position is written, the old one keeps a half-done restoration from being taken for a gallery.
+        incoming.rename(directory / DATABASE_NAME)
+        sync(directory)
+        _verified(directory / DATABASE_NAME)
+        with closing(SequenceFile(directory)) as file:
+            file.note(position)
+            file.sync()
+        return aside
+    except (OSError, sqlite3.Error) as error:
+        raise BackupError(f"{backup} cannot be restored: {error}.") from error
+    finally:
+        _remove(incoming, "", *_BESIDE)
+        lock.release()
+
+
+def _copy(backup: Path, incoming: Path) -> None:
+    log = backup.with_name(f"{backup.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise BackupError(
+            f"Beside {backup} lies a log, so it is not a backup but a database in use. Make a backup of it first."
+        )
+    _remove(incoming, "", *_BESIDE)
+    descriptor = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with backup.open("rb") as source, os.fdopen(descriptor, "wb") as target:
+        shutil.copyfileobj(source, target, 1024 * 1024)
+
+
+def _set_aside(directory: Path, held: list[Path], now: datetime) -> Path:
+    aside = directory / f"replaced-{now:%Y%m%dT%H%M%S%fZ}"
+    aside.mkdir(mode=0o700)
+    sequence = directory / SEQUENCE_NAME
+    if sequence.exists():
+        shutil.copy2(sequence, aside)
+    for path in held:
+        path.rename(aside / path.name)
+    sync(aside)
+    return aside
