@@ -97,7 +97,7 @@ class DecryptingReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        while not self._ready and self._next:
+        while not self._ready and (self._next or self._first):
             self._ready = self._decrypted()
         part = self._ready[: len(buffer)]
         buffer[: len(part)] = part

@@ -61,7 +61,7 @@ def read_position(directory: Path) -> Position | None:
         return None
     except OSError as error:
         raise GalleryUnavailable(f"{path} cannot be read: {error.strerror}.") from error
-    text, _, checksum = content.strip().rpartition(" ")
+    text, _, checksum = content.partition("\n")[0].rpartition(" ")
     match text.split(" "):
         case ["tessera", "1", database, sequence] if checksum == f"{zlib.crc32(text.encode()):08x}":
             return Position(database, int(sequence))

@@ -35,6 +35,26 @@ def test_a_collection_created_anew_is_empty(enroll: Enroll, client: TestClient, 
         ok(client.delete("/collections/staff?force=true"))
 
 
+@pytest.mark.parametrize("collection", ["staff", "default"])
+def test_a_collection_with_subjects_is_erased_only_by_force(
+    enroll: Enroll, client: TestClient, ada: bytes, collection: str
+) -> None:
+    ok(client.post("/collections", json={"id": "staff"}), 201)
+    enroll(ada, subject_id="a", collection=collection)
+    for query in ("", "?force=false"):
+        answer = problem(client.delete(f"/collections/{collection}{query}"), 409, "collection_not_empty")
+        assert "force=true" in answer["detail"]
+        assert answer["subjects"] == 1
+    assert counts(client)[collection] == (1, 1)
+    invalid_field(client.delete(f"/collections/{collection}?force=perhaps"), "force")
+    assert ok(client.delete(f"/collections/{collection}?force=true")) == {"templates": 1}
+
+
+def test_an_empty_collection_needs_no_force(client: TestClient) -> None:
+    ok(client.post("/collections", json={"id": "staff"}), 201)
+    assert ok(client.delete("/collections/staff")) == {"templates": 0}
+
+
 def test_an_id_is_given_once(client: TestClient) -> None:
     ok(client.post("/collections", json={"id": "staff"}), 201)
     problem(client.post("/collections", json={"id": "staff"}), 409, "collection_exists")
