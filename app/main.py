@@ -29,6 +29,7 @@ from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_we
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, WorkLimits, YunetDetector
 from app.gallery import SqliteGallery
+from app.gallery.sqlite.vault import FileKeyWrapper, Vault, load_wrapper
 from app.openvino import available_cores
 from app.recognition.collections import CollectionService
 from app.recognition.criteria import Criteria
@@ -67,7 +68,19 @@ def load_encoder_files(settings: Settings) -> EncoderFiles:
 
 def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> SqliteGallery:
     """The gallery of the data directory. Raises GalleryError."""
-    return SqliteGallery(settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding)
+    return SqliteGallery(
+        settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, keys=open_vault(settings)
+    )
+
+
+def open_vault(settings: Settings) -> Vault | None:
+    """The keys of encrypted templates; None if they are not encrypted. Raises GalleryError."""
+    chosen = settings.gallery
+    if chosen.key_wrapper is not None:
+        return Vault(chosen.data_dir, load_wrapper(chosen.key_wrapper))
+    if chosen.master_key_file is not None:
+        return Vault(chosen.data_dir, FileKeyWrapper(chosen.master_key_file))
+    return None
 
 
 def build_encoder(settings: Settings, weights: EncoderWeights) -> EncoderRuntime:

@@ -156,6 +156,16 @@ class GallerySettings(_Section):
     """Where templates are kept."""
 
     data_dir: Path = Field(default=Path("data"), description="folder of the database; one process at a time")
+    master_key_file: Path | None = Field(
+        default=None,
+        description="file with a master key, 64 hexadecimal digits: templates are encrypted at rest; keep it elsewhere",
+    )
+    key_wrapper: str | None = Field(
+        default=None,
+        pattern=r"^[\w.]+:\w+$",
+        description="instead of such a file, package.module:function of your own that returns a key wrapper, such as "
+        "one that asks a key management service",
+    )
     report_duplicates: bool = Field(
         default=True, description="on enrolment, look for the same face under another subject"
     )
@@ -218,6 +228,8 @@ class Settings(BaseSettings):
             raise ValueError("faces.max_image_bytes is above server.max_body_bytes: no such photograph could arrive")
         if self.server.max_body_bytes > self.server.max_bytes_in_flight:
             raise ValueError("server.max_body_bytes is above server.max_bytes_in_flight: no such body could be held")
+        if self.gallery.master_key_file is not None and self.gallery.key_wrapper is not None:
+            raise ValueError("gallery.master_key_file and gallery.key_wrapper exclude each other")
         if (self.server.tls_certificate is None) != (self.server.tls_key is None):
             raise ValueError("server.tls_certificate and server.tls_key go together")
         if self.faces.max_image_pixels > self.faces.max_request_pixels:

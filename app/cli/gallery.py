@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import typer
 from app.api.schemas import AuditReportOut
 from app.audits.page import audit_page
 from app.audits.report import audit
-from app.cli.options import DataDirOption, load_settings, refusing
+from app.cli.options import DataDirOption, load_settings, refuse, refusing
 from app.encoding import load_weights
 from app.gallery import DEFAULT_COLLECTION
 from app.gallery.encryption import read_passphrase
@@ -21,13 +22,27 @@ from app.gallery.files import new_file
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.inspection import accept_loss, inspect_directory
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
+from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import export_reader, export_writer, read_export, write_export
-from app.main import load_encoder_files, open_gallery
+from app.main import load_encoder_files, open_gallery, open_vault
+from app.settings import Settings
 
 FileArgument = Annotated[Path, typer.Argument(help="the file")]
 PassphraseOption = Annotated[
     Path | None, typer.Option("--passphrase-file", help="file with the passphrase that encrypts the export")
 ]
+
+
+@contextmanager
+def opened_vault(settings: Settings) -> Iterator[Vault | None]:
+    """The keys of encrypted templates, for one command."""
+    keys = open_vault(settings)
+    try:
+        yield keys
+    finally:
+        if keys is not None:
+            keys.close()
+
 
 commands = typer.Typer(help="Maintains what is enrolled.", no_args_is_help=True)
 
@@ -62,7 +77,9 @@ def audit_gallery(
 def back_up_gallery(file: FileArgument, data_dir: DataDirOption = None) -> None:
     """Copies the gallery to a new file and verifies the copy; the service may be running."""
     with refusing():
-        found = back_up(load_settings(data_dir=data_dir).gallery.data_dir, file)
+        settings = load_settings(data_dir=data_dir)
+        with opened_vault(settings) as keys:
+            found = back_up(settings.gallery.data_dir, file, keys)
     typer.echo(f"{file}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
 
 
@@ -76,8 +93,10 @@ def restore_gallery(
 ) -> None:
     """Puts a backup in the data directory after verifying it; the service must not be running."""
     with refusing():
-        directory = load_settings(data_dir=data_dir).gallery.data_dir
-        aside = restore(file, directory, replace=replace, now=datetime.now(UTC))
+        settings = load_settings(data_dir=data_dir)
+        directory = settings.gallery.data_dir
+        with opened_vault(settings) as keys:
+            aside = restore(file, directory, replace=replace, now=datetime.now(UTC), keys=keys)
     typer.echo(f"{file} is restored in {directory}")
     if aside is not None:
         typer.echo(f"the files from before are in {aside}; delete them when they are not needed any more")
@@ -89,10 +108,11 @@ def export_gallery(
 ) -> None:
     """Writes everyone who is enrolled as lines of JSON, gzipped if the name ends in .gz; the service may be running."""
     with refusing():
-        directory = load_settings(data_dir=data_dir).gallery.data_dir
+        settings = load_settings(data_dir=data_dir)
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
         with (
-            exporting(directory) as (encoder, records),
+            opened_vault(settings) as keys,
+            exporting(settings.gallery.data_dir, keys) as (encoder, records),
             new_file(file) as partial,
             export_writer(partial, passphrase, compressed=file.suffix == ".gz") as stream,
         ):
@@ -114,10 +134,9 @@ def import_gallery(
         settings = load_settings(data_dir=data_dir)
         encoder = load_weights(settings.encoding.directory).sha256
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
-        with export_reader(file, passphrase) as stream:
-            changed = import_records(
-                settings.gallery.data_dir, encoder, read_export(stream, encoder), on_conflict, datetime.now(UTC)
-            )
+        with export_reader(file, passphrase) as stream, opened_vault(settings) as keys:
+            records = read_export(stream, encoder)
+            changed = import_records(settings.gallery.data_dir, encoder, records, on_conflict, datetime.now(UTC), keys)
     typer.echo(f"{changed} subjects imported into {settings.gallery.data_dir}")
 
 
@@ -131,14 +150,31 @@ def check_gallery(
 ) -> None:
     """Looks for damage and loss and says what to do; exit code 1 if there is any. The service may be running."""
     with refusing():
-        directory = load_settings(data_dir=data_dir).gallery.data_dir
+        settings = load_settings(data_dir=data_dir)
+        directory = settings.gallery.data_dir
         if accept_loss_:
             accept_loss(directory)
             typer.echo(f"what is in {directory} is accepted as it is")
             return
-        found = inspect_directory(directory)
+        with opened_vault(settings) as keys:
+            found = inspect_directory(directory, keys)
     typer.echo(f"{directory}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
     for problem in found.problems:
         typer.secho(f"- {problem}", fg="red")
     if found.problems:
         raise typer.Exit(code=1)
+
+
+@commands.command("rotate-key")
+def rotate_key(data_dir: DataDirOption = None) -> None:
+    """Wraps the keys of all templates anew, by the first key of the master key file; the service may be running.
+
+    Put the new master key before the old one in the file, run this, then remove the old one.
+    """
+    with refusing():
+        settings = load_settings(data_dir=data_dir)
+        with opened_vault(settings) as keys:
+            if keys is None:
+                raise refuse("templates are not encrypted: no master key is set")
+            count = keys.rotate()
+    typer.echo(f"the keys of {count} templates are wrapped by a new root key under the current master key")

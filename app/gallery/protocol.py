@@ -111,6 +111,12 @@ class EncoderMismatch(GalleryError):
     code = "encoder_mismatch"
 
 
+class EncryptionKeyMissing(GalleryError):
+    """The templates are encrypted, and the master key is missing or another one."""
+
+    code = "encryption_key_missing"
+
+
 class GalleryUnavailable(GalleryError):
     """The store does not respond or is damaged."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -17,12 +18,15 @@ from app.gallery.sqlite.inspection import Inspection, inspect
 from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.migration import migrate, shipped_scripts
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile, refuse_loss
+from app.gallery.sqlite.templates import erase_unreadable
+from app.gallery.sqlite.vault import Vault
 
+_LOGGER = logging.getLogger("tessera")
 _INCOMING = "gallery.restoring"
 _BESIDE = ("-wal", "-shm", "-journal")
 
 
-def back_up(directory: Path, target: Path) -> Inspection:
+def back_up(directory: Path, target: Path, keys: Vault | None = None) -> Inspection:
     """Copies the database of a data directory to a new file, as it is at one moment; a service may be using it.
 
     Raises BackupError if there is no database, it is damaged or lacks acknowledged writes, or the file exists.
@@ -36,7 +40,7 @@ def back_up(directory: Path, target: Path) -> Inspection:
                 refuse_loss(directory, lambda: queries.read_position(connection))
                 with closing(connect(partial)) as copy:
                     connection.backup(copy)
-            return _verified(partial)[0]
+            return _verified(partial, keys)[0]
         except sqlite3.Error as error:
             raise BackupError(f"The gallery in {directory} cannot be copied: {error}.") from error
         finally:
@@ -48,28 +52,31 @@ def _remove(path: Path, *endings: str) -> None:
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-def _verified(path: Path) -> tuple[Inspection, Position]:
+def _verified(path: Path, keys: Vault | None, *, restoring: bool = False) -> tuple[Inspection, Position]:
     """Looks through a copy, brings it to the present schema and makes it a single file.
 
     Raises BackupError, GalleryUnavailable for one of a newer release, sqlite3.Error.
     """
-    with closing(connect(path)) as copy:
+    with closing(connect(path, keys=keys)) as copy:
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("PRAGMA synchronous = FULL")
         copy.execute("PRAGMA secure_delete = ON")
         if not copy.execute("PRAGMA user_version").fetchone()[0]:
             raise BackupError(f"{path} holds no gallery.")
         migrate(copy, shipped_scripts())
-        found = inspect(copy, thorough=False)
+        if restoring and keys is not None and (erased := erase_unreadable(copy, keys)):
+            _LOGGER.warning("%d templates were erased after this backup was made, and stay erased.", erased)
+        found = inspect(copy, thorough=False, keys=keys)
         if found.problems:
             raise BackupError(f"The copy is not sound, so it is not kept. {' '.join(found.problems[:5])}")
         return found, queries.read_position(copy)
 
 
-def restore(backup: Path, directory: Path, *, replace: bool, now: datetime) -> Path | None:
+def restore(backup: Path, directory: Path, *, replace: bool, now: datetime, keys: Vault | None = None) -> Path | None:
     """Puts a backup in a data directory that no service uses; returns where the files from before are kept.
 
-    An existing gallery is refused unless ``replace``; its files are then kept in a folder beside it. Raises BackupError
+    Encrypted templates whose ``keys`` were destroyed since are left out. An existing gallery is refused unless
+    ``replace``; its files are then kept in a folder beside it. Raises BackupError
     if the backup is damaged, GalleryInUse, GalleryUnavailable.
     """
     lock = DirectoryLock(directory)
@@ -81,13 +88,13 @@ def restore(backup: Path, directory: Path, *, replace: bool, now: datetime) -> P
                 f"{directory} holds a gallery; --replace puts the backup in its place and keeps it aside."
             )
         _copy(backup, incoming)
-        _, position = _verified(incoming)
+        _, position = _verified(incoming, keys, restoring=True)
         sync(incoming)
         aside = _set_aside(directory, held, now) if held else None
         # Until the new position is written, the old one keeps a half-done restoration from being taken for a gallery.
         incoming.rename(directory / DATABASE_NAME)
         sync(directory)
-        _verified(directory / DATABASE_NAME)
+        _verified(directory / DATABASE_NAME, keys)
         with closing(SequenceFile(directory)) as file:
             file.note(position)
             file.sync()

@@ -11,13 +11,14 @@ from pathlib import Path
 from threading import Condition, Lock
 
 from app.gallery.protocol import DiskFull, GalleryUnavailable
-from app.gallery.sqlite import queries
+from app.gallery.sqlite import queries, vault
 from app.gallery.sqlite.locks import LOCK_NAME
 from app.gallery.sqlite.migration import migrate, shipped_scripts
 from app.gallery.sqlite.presence import OpenFiles
 from app.gallery.sqlite.reserve import Reserve
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile, refuse_loss
 from app.gallery.sqlite.upkeep import Upkeep
+from app.gallery.sqlite.vault import Vault
 
 _LOGGER = logging.getLogger("tessera")
 
@@ -47,8 +48,11 @@ def answering() -> Iterator[None]:
         raise GalleryUnavailable(f"{message} Check the disk (space, rights, health) it lies on.") from error
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection in autocommit mode to a database that exists. Raises sqlite3.Error."""
+def connect(path: Path, *, read_only: bool = False, keys: Vault | None = None) -> sqlite3.Connection:
+    """A connection in autocommit mode to a database that exists. Raises sqlite3.Error.
+
+    ``keys`` open encrypted templates; without them, such templates count as damaged.
+    """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -59,6 +63,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     # A damaged letter must not keep the rest of the row from being read and named.
     connection.text_factory = _text
     connection.execute("PRAGMA foreign_keys = ON")
+    vault.install(connection, keys)
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     return connection
@@ -79,8 +84,9 @@ class Database:
     acknowledged writes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._directory = path, path.parent
+    def __init__(self, path: Path, keys: Vault | None = None) -> None:
+        self._path, self._directory, self._keys = path, path.parent, keys
+        self._erased: list[bytes] = []
         self._write_lock = Lock()
         self._pool_changed = Condition()
         self._idle: list[sqlite3.Connection] = []
@@ -106,7 +112,7 @@ class Database:
             refuse_loss(self._directory, None)
             # SQLite gives its log the permissions of the database file.
             self._path.touch(mode=0o600)
-        self._writer = connect(self._path)
+        self._writer = connect(self._path, keys=self._keys)
         opened.callback(self._writer.close)
         self._prepare()
         self._position = queries.read_position(self._writer)
@@ -140,6 +146,9 @@ class Database:
         if self._writer.execute("PRAGMA user_version").fetchone()[0] == 0:
             refuse_loss(self._directory, None)
         migrate(self._writer, shipped_scripts())
+        vault.require_vault(self._writer, self._keys)
+        if self._keys is not None:
+            vault.watch_erasures(self._writer, self._erased.append)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -177,6 +186,7 @@ class Database:
                     yield self._writer
                 finally:
                     self._writer.rollback()
+                    self._erased.clear()
                     self._empty_log()
         finally:
             self._write_lock.release()
@@ -197,7 +207,17 @@ class Database:
             self._sequence_file.note(self._position)
         except OSError:
             _LOGGER.warning("The write %d could not be noted beside the database.", self._position.sequence)
+        self._destroy_keys()
         self._upkeep.written()
+
+    def _destroy_keys(self) -> None:
+        """Makes what backups hold of the templates that were just erased unreadable."""
+        if self._keys is None or not self._erased:
+            return
+        try:
+            self._keys.forget(self._erased)
+        except GalleryUnavailable as error:
+            _LOGGER.warning("%s The keys of erased templates are destroyed at the next start.", error.message)
 
     def release_reserve(self) -> bool:
         """Frees the space kept for erasing; whether there was any."""
@@ -256,7 +276,7 @@ class Database:
             if self._idle:
                 return self._idle.pop()
         try:
-            return connect(self._path, read_only=True)
+            return connect(self._path, read_only=True, keys=self._keys)
         except BaseException:
             self._returned(None)
             raise

@@ -44,9 +44,12 @@ from app.gallery.sqlite.templates import (
     read_templates,
     read_vectors,
     renew_crowding,
+    seal_templates,
+    seals,
     subject_keys,
 )
 from app.gallery.sqlite.values import dump_metadata, load_metadata
+from app.gallery.sqlite.vault import Vault
 
 _NO_KEYS: Keys = np.empty(0, dtype=np.int64)
 _MOST_NAMED = 5
@@ -80,12 +83,14 @@ class SqliteGallery:
         directory: the data directory; created with access for its owner only if it is missing.
         encoder_digest: identifies the encoder that makes the embeddings.
         crowding: computes the crowding of embeddings; values stored with another cohort are recomputed.
+        keys: encrypt templates at rest; closed with the gallery. Templates from before are encrypted on opening.
         clock: returns the current time in UTC.
 
     Raises:
         GalleryInUse: the directory is already open, in another process or in this one.
         EncoderMismatch: it holds templates of another encoder.
         GalleryUnavailable: it cannot be written, or its database is damaged or of a newer release.
+        EncryptionKeyMissing: its templates are encrypted, and no ``keys`` are given.
     """
 
     def __init__(
@@ -94,16 +99,19 @@ class SqliteGallery:
         *,
         encoder_digest: str,
         crowding: Crowding = NoCrowding(),  # noqa: B008
+        keys: Vault | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
-        self._clock, self._crowding = clock, crowding
+        self._clock, self._crowding, self._keys = clock, crowding, keys
         self._indexes: dict[str, CollectionIndex] = {}
         self._damaged: dict[int, Damage] = {}
         with ExitStack() as opened:
+            if keys is not None:
+                opened.callback(keys.close)
             opened.callback(DirectoryLock(directory).release)
-            self._database = Database(directory / DATABASE_NAME)
+            self._database = Database(directory / DATABASE_NAME, keys)
             opened.callback(self._database.close)
             self._encoder = self._open(directory, encoder_digest)
             self._opened = opened.pop_all()
@@ -112,6 +120,10 @@ class SqliteGallery:
         with self._database.writing() as connection:
             now = self._clock()
             encoder = queries.bind_encoder(connection, directory, encoder_digest)
+            if self._keys is not None:
+                if seal_templates(connection, self._keys):
+                    self._database.expect_erasure()
+                self._keys.forget_all_but(seals(connection))
             bind_cohort(connection, self._crowding)
             receipts.delete_old_receipts(connection, now)
             if DEFAULT_COLLECTION not in queries.collection_ids(connection):
@@ -241,7 +253,7 @@ class SqliteGallery:
             if receipt is not None and receipts.find_receipt(connection, receipt.key, now):
                 raise ReceiptExists("Another request has been answered under this idempotency key.")
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
-            insert_templates(connection, subject, templates, self._encoder, now)
+            insert_templates(connection, subject, templates, self._encoder, now, self._keys)
             added = renew_crowding(connection, subject, self._crowding)
             enrolled = queries.read_subject(connection, collection, subject_id)
             if receipt is not None:

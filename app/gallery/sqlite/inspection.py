@@ -17,6 +17,7 @@ from app.gallery.sqlite.migration import shipped_scripts
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, SequenceFile, refuse_loss
 from app.gallery.sqlite.templates import damaged_subjects
 from app.gallery.sqlite.values import load_timestamp
+from app.gallery.sqlite.vault import Vault, require_vault
 
 _MOST_LISTED = 100
 _RESTORE = "Restore a backup (`tessera gallery restore`)."
@@ -32,14 +33,14 @@ class Inspection:
     problems: tuple[str, ...]
 
 
-def inspect(connection: sqlite3.Connection, *, thorough: bool = True) -> Inspection:
+def inspect(connection: sqlite3.Connection, *, thorough: bool = True, keys: Vault | None = None) -> Inspection:
     """Looks through the database in one snapshot; ``thorough`` compares its indexes with its tables, too.
 
-    Raises sqlite3.Error if it does not answer at all.
+    ``keys``: those of the connection. Raises sqlite3.Error if it does not answer at all, EncryptionKeyMissing.
     """
     connection.execute("BEGIN")
     try:
-        problems = list(islice(_problems(connection, thorough=thorough), _MOST_LISTED))
+        problems = list(islice(_problems(connection, thorough=thorough, keys=keys), _MOST_LISTED))
         collections, subjects, templates = (
             connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]  # noqa: S608
             for table in ("collections", "subjects", "templates")
@@ -49,7 +50,7 @@ def inspect(connection: sqlite3.Connection, *, thorough: bool = True) -> Inspect
         connection.rollback()
 
 
-def _problems(connection: sqlite3.Connection, *, thorough: bool) -> Iterator[str]:
+def _problems(connection: sqlite3.Connection, *, thorough: bool, keys: Vault | None) -> Iterator[str]:
     pragma = "integrity_check" if thorough else "quick_check"
     for (line,) in connection.execute(f"PRAGMA {pragma}(10)"):
         if line != "ok":
@@ -61,6 +62,7 @@ def _problems(connection: sqlite3.Connection, *, thorough: bool) -> Iterator[str
             "older one up, or use the release that wrote a newer one."
         )
         return
+    require_vault(connection, keys)
     for table, key, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         yield f"Row {key} of {table} refers to a row of {parent} that is not there. {_RESTORE}"
     for damage in damaged_subjects(connection):
@@ -93,15 +95,15 @@ def _bad_times(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"{kind} {id_!r} has a damaged time: {error} Erase it or restore a backup."
 
 
-def inspect_directory(directory: Path) -> Inspection:
+def inspect_directory(directory: Path, keys: Vault | None = None) -> Inspection:
     """Looks through the database of a data directory; a service may be using it. Raises GalleryUnavailable."""
     path = directory / DATABASE_NAME
     if not path.is_file():
         refuse_loss(directory, None)
         raise GalleryUnavailable(f"There is no gallery in {directory}.")
-    with answering(), closing(connect(path, read_only=True)) as connection:
+    with answering(), closing(connect(path, read_only=True, keys=keys)) as connection:
         lost = _lost_writes(connection, directory)
-        found = inspect(connection)
+        found = inspect(connection, keys=keys)
         return Inspection(found.collections, found.subjects, found.templates, (*lost, *found.problems))
 
 

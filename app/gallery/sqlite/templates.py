@@ -25,6 +25,7 @@ from app.gallery.sqlite.digests import matches, template_digest
 from app.gallery.sqlite.index import Batch, Keys
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
 from app.gallery.sqlite.values import load_metadata, timestamp
+from app.gallery.sqlite.vault import Vault
 
 _LOAD_BATCH = 8192
 _LOGGER = logging.getLogger("tessera")
@@ -46,7 +47,8 @@ class _Row(NamedTuple):
     encoder: str
 
 
-_COLUMNS = "t.key, t.id, t.embedding, t.norm, t.digest, s.key, s.id, s.metadata, s.crowding, c.id, e.digest"
+_EMBEDDING = "CASE WHEN t.seal IS NULL THEN t.embedding ELSE opened(t.embedding, t.seal, t.id) END"
+_COLUMNS = f"t.key, t.id, {_EMBEDDING}, t.norm, t.digest, s.key, s.id, s.metadata, s.crowding, c.id, e.digest"
 # Not inner joins: a damaged reference must not hide a template.
 _OWNERS = "LEFT JOIN collections c ON c.key = s.collection LEFT JOIN encoders e ON e.key = t.encoder"
 _ROWS = f"SELECT {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {_OWNERS}"  # noqa: S608
@@ -119,9 +121,14 @@ def _by_subject(cursor: Iterable[Sequence[Any]]) -> Iterator[list[_Row]]:
 
 
 def insert_templates(
-    connection: sqlite3.Connection, subject: int, templates: Sequence[NewTemplate], encoder: int, now: datetime
+    connection: sqlite3.Connection,
+    subject: int,
+    templates: Sequence[NewTemplate],
+    encoder: int,
+    now: datetime,
+    keys: Vault | None = None,
 ) -> None:
-    """Stores new templates of a subject; ValueError when an id is taken."""
+    """Stores new templates of a subject, encrypted if there are ``keys``; ValueError when an id is taken."""
     collection, collection_id, subject_id, digest = connection.execute(
         """
         SELECT c.key, c.id, s.id, e.digest FROM subjects s JOIN collections c ON c.key = s.collection, encoders e
@@ -129,19 +136,61 @@ def insert_templates(
         """,
         (subject, encoder),
     ).fetchone()
-    for template in templates:
-        embedding, norm = template.embedding.astype("<f4", copy=False).tobytes(), float(template.norm)
+    _refuse_taken(connection, [template.id for template in templates])
+    embeddings = {t.id: t.embedding.astype("<f4", copy=False).tobytes() for t in templates}
+    stored = keys.seal(embeddings) if keys is not None else [(embedding, None) for embedding in embeddings.values()]
+    for template, (kept, seal) in zip(templates, stored, strict=True):
+        embedding, norm = embeddings[template.id], float(template.norm)
         check = template_digest(template.id, subject_id, collection_id, digest, embedding, norm)
-        try:
-            connection.execute(
-                """
-                INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, norm, digest)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-                """,
-                (template.id, collection, subject, encoder, embedding, timestamp(now), norm, check),
-            )
-        except sqlite3.IntegrityError as error:
-            raise ValueError(f"The template id {template.id!r} is empty or taken.") from error
+        connection.execute(
+            """
+            INSERT INTO templates (id, collection, subject, encoder, embedding, created_at, norm, digest, seal)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """,
+            (template.id, collection, subject, encoder, kept, timestamp(now), norm, check, seal),
+        )
+
+
+def _refuse_taken(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """Before anything is encrypted: the key of a template that is there must not be replaced."""
+    query = "SELECT id FROM templates WHERE id IN (SELECT value FROM json_each(?))"
+    taken = [id_ for (id_,) in connection.execute(query, (json.dumps(ids),))]
+    taken += [id_ for number, id_ in enumerate(ids) if not id_ or id_ in ids[:number]]
+    if taken:
+        raise ValueError(f"The template id {taken[0]!r} is empty or taken.")
+
+
+def seal_templates(connection: sqlite3.Connection, keys: Vault) -> int:
+    """Encrypts all templates that are not yet; returns how many."""
+    count, query = 0, "SELECT key, id, embedding FROM templates WHERE seal IS NULL ORDER BY key LIMIT ?"
+    while rows := connection.execute(query, (_LOAD_BATCH,)).fetchall():
+        sealed = keys.seal({id_: embedding for _, id_, embedding in rows})
+        connection.executemany(
+            "UPDATE templates SET embedding = ?, seal = ? WHERE key = ?",
+            [(*pair, key) for (key, _, _), pair in zip(rows, sealed, strict=True)],
+        )
+        count += len(rows)
+    return count
+
+
+def erase_unreadable(connection: sqlite3.Connection, keys: Vault) -> int:
+    """Erases encrypted templates whose keys were destroyed, as in an older copy, and subjects without any other.
+
+    Returns how many templates were erased.
+    """
+    lost = keys.lost(seals(connection))
+    connection.executemany("DELETE FROM templates WHERE seal = ? AND seal IS NOT NULL", [(seal,) for seal in lost])
+    connection.execute(
+        "DELETE FROM subjects WHERE NOT EXISTS (SELECT 1 FROM templates t WHERE t.subject = subjects.key)"
+    )
+    connection.execute("UPDATE subjects SET crowding = NULL")
+    return len(lost)
+
+
+def seals(connection: sqlite3.Connection) -> Iterator[bytes]:
+    """The seals of all encrypted templates, in order."""
+    for (seal,) in connection.execute("SELECT seal FROM templates WHERE seal IS NOT NULL ORDER BY seal"):
+        yield seal
 
 
 def renew_crowding(

@@ -18,6 +18,7 @@ from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.sequence import refuse_loss
 from app.gallery.sqlite.templates import all_templates, insert_templates
 from app.gallery.sqlite.values import dump_metadata
+from app.gallery.sqlite.vault import Vault, require_vault
 from app.gallery.transfer import CollectionLine, Record, SubjectLine, TemplateItem
 
 _PAGE = 256
@@ -33,7 +34,7 @@ class OnImportConflict(StrEnum):
 
 
 @contextmanager
-def exporting(directory: Path) -> Iterator[tuple[str, Iterator[Record]]]:
+def exporting(directory: Path, keys: Vault | None = None) -> Iterator[tuple[str, Iterator[Record]]]:
     """The encoder's digest and the records of a data directory, as they are at one moment; a service may be using it.
 
     Raises BackupError, GalleryUnavailable; the records raise TemplateDamaged and SubjectDamaged.
@@ -41,7 +42,8 @@ def exporting(directory: Path) -> Iterator[tuple[str, Iterator[Record]]]:
     path = directory / DATABASE_NAME
     if not path.is_file():
         raise BackupError(f"There is no gallery in {directory}.")
-    with answering(), closing(connect(path, read_only=True)) as connection:
+    with answering(), closing(connect(path, read_only=True, keys=keys)) as connection:
+        require_vault(connection, keys)
         refuse_loss(directory, lambda: queries.read_position(connection))
         connection.execute("BEGIN")
         yield queries.stored_encoder(connection), _records(connection)
@@ -81,7 +83,12 @@ def _item(template: NewTemplate, created_at: str) -> TemplateItem:
 
 
 def import_records(
-    directory: Path, encoder_digest: str, records: Iterable[Record], on_conflict: OnImportConflict, now: datetime
+    directory: Path,
+    encoder_digest: str,
+    records: Iterable[Record],
+    on_conflict: OnImportConflict,
+    now: datetime,
+    keys: Vault | None = None,
 ) -> int:
     """Stores all records in one transaction, or none; returns how many subjects were stored or changed.
 
@@ -91,11 +98,11 @@ def import_records(
     """
     lock = DirectoryLock(directory)
     try:
-        with closing(Database(directory / DATABASE_NAME)) as database, database.writing() as connection:
+        with closing(Database(directory / DATABASE_NAME, keys)) as database, database.writing() as connection:
             encoder = queries.bind_encoder(connection, directory, encoder_digest)
             if on_conflict is OnImportConflict.REPLACE:
                 database.expect_erasure()
-            importing = _Import(connection, encoder, on_conflict, now)
+            importing = _Import(connection, encoder, on_conflict, now, keys)
             for record in records:
                 importing.take(record)
             database.commit()
@@ -108,9 +115,15 @@ class _Import:
     """Stores records inside one transaction."""
 
     def __init__(
-        self, connection: sqlite3.Connection, encoder: int, on_conflict: OnImportConflict, now: datetime
+        self,
+        connection: sqlite3.Connection,
+        encoder: int,
+        on_conflict: OnImportConflict,
+        now: datetime,
+        keys: Vault | None,
     ) -> None:
         self._connection, self._encoder, self._on_conflict, self._now = connection, encoder, on_conflict, now
+        self._keys = keys
         self.changed = 0
 
     def take(self, record: Record) -> None:
@@ -154,7 +167,7 @@ class _Import:
                 continue
             template = NewTemplate(item.id, item.vector(), item.norm)
             try:
-                insert_templates(self._connection, subject, [template], self._encoder, item.created_at)
+                insert_templates(self._connection, subject, [template], self._encoder, item.created_at, self._keys)
             except ValueError as error:
                 raise BackupError(
                     f"Template {item.id!r} of subject {record.id!r} is stored already under another subject. Nothing "

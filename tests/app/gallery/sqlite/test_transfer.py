@@ -109,9 +109,9 @@ def test_a_damaged_gzip_is_refused_whole(tmp_path: Path, exported: Path) -> None
     packed = bytearray(gzip.compress(exported.read_bytes()))
     packed[len(packed) // 2] ^= 1
     exported.write_bytes(packed)
-    assert_refused(exported, tmp_path / "other", "damaged|cut off")
+    assert_refused(exported, tmp_path / "other", "damaged|cut off|embedding")
     exported.write_bytes(packed[: len(packed) // 2])
-    assert_refused(exported, tmp_path / "other", "damaged|cut off")
+    assert_refused(exported, tmp_path / "other", "damaged|cut off|embedding")
 
 
 def test_vectors_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,308 @@
+"""Encryption of templates at rest: a data key for every template, in a database of its own.
+
+A data key is wrapped by a root key, and the root key by a master key that lies elsewhere. Erasing a template destroys
+its data key, and with it what backups of the gallery still hold of the template: so the database of keys does not
+belong into those backups. Searches work on decrypted vectors in memory.
+
+All encryption is AES-256-GCM from the ``cryptography`` package, with random nonces of 96 bits: one for each key and
+template, far below the 2**32 uses of one key that NIST SP 800-38D allows (section 8.3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from app.gallery.protocol import EncryptionKeyMissing, GalleryUnavailable
+
+VAULT_NAME = "template-keys.sqlite3"
+_ID, _NONCE, _TAG, _KEY = 16, 12, 16, 32
+_WAIT_S = 2.0
+_SCHEMA = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS roots (
+    key        INTEGER PRIMARY KEY AUTOINCREMENT,
+    master_key TEXT NOT NULL,
+    wrapped    BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS keys (
+    id      BLOB PRIMARY KEY,
+    root    INTEGER NOT NULL REFERENCES roots (key),
+    wrapped BLOB NOT NULL
+) WITHOUT ROWID;
+COMMIT;
+"""
+
+
+class KeyWrapper(Protocol):
+    """Wraps a root key: a master key in a file, or a key management service.
+
+    ``key_id`` names the master key that ``wrap`` uses. ``unwrap`` raises KeyError for a master key it does not have,
+    ValueError for what it did not wrap.
+    """
+
+    @property
+    def key_id(self) -> str: ...
+
+    def wrap(self, key: bytes) -> bytes: ...
+
+    def unwrap(self, wrapped: bytes, key_id: str) -> bytes: ...
+
+
+class FileKeyWrapper:
+    """Master keys in a file: 64 hexadecimal digits a line, the first one in use, the others until it is rotated.
+
+    The file is read anew every time, so that a rotation needs no restart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys()
+
+    @property
+    def key_id(self) -> str:
+        """A digest of the first key."""
+        return next(iter(self._keys()))
+
+    def wrap(self, key: bytes) -> bytes:
+        """Encrypts a root key."""
+        return _encrypt(next(iter(self._keys().values())), key, b"root")
+
+    def unwrap(self, wrapped: bytes, key_id: str) -> bytes:
+        """Decrypts a root key. Raises KeyError, ValueError."""
+        return _decrypt(self._keys()[key_id], wrapped, b"root")
+
+    def _keys(self) -> dict[str, bytes]:
+        try:
+            lines = [line.strip() for line in self._path.read_text(encoding="ascii").splitlines() if line.strip()]
+            keys = [bytes.fromhex(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise EncryptionKeyMissing(f"The master key file {self._path} cannot be read: {error}.") from error
+        if not keys or any(len(key) != _KEY for key in keys):
+            raise EncryptionKeyMissing(
+                f"The master key file {self._path} needs lines of {2 * _KEY} hexadecimal digits, such as from "
+                "`openssl rand -hex 32`."
+            )
+        return {hashlib.sha256(b"master key" + key).hexdigest()[:16]: key for key in keys}
+
+
+def load_wrapper(name: str) -> KeyWrapper:
+    """What ``package.module:function`` returns. Raises EncryptionKeyMissing if it cannot be loaded."""
+    module, _, function = name.partition(":")
+    try:
+        wrapper: KeyWrapper = getattr(import_module(module), function)()
+        wrapper.key_id  # noqa: B018
+    except Exception as error:
+        raise EncryptionKeyMissing(f"The key wrapper {name} cannot be used: {error!r}.") from error
+    return wrapper
+
+
+class Vault:
+    """The data keys of templates. Callable from any thread, and from several processes.
+
+    Raises EncryptionKeyMissing if its root key cannot be unwrapped, GalleryUnavailable if its database fails.
+    """
+
+    def __init__(self, directory: Path, wrapper: KeyWrapper) -> None:
+        self._path, self._wrapper, self._lock = directory / VAULT_NAME, wrapper, Lock()
+        self._roots: dict[int, AESGCM] = {}
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(mode=0o600)
+            self._connection = sqlite3.connect(
+                self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
+            )
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+                self._connection.execute(f"PRAGMA {pragma}")
+            self._connection.executescript(_SCHEMA)
+            with self._writing():
+                root = self._newest_root()
+                self._root_key(self._new_root() if root is None else root)
+        except (OSError, sqlite3.Error) as error:
+            raise GalleryUnavailable(
+                f"The database of template keys {self._path} cannot be opened: {error}."
+            ) from error
+
+    def seal(self, embeddings: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
+        """Encrypts embeddings by template id, each under a new key that is on the disk when this returns.
+
+        Returns for each the encrypted embedding, as long as it was, and the seal that opens it.
+        """
+        keys = [(template, os.urandom(_ID), os.urandom(_KEY)) for template in embeddings]
+        with self._lock, _answering(), self._writing():
+            # Inside the transaction: a rotation may have replaced the root key a moment ago.
+            newest = self._newest_root()
+            assert newest is not None
+            root = self._root_key(newest)
+            self._connection.executemany(
+                "INSERT INTO keys (id, root, wrapped) VALUES (?, ?, ?)",
+                [(id_, newest, _with(root, key, id_)) for _, id_, key in keys],
+            )
+        return [_sealed(id_, key, embeddings[template], template) for template, id_, key in keys]
+
+    def open(self, embedding: object, seal: object, template: object) -> bytes | None:
+        """The embedding of a template; None if its key is gone, or if it was not sealed for this template."""
+        try:
+            assert isinstance(embedding, bytes)
+            assert isinstance(seal, bytes)
+            assert isinstance(template, str)
+            with self._lock:
+                id_, nonce, tag = seal[:_ID], seal[_ID : _ID + _NONCE], seal[_ID + _NONCE :]
+                row = self._connection.execute("SELECT root, wrapped FROM keys WHERE id = ?", (id_,))
+                root, wrapped = row.fetchone()
+                key = _without(self._root_key(root), wrapped, id_)
+            return AESGCM(key).decrypt(nonce, embedding + tag, template.encode())
+        except (AssertionError, TypeError, ValueError, KeyError, InvalidTag, sqlite3.Error):
+            return None
+
+    def forget(self, seals: Iterable[bytes]) -> None:
+        """Destroys the keys of erased templates, by their seals. Raises GalleryUnavailable."""
+        with self._lock, _answering():
+            with self._writing():
+                self._connection.executemany("DELETE FROM keys WHERE id = ?", [(seal[:_ID],) for seal in seals])
+            # The log may still hold the pages from before.
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def lost(self, seals: Iterable[bytes]) -> list[bytes]:
+        """Those of the seals whose keys were destroyed. Raises GalleryUnavailable."""
+        query = "SELECT 1 FROM keys WHERE id = ?"
+        with self._lock, _answering():
+            return [s for s in seals if self._connection.execute(query, (s[:_ID],)).fetchone() is None]
+
+    def forget_all_but(self, seals: Iterable[bytes]) -> int:
+        """Destroys all keys but those of these seals, given in order, as a crash may leave some; returns how many."""
+        kept = iter(seals)
+        held = next(kept, None)
+        gone = []
+        with self._lock, _answering():
+            for (id_,) in self._connection.execute("SELECT id FROM keys ORDER BY id"):
+                while held is not None and held[:_ID] < id_:
+                    held = next(kept, None)
+                if held is None or held[:_ID] != id_:
+                    gone.append(id_)
+        if gone:
+            self.forget(gone)
+        return len(gone)
+
+    def rotate(self) -> int:
+        """Wraps all data keys by a new root key under the current master key; returns how many. Services may run."""
+        with self._lock, _answering():
+            with self._writing():
+                new = self._new_root()
+                root = self._root_key(new)
+                rows = self._connection.execute("SELECT id, root, wrapped FROM keys").fetchall()
+                renewed = [
+                    (new, _with(root, _without(self._root_key(of), wrapped, id_), id_), id_)
+                    for id_, of, wrapped in rows
+                ]
+                self._connection.executemany("UPDATE keys SET root = ?, wrapped = ? WHERE id = ?", renewed)
+                self._connection.execute("DELETE FROM roots WHERE key <> ?", (new,))
+            self._roots = {new: root}
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return len(renewed)
+
+    def close(self) -> None:
+        """Closes the database."""
+        with self._lock:
+            self._connection.close()
+
+    def _newest_root(self) -> int | None:
+        newest: int | None = self._connection.execute("SELECT MAX(key) FROM roots").fetchone()[0]
+        return newest
+
+    def _new_root(self) -> int:
+        key = os.urandom(_KEY)
+        cursor = self._connection.execute(
+            "INSERT INTO roots (master_key, wrapped) VALUES (?, ?) RETURNING key",
+            (self._wrapper.key_id, self._wrapper.wrap(key)),
+        )
+        return int(cursor.fetchone()[0])
+
+    def _root_key(self, root: int) -> AESGCM:
+        """A root key by its number, unwrapped once. Another process may have made it in a rotation."""
+        if root not in self._roots:
+            master_key, wrapped = self._connection.execute(
+                "SELECT master_key, wrapped FROM roots WHERE key = ?", (root,)
+            ).fetchone()
+            try:
+                self._roots[root] = AESGCM(self._wrapper.unwrap(wrapped, master_key))
+            except (KeyError, ValueError, InvalidTag) as error:
+                raise EncryptionKeyMissing(
+                    f"The template keys in {self._path} are wrapped by master key {master_key}, which is not the one "
+                    "given. Put it back; without it the templates cannot be read."
+                ) from error
+        return self._roots[root]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            raise
+
+
+def install(connection: sqlite3.Connection, vault: Vault | None) -> None:
+    """Makes ``opened(embedding, seal, id)`` a function of this connection's SQL: NULL for what cannot be opened."""
+    connection.create_function("opened", 3, vault.open if vault is not None else lambda *_: None)
+
+
+def watch_erasures(connection: sqlite3.Connection, erased: Callable[[bytes], None]) -> None:
+    """Calls ``erased`` with the seal of every template that this connection deletes, with its subject or without."""
+    connection.create_function("note_erased", 1, erased)
+    connection.execute(
+        "CREATE TEMP TRIGGER erased_templates AFTER DELETE ON main.templates WHEN OLD.seal IS NOT NULL "
+        "BEGIN SELECT note_erased(OLD.seal); END"
+    )
+
+
+def require_vault(connection: sqlite3.Connection, vault: Vault | None) -> None:
+    """Raises EncryptionKeyMissing if there are encrypted templates and no keys."""
+    if vault is None and connection.execute("SELECT 1 FROM templates WHERE seal IS NOT NULL LIMIT 1").fetchone():
+        raise EncryptionKeyMissing(
+            "The stored templates are encrypted. Name the master key in TESSERA_GALLERY__MASTER_KEY_FILE."
+        )
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise GalleryUnavailable(f"The database of template keys does not answer: {error}.") from error
+
+
+def _sealed(id_: bytes, key: bytes, embedding: bytes, template: str) -> tuple[bytes, bytes]:
+    nonce = os.urandom(_NONCE)
+    encrypted = AESGCM(key).encrypt(nonce, embedding, template.encode())
+    return encrypted[:-_TAG], id_ + nonce + encrypted[-_TAG:]
+
+
+def _with(cipher: AESGCM, plain: bytes, purpose: bytes) -> bytes:
+    nonce = os.urandom(_NONCE)
+    return nonce + cipher.encrypt(nonce, plain, purpose)
+
+
+def _without(cipher: AESGCM, wrapped: bytes, purpose: bytes) -> bytes:
+    return cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], purpose)
+
+
+def _encrypt(key: bytes, plain: bytes, purpose: bytes) -> bytes:
+    return _with(AESGCM(key), plain, purpose)
+
+
+def _decrypt(key: bytes, wrapped: bytes, purpose: bytes) -> bytes:
+    return _without(AESGCM(key), wrapped, purpose)
