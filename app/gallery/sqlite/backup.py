@@ -52,7 +52,7 @@ def _remove(path: Path, *endings: str) -> None:
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-def _verified(path: Path, keys: Vault | None, *, restoring: bool = False) -> tuple[Inspection, Position]:
+def _verified(path: Path, keys: Vault | None) -> tuple[Inspection, Position]:
     """Looks through a copy, brings it to the present schema and makes it a single file.
 
     Raises BackupError, GalleryUnavailable for one of a newer release, sqlite3.Error.
@@ -64,8 +64,8 @@ def _verified(path: Path, keys: Vault | None, *, restoring: bool = False) -> tup
         if not copy.execute("PRAGMA user_version").fetchone()[0]:
             raise BackupError(f"{path} holds no gallery.")
         migrate(copy, shipped_scripts())
-        if restoring and keys is not None and (erased := erase_unreadable(copy, keys)):
-            _LOGGER.warning("%d templates were erased after this backup was made, and stay erased.", erased)
+        if keys is not None and (erased := erase_unreadable(copy, keys)):
+            _LOGGER.warning("%d templates of this copy have been erased since, and stay erased.", erased)
         found = inspect(copy, thorough=False, keys=keys)
         if found.problems:
             raise BackupError(f"The copy is not sound, so it is not kept. {' '.join(found.problems[:5])}")
@@ -88,7 +88,7 @@ def restore(backup: Path, directory: Path, *, replace: bool, now: datetime, keys
                 f"{directory} holds a gallery; --replace puts the backup in its place and keeps it aside."
             )
         _copy(backup, incoming)
-        _, position = _verified(incoming, keys, restoring=True)
+        _, position = _verified(incoming, keys)
         sync(incoming)
         aside = _set_aside(directory, held, now) if held else None
         # Until the new position is written, the old one keeps a half-done restoration from being taken for a gallery.

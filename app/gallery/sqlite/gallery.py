@@ -347,7 +347,7 @@ class SqliteGallery:
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
         if limit < 1:
             raise ValueError("The limit is 1 or more.")
-        with self._database.reading() as connection:
+        with self._index(collection).reading(), self._database.reading() as connection:
             return read_vectors(connection, queries.collection_key(connection, collection), after or "", limit)
 
     def size(self, collection: str) -> CollectionSize:
@@ -375,7 +375,8 @@ class SqliteGallery:
 
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
         probe = checked(probe)
-        with self._database.reading() as connection:
+        # The index keeps writes out meanwhile: keys of erased templates are destroyed with the write.
+        with self._index(collection).reading(), self._database.reading() as connection:
             subject = queries.subject_key(connection, collection, subject_id)
             if (damage := self._damaged.get(subject)) is not None:
                 raise damage.error()
