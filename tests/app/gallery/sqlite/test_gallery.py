@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.crowding import Crowding, NoCrowding
+from app.crowding import NoCrowding
 from app.embeddings import Embedding
 from app.gallery import (
     CollectionSize,
@@ -47,19 +47,9 @@ from tests.app.gallery.contract import (
     random_embedding,
     template,
 )
+from tests.app.gallery.sqlite.support import DIGEST, ROOT, is_on_disk, opened
 
 pytestmark = pytest.mark.slow
-
-DIGEST = "sha256:" + "a" * 64
-ROOT = Path(__file__).parents[4]
-
-
-def opened(
-    directory: Path,
-    digest: str = DIGEST,
-    crowding: Crowding = NoCrowding(),  # noqa: B008
-) -> closing[SqliteGallery]:
-    return closing(SqliteGallery(directory, encoder_digest=digest, crowding=crowding))
 
 
 class TestSqliteGallery(GalleryContract):
@@ -610,10 +600,6 @@ def test_a_truncated_database_is_refused(filled: Path) -> None:
 
 
 # Erasure
-
-
-def is_on_disk(directory: Path, content: bytes) -> bool:
-    return any(content in path.read_bytes() for path in directory.iterdir())
 
 
 @pytest.mark.parametrize("erase", ["subject", "template", "collection", "replace"])

@@ -19,7 +19,7 @@ from app.gallery.sqlite.inspection import accept_loss
 from app.gallery.sqlite.locks import LOCK_NAME
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, read_position
 from tests.app.gallery.contract import axis, template
-from tests.app.gallery.sqlite.support import enrol, everyone, opened, people
+from tests.app.gallery.sqlite.support import DIGEST, enrol, everyone, opened, people
 from tests.app.process import wait_until
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_flipped_bit_in_the_log_is_noticed_and_can_be_accepted(left: Path, sha
     log.write_bytes(content)
     for _ in range(2):
         with pytest.raises(GalleryUnavailable, match=r"lacks the last \d+ acknowledged.*--accept-loss") as refusal:
-            SqliteGallery(left, encoder_digest="sha256:" + "a" * 64)
+            SqliteGallery(left, encoder_digest=DIGEST)
     missing = refusal.value.details["missing_writes"]
     accept_loss(left)
     with opened(left) as gallery:
@@ -69,7 +69,7 @@ def test_a_flipped_bit_in_the_log_is_noticed_and_can_be_accepted(left: Path, sha
 def test_a_missing_log_is_noticed(left: Path) -> None:
     (left / LOG_NAME).unlink()
     with pytest.raises(GalleryUnavailable, match="acknowledged"):
-        SqliteGallery(left, encoder_digest="sha256:" + "a" * 64)
+        SqliteGallery(left, encoder_digest=DIGEST)
 
 
 def test_an_older_copy_in_the_place_of_the_database_is_noticed(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_older_copy_in_the_place_of_the_database_is_noticed(tmp_path: Path) -
         enrol(gallery, people(2, 50))
     (tmp_path / DATABASE_NAME).write_bytes(older)
     with pytest.raises(GalleryUnavailable, match="lacks the last 2 acknowledged"):
-        SqliteGallery(tmp_path, encoder_digest="sha256:" + "a" * 64)
+        SqliteGallery(tmp_path, encoder_digest=DIGEST)
 
 
 def test_another_database_in_its_place_is_noticed(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_another_database_in_its_place_is_noticed(tmp_path: Path) -> None:
             enrol(gallery, people(3))
     shutil.copy(tmp_path / "other" / DATABASE_NAME, tmp_path / "one")
     with pytest.raises(GalleryUnavailable, match="not the one that was served"):
-        SqliteGallery(tmp_path / "one", encoder_digest="sha256:" + "a" * 64)
+        SqliteGallery(tmp_path / "one", encoder_digest=DIGEST)
     accept_loss(tmp_path / "one")
     with opened(tmp_path / "one") as gallery:
         assert len(everyone(gallery)) == 3
@@ -102,7 +102,7 @@ def test_a_database_that_is_gone_is_not_made_anew(tmp_path: Path, emptied: bool)
     path = tmp_path / DATABASE_NAME
     path.write_bytes(b"") if emptied else path.unlink()
     with pytest.raises(GalleryUnavailable, match="is missing"):
-        SqliteGallery(tmp_path, encoder_digest="sha256:" + "a" * 64)
+        SqliteGallery(tmp_path, encoder_digest=DIGEST)
     assert path.exists() == emptied
     path.unlink(missing_ok=True)
     accept_loss(tmp_path)
