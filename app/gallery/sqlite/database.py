@@ -99,13 +99,23 @@ class Database:
         self._reserve = Reserve(self._directory)
         with ExitStack() as opened:
             try:
-                self._open(opened)
+                self._open_with_reserve(opened)
             except (OSError, sqlite3.Error) as error:
                 raise GalleryUnavailable(
                     f"The gallery's database {path} cannot be opened: {error}. If it is damaged, put a backup in its "
                     "place."
                 ) from error
             self._opened = opened.pop_all()
+
+    def _open_with_reserve(self, opened: ExitStack) -> None:
+        """Opens it even on a full disk, so that something can be erased from it."""
+        try:
+            self._open(opened)
+        except sqlite3.Error as error:
+            opened.close()
+            if getattr(error, "sqlite_errorcode", 0) not in _NO_ROOM or not self._reserve.release():
+                raise
+            self._open(opened)
 
     def _open(self, opened: ExitStack) -> None:
         if not self._path.exists():

@@ -71,8 +71,10 @@ while reserve.stat().st_blocks * 512 < RESERVE_SIZE:
     time.sleep(0.05)
 gallery.enroll("default", "after", new("after"))
 gallery.close()
+fill()
 gallery = SqliteGallery(directory, encoder_digest=sys.argv[2])
 assert "after" in names(gallery)
+assert gallery.delete_subject("default", "after") == 1
 gallery.check()
 gallery.close()
 print("done")
