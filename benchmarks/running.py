@@ -65,12 +65,19 @@ def service(data_dir: Path | None = None, **environment: str) -> Iterator[str]:
 
     Raises RuntimeError, with its output, if the service does not become ready.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        command = tessera_command(port, data_dir or Path(temporary))
-        with started(command, environment, lambda: answers(url)):
-            yield url
+    with tempfile.TemporaryDirectory() as temporary, process(data_dir or Path(temporary), **environment) as (url, _):
+        yield url
+
+
+@contextmanager
+def process(data_dir: Path, **environment: str) -> Iterator[tuple[str, int]]:
+    """As ``service``, and yields the id of its process, too."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    # Benchmarks verify strangers by the thousand.
+    variables = {"TESSERA_SECURITY__LOCKOUT": "false"} | environment
+    with started(tessera_command(port, data_dir), variables, lambda: answers(url)) as pid:
+        yield url, pid
 
 
 def answers(url: str) -> bool:

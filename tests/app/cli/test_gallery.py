@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from app.gallery.sqlite.database import DATABASE_NAME
 from tests.app.api.helpers import files, ok
+from tests.app.gallery.sqlite.support import enrol, opened, people
 from tests.app.process import Server, tessera
 
 pytestmark = pytest.mark.slow
@@ -88,3 +90,19 @@ def test_a_data_directory_that_vanishes_is_noticed(server: Server, tmp_path: Pat
     assert "while the service runs" in response.json()["detail"]
     assert httpx.get(f"{server.url}/readyz").status_code == 503
     assert "while the service runs" in server.log.read_text()
+
+
+def test_who_has_to_be_enrolled_again(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with opened(old) as gallery:
+        enrol(gallery, people(3))
+    empty = tessera("gallery", "reenroll", str(tmp_path / "nowhere"), "--data-dir", str(new))
+    assert empty.returncode == 1
+    listed = tessera("gallery", "reenroll", str(old), "--data-dir", str(new))
+    assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == ["person-00", "person-01", "person-02"]
+    with opened(new, "sha256:" + "b" * 64) as gallery:
+        enrol(gallery, dict(list(people(3).items())[:2]))
+    [line] = tessera("gallery", "reenroll", str(old), "--data-dir", str(new)).stdout.splitlines()
+    left = json.loads(line)
+    assert (left["collection"], left["id"], left["metadata"]) == ("default", "person-02", {"name": "name of person-02"})
+    assert "templates" not in left
