@@ -98,6 +98,8 @@ class Lockout:
         with self._lock:
             known = self._failures.setdefault(subject, _Failures())
             now = self._clock()
+            # A clock that was set back must not lock anybody out for longer.
+            known.blocked_until = min(known.blocked_until, now + LONGEST_DELAY)
             # Beyond the free failures one attempt at a time: each of them decides how long the next one waits.
             allowed = max(FREE_FAILURES - known.count, 1)
             if now < known.blocked_until or known.pending >= allowed:

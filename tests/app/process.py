@@ -16,7 +16,7 @@ from typing import Self
 from tests.shared_data import ROOT
 
 PATIENCE = 60.0
-RUNNING = re.compile(r"Uvicorn running on (http://[\d.]+:\d+)")
+RUNNING = re.compile(r"Uvicorn running on (https?://[\d.]+:\d+)")
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

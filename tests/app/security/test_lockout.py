@@ -52,6 +52,14 @@ def test_five_failures_are_free_and_then_each_doubles_the_wait(store: SecuritySt
         attempt(lockout)
 
 
+def test_a_clock_that_is_set_back_locks_nobody_out_for_longer(store: SecurityStore, clock: Clock) -> None:
+    lockout = Lockout(store, clock=clock)
+    for _ in range(FREE_FAILURES):
+        attempt(lockout)
+    clock.wait(-10 * 24 * 3600)
+    assert delay(lockout) == 3600
+
+
 def test_a_match_starts_anew(store: SecurityStore, clock: Clock) -> None:
     lockout = Lockout(store, clock=clock)
     for _ in range(FREE_FAILURES - 1):
