@@ -28,9 +28,9 @@ _REMEDY: Final = "Restore it from the release."
 _STRIDES: Final = (8, 16, 32)
 _MAX_CANDIDATES: Final = 5000
 """Boxes that non-maximum suppression chooses from, the most confident ones; as in ``FaceDetectorYN``."""
-_CACHED_KERNELS: Final = 1000
-"""Enough for the thirty shapes that photographs of usual proportions come in; a run over another one takes some
-milliseconds longer. All shapes together would take a gigabyte (`benchmarks.memory`)."""
+_CACHED_KERNELS: Final = 600
+"""Enough for some twenty shapes; a run over a shape that is not among the latest takes some milliseconds longer. All
+shapes together would take a gigabyte (`benchmarks.memory`)."""
 _LARGE: Final = 1024 * 1024
 """Pixels; the working memory of a run over a larger picture is given back after it."""
 

@@ -208,7 +208,7 @@ class TestLimits:
     ) -> None:
         blanks = [blank_webp(7000, 7000)] * 16
         assert len(blanks[0]) < 10_000
-        roomy = limited(WorkLimits(max_seconds=3600))
+        roomy = limited(WorkLimits(max_pixels=60_000_000, max_seconds=3600))
         with pytest.raises(TooMuchWorkError) as refused:
             enrol(roomy, *blanks)
         assert refused.value.details["budget"] == "pixels"
