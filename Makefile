@@ -38,13 +38,14 @@ bench: $(VENV)/.test  ## the benchmarks that need no data: encoders and searches
 	$(BIN)/python -m benchmarks.search --templates 100000 --probes 300
 
 audit: $(BIN)/python  ## known vulnerabilities of the pinned versions, risky code, and a list of all parts (sbom.json)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[audit]' --constraint constraints.txt
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
-	$(BIN)/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml app model
-	$(BIN)/cyclonedx-py environment $(BIN)/python --output-file sbom.json
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --disable-pip-version-check --quiet 'bandit[toml]' cyclonedx-bom pip-audit
+	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(VENV)-audit/bin/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml app model
+	$(VENV)-audit/bin/cyclonedx-py environment $(BIN)/python --output-file sbom.json
 
 clean:  ## remove the virtual environment and caches; the data directory stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) $(VENV)-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
