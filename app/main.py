@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,6 +46,9 @@ from app.settings import Settings, listed
 from app.version import VERSION
 
 SHORTEST_ADMIN_KEY = 32
+PRUNE_SECONDS = 24 * 3600.0
+
+_LOGGER = logging.getLogger("tessera")
 
 THREADS_A_CORE = 2
 """While some threads wait for the encoder, others decode photographs and detect faces."""
@@ -206,9 +211,11 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
         components = build_components(chosen, service or build_service(chosen), metrics, store)
         app.state.components = components
         app.state.gate = build_gate(chosen, authenticator, components)
+        pruning = asyncio.create_task(_prune_daily(components, chosen.security.audit_days))
         try:
             yield
         finally:
+            pruning.cancel()
             components.close()
 
     app = FastAPI(
@@ -245,7 +252,13 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                routes=app.routes,
+                servers=app.servers,
+            )
             document["components"]["securitySchemes"] = {
                 "key": {"type": "http", "scheme": "bearer", "description": "tessera_..., from `tessera keys create`"}
             }
@@ -256,6 +269,16 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+async def _prune_daily(components: Components, days: int) -> None:
+    """Removes old records of the audit trail as long as the service runs; it was done once at the start."""
+    while True:
+        await asyncio.sleep(PRUNE_SECONDS)
+        try:
+            await components.on_thread(components.trail.prune, days)
+        except SecurityStoreUnavailable as error:
+            _LOGGER.warning("%s Old records are removed a day later.", error.message)
 
 
 def _operation_id(route: APIRoute) -> str:

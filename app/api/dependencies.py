@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -62,10 +63,23 @@ class Components:
         self.settings, self.recognition, self.subjects, self.collections = settings, recognition, subjects, collections
         self.audits, self.admission, self.metrics = audits, admission, metrics
         self.security, self.lockout, self.trail = security.store, security.lockout, security.trail
+        self._checking: asyncio.Task[dict[str, str | None]] | None = None
         self._records = CapacityLimiter(RECORD_THREADS_A_CORE * available_cores())
 
-    def check(self) -> dict[str, str | None]:
-        """What is wrong with each part, by name; None where it works."""
+    async def check(self) -> dict[str, str | None]:
+        """What is wrong with each part, by name; None where it works.
+
+        Whoever asks while a check is under way gets its result: it needs no key, and costs a run of the encoder.
+        """
+        if self._checking is None:
+            self._checking = asyncio.create_task(self.on_thread(self._check))
+            self._checking.add_done_callback(self._checked)
+        return await asyncio.shield(self._checking)
+
+    def _checked(self, _: object) -> None:
+        self._checking = None
+
+    def _check(self) -> dict[str, str | None]:
         checks = self.recognition.check()
         try:
             self.security.check()

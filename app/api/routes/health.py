@@ -23,7 +23,7 @@ async def livez() -> schemas.Health:
 @router.get("/readyz", summary="Every part works", responses=problems("not_ready", key=False))
 async def readyz(components: ComponentsDependency) -> schemas.Health:
     """Encodes a blank face, reads the database and searches the index."""
-    checks = await components.on_thread(components.check)
+    checks = await components.check()
     failed = sorted(name for name, failure in checks.items() if failure is not None)
     if failed:
         states = {name: failure or "ok" for name, failure in checks.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.recognition.service import RecognitionService
 from app.security.errors import SecurityStoreUnavailable
-from app.security.trail import AuditTrail, TrailRecord
+from app.security.trail import AuditTrail, Entry, TrailRecord
 from app.settings import GallerySettings, SecuritySettings, Settings
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import files, ok, problem
@@ -89,6 +90,22 @@ def test_what_is_done_is_recorded_without_names(client: TestClient, enroll: Enro
     assert found[1].content["details"]["encoder_version"].startswith("tessera-l")
     assert trail_of(client).verify() == []
     assert not any("lovelace" in str(r.content) for r in found)
+
+
+def test_old_records_go_while_the_service_runs(
+    make_service: MakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.main.PRUNE_SECONDS", 0.2)
+    settings = Settings(gallery=GallerySettings(data_dir=tmp_path), security=SecuritySettings(audit_days=1))
+    with TestClient(create_app(settings, make_service(tmp_path))) as client:
+        two_days_ago = datetime.now(UTC) - timedelta(days=2)
+        store = client.app.state.components.security  # type: ignore[attr-defined]
+        AuditTrail(store, clock=lambda: two_days_ago).record(Entry("k", "verify", "match")).result(30)
+        deadline = time.monotonic() + 30
+        while [r.content["action"] for r in trail_of(client).records()] != ["prune_trail"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert trail_of(client).verify() == []
 
 
 def test_decisions_need_not_be_recorded(make_service: MakeService, tmp_path: Path, ada: bytes) -> None:

@@ -113,3 +113,20 @@ def test_nothing_is_created_to_be_read(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
     run("keys", "create", "x", "--data-dir", data)
     assert "there is no key y" in run("keys", "revoke", "y", "--data-dir", data, code=1)[1]
+
+
+@pytest.mark.parametrize(("proxies", "status"), [("127.0.0.1", 200), ("", 429), ("192.0.2.1", 429)])
+def test_only_a_trusted_proxy_says_whose_request_it_is(tmp_path: Path, proxies: str, status: int) -> None:
+    variables = {"TESSERA_SERVER__TRUSTED_PROXIES": proxies, "TESSERA_SECURITY__ADDRESS_RATE": "3/hour"}
+    with Server(tmp_path / "data", **variables) as server, httpx.Client(base_url=server.url) as client:
+        for number in range(6):
+            answer = client.get("/subjects", headers={"X-Forwarded-For": f"198.51.100.{number}"}, timeout=PATIENCE)
+        assert answer.status_code == status
+
+
+def test_a_prefix_that_a_proxy_removes(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", TESSERA_SERVER__ROOT_PATH="/faces") as server:
+        for path in ("/livez", "/subjects", "/faces/subjects"):
+            ok(httpx.get(server.url + path, timeout=PATIENCE))
+        document = httpx.get(server.url + "/openapi.json", timeout=PATIENCE).json()
+        assert document["servers"] == [{"url": "/faces"}]
