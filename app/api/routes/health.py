@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,14 +15,21 @@ from app.security.keys import Scope
 
 router = APIRouter(tags=["health"])
 
+WITHOUT_KEY: dict[str, Any] = {"security": []}
 
-@router.get("/livez", summary="The process answers", responses=problems(key=False))
+
+@router.get("/livez", summary="The process answers", responses=problems(key=False), openapi_extra=WITHOUT_KEY)
 async def livez() -> schemas.Health:
     """Shows only that the process is alive; restart it when this fails."""
     return schemas.Health()
 
 
-@router.get("/readyz", summary="Every part works", responses=problems("not_ready", key=False))
+@router.get(
+    "/readyz",
+    summary="Every part works",
+    responses=problems("not_ready", key=False),
+    openapi_extra=WITHOUT_KEY,
+)
 async def readyz(components: ComponentsDependency) -> schemas.Health:
     """Encodes a blank face, reads the database and searches the index."""
     checks = await components.check()
