@@ -183,6 +183,8 @@ def build_components(
     """The components that routes use."""
     server, security, cores = settings.server, settings.security, available_cores()
     service.observe_encoder(metrics.encoder_ran)
+    if isinstance(service.gallery, SqliteGallery):
+        store.make_room = service.gallery.make_room
     trail = AuditTrail(store, plain_ids=security.audit_plain_ids)
     trail.prune(security.audit_days)
     return Components(
@@ -277,6 +279,7 @@ async def _prune_daily(components: Components, days: int) -> None:
         await asyncio.sleep(PRUNE_SECONDS)
         try:
             await components.on_thread(components.trail.prune, days)
+            await components.on_thread(components.lockout.forget_old)
         except SecurityStoreUnavailable as error:
             _LOGGER.warning("%s Old records are removed a day later.", error.message)
 

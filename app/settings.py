@@ -76,7 +76,9 @@ class ServerSettings(_Section):
 
     @property
     def beyond_loopback(self) -> bool:
-        """Whether other machines reach the service."""
+        """Whether other machines reach the service, directly or through a proxy that the settings speak of."""
+        if self.trusted_proxies or self.root_path or self.allowed_hosts:
+            return True
         try:
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:

@@ -30,6 +30,8 @@ SHARE = 0.8
 SIZES = 60
 WARM_UP, CALIBRATING = 5.0, 20.0
 TIMEOUT = 30.0
+LARGE_ENOUGH = 40_000
+"""Bytes of a photograph whose face is good enough to enrol."""
 MOST_OPEN = 64
 
 
@@ -104,7 +106,7 @@ def _run(url: str, pid: int, images: list[Path], minutes: float, windows: int) -
         one = Target([f"{url}/verify"], verify, TIMEOUT)
         other = Target([f"{url}/identify"], identify, TIMEOUT)
         wrong, (begin, record), (_, more) = await asyncio.gather(
-            churn(url, images, seconds),
+            churn(url, [path for path in images if path.stat().st_size > LARGE_ENOUGH], seconds),
             open_loop(one, rate / 2, seconds, MOST_OPEN, seed),
             open_loop(other, rate / 2, seconds, MOST_OPEN, seed + 10_000),
         )

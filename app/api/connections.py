@@ -15,6 +15,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+MOST_PIPELINED = 4
+"""Requests of one connection that may wait for the answer to an earlier one."""
 CHECK_SECONDS = 1.0
 """How often a connection is looked at."""
 
@@ -99,8 +101,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._enter(Phase.HEADER)
         self._header_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Passes over trailers, which nobody reads and nothing else bounds."""
+        if self._phase is Phase.HEADER:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """The body follows. Raises ValueError, which the parser passes on, for headers that are too large."""
+        """The body follows. Raises ValueError, which the parser passes on, for headers that are too large.
+
+        So it does for too many requests that arrived before the first of them was answered: each waits in memory.
+        """
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError("too many requests wait for answers on this connection")
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         self._header_too_large = size > self._limits.max_header_bytes
         if self._header_too_large:
@@ -134,6 +146,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Answers a request that cannot be parsed, or whose headers ``on_headers_complete`` refused."""
         if self._header_too_large:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # an answer is under way: anything else would be taken for a part of it
         else:
             super().send_400_response(msg)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -21,6 +21,7 @@ from app.openvino import available_cores
 from app.recognition.collections import CollectionService
 from app.recognition.service import RecognitionService
 from app.recognition.subjects import SubjectService
+from app.security.errors import SecurityStoreUnavailable
 from app.security.keys import Caller, Scope
 from app.security.lockout import Lockout
 from app.security.store import SecurityStore
@@ -145,7 +146,19 @@ class Components:
         except BaseException:
             self.trail.record_later(self._entry(request, action, outcome, "failed"))
             raise
-        outcome.receipt = await self._durably(self._entry(request, action, outcome, outcome.value))
+        entry = self._entry(request, action, outcome, outcome.value)
+        try:
+            outcome.receipt = await self._durably(entry)
+        except SecurityStoreUnavailable:
+            # The change stands: its record follows as soon as it can be written.
+            self.trail.record_later(entry)
+            raise
+
+    def record_refusal(self, request: Request) -> None:
+        """Records that a key tried what it does not allow."""
+        route = getattr(request.scope.get("route"), "path", "")
+        with suppress(SecurityStoreUnavailable):
+            self.trail.record_later(self._entry(request, f"{request.method} {route}", Outcome(None, None), "forbidden"))
 
     async def _durably(self, entry: Entry) -> Receipt:
         return await self.on_thread(self.trail.record(entry).result)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
 from app.api.problems import RequestError
-from app.security.errors import RateLimited, Unauthenticated
+from app.errors import TesseraError
+from app.security.errors import Unauthenticated
 from app.security.keys import Authenticator, Caller, Scope
 from app.security.rates import RateLimits, network_of
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json"})
 OPEN_PREFIXES = ("/docs", "/swagger-ui")
+PROXY_HEADERS = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 REFRESH_SECONDS = 1.0
 """How soon a new or revoked key takes effect."""
@@ -66,7 +67,10 @@ class Gate:
         client = scope.get("client")
         address = network_of(client[0]) if client else "unknown"
         if is_open(scope):
-            return Caller(None, frozenset(), frozenset(), address)
+            try:
+                return self._authenticate(headers, address)
+            except TesseraError:
+                return Caller(None, frozenset(), frozenset(), address)
         check_host(headers.get("host", ""), self._settings.hosts)
         if scope["method"] not in SAFE_METHODS:
             check_origin(headers, self._settings.origins)
@@ -74,27 +78,28 @@ class Gate:
             self._refreshed = time.monotonic()
             await self._run(self._authenticator.refresh)
         self._rates.hit(self._settings.per_address, "address", address)
-        return self._authenticate(headers.get("authorization"), address)
+        return self._authenticate(headers, address)
 
-    def _authenticate(self, authorization: str | None, address: str) -> Caller:
-        settings = self._settings
+    def _authenticate(self, headers: Headers, address: str) -> Caller:
+        settings, authorization = self._settings, headers.get("authorization")
         if authorization is None:
+            # What came through a proxy did not come from this machine.
+            direct = not any(name in headers for name in PROXY_HEADERS)
             if settings.anonymous == "always" or (
-                settings.anonymous == "without_keys" and not self._authenticator.has_keys
+                settings.anonymous == "without_keys" and direct and not self._authenticator.has_keys
             ):
                 return Caller(None, EVERYTHING, None, address)
             raise Unauthenticated(
                 "Send a key: `Authorization: Bearer tessera_...`; `tessera keys create` makes one on the server."
             )
-        self._rates.require(settings.failed_keys, "address's wrong keys", address)
         scheme, _, text = authorization.partition(" ")
         try:
             if scheme.lower() != "bearer":
                 raise Unauthenticated("Send the key as `Authorization: Bearer tessera_...`.")
             key = self._authenticator.key_of(text.strip())
         except Unauthenticated:
-            with suppress(RateLimited):  # the next one is refused; this one is told what was wrong
-                self._rates.hit(settings.failed_keys, "address's wrong keys", address)
+            # Only wrong keys are counted and refused: others at the same address are not shut out by them.
+            self._rates.hit(settings.failed_keys, "address's wrong keys", address)
             raise
         self._rates.hit(key.rate or settings.per_key, "key", key.id)
         return Caller(key.id, key.scopes, key.collections, address)

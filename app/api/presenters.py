@@ -52,11 +52,13 @@ def probe(used: Probe) -> schemas.ProbeOut:
     )
 
 
-def candidate(found: Candidate, probe: Probe, policy: DecisionPolicy, *, show_all: bool = True) -> schemas.CandidateOut:
-    """A candidate with its own decision; unless ``show_all``, who it is only if it matches."""
+def candidate(
+    found: Candidate, probe: Probe, policy: DecisionPolicy, *, shown_by: DecisionPolicy | None = None
+) -> schemas.CandidateOut:
+    """A candidate with its own decision; who it is only if it matches by ``shown_by``, too, where there is one."""
     pair = compared(probe, found)
     decision = policy.threshold_decision(pair)
-    shown = show_all or decision == "match"
+    shown = shown_by is None or decision == shown_by.threshold_decision(pair) == "match"
     return schemas.CandidateOut(
         subject_id=found.subject_id if shown else None,
         template_id=found.template_id if shown else None,
@@ -121,8 +123,10 @@ def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:
     }
 
 
-def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration) -> schemas.EnrollResponse:
-    """The answer to ``/enroll``."""
+def enrolment(
+    result: Enrolment, encoder: EncoderInfo, calibration: Calibration, *, duplicates: bool = True
+) -> schemas.EnrollResponse:
+    """The answer to ``/enroll``; unless ``duplicates``, it says that there are some and not who they are."""
     return schemas.EnrollResponse(
         subject_id=result.subject.id,
         collection=result.subject.collection,
@@ -134,7 +138,7 @@ def enrolment(result: Enrolment, encoder: EncoderInfo, calibration: Calibration)
             schemas.FailureOut(image=r.index, code=r.error.code, detail=r.error.message) for r in result.rejected
         ],
         possible_duplicate=bool(result.possible_duplicates),
-        possible_duplicates=[candidate(c, p, result.policy) for c, p in result.possible_duplicates],
+        possible_duplicates=[candidate(c, p, result.policy) for c, p in result.possible_duplicates if duplicates],
         **versions(encoder, calibration),
     )
 
@@ -162,21 +166,27 @@ def verification(result: Verification, encoder: EncoderInfo, calibration: Calibr
     )
 
 
-def _identified(result: FaceIdentification, policy: DecisionPolicy, show_all: bool) -> schemas.IdentifiedFace:
+def _identified(
+    result: FaceIdentification, policy: DecisionPolicy, shown_by: DecisionPolicy | None
+) -> schemas.IdentifiedFace:
     return schemas.IdentifiedFace(
         decision=result.outcome.decision,
         reason=result.outcome.reason,
         probe=probe(result.probe),
-        candidates=[candidate(c, result.probe, policy, show_all=show_all) for c in result.candidates],
+        candidates=[candidate(c, result.probe, policy, shown_by=shown_by) for c in result.candidates],
     )
 
 
 def identification(
-    result: Identification, encoder: EncoderInfo, calibration: Calibration, *, show_all: bool = True
+    result: Identification,
+    encoder: EncoderInfo,
+    calibration: Calibration,
+    *,
+    shown_by: DecisionPolicy | None = None,
 ) -> schemas.IdentifyResponse:
-    """The answer to ``/identify``; unless ``show_all``, it does not say who candidates are that do not match."""
+    """The answer to ``/identify``; with ``shown_by``, it says only who those are that match by that policy, too."""
     policy = result.policy
-    faces = [_identified(f, policy, show_all) for f in result.faces]
+    faces = [_identified(f, policy, shown_by) for f in result.faces]
     first = faces[0]
     nearest = first.candidates[0] if first.candidates else None
     templates = nearest.templates if nearest else 1

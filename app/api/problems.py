@@ -101,6 +101,9 @@ KINDS: dict[str, ProblemKind] = {
     "security_store_unavailable": ProblemKind(
         503, "Keys and audit trail unavailable", "The audit trail cannot be written: database or disk is full."
     ),
+    "too_many_templates": ProblemKind(
+        409, "Too many templates", "The subject 'ada' has 8 templates; delete some, or replace them."
+    ),
     "overloaded": ProblemKind(503, "Overloaded", "264 requests are being served or wait already; try again later."),
     "deadline_exceeded": ProblemKind(503, "Deadline exceeded", "The request waited 30 s and was not begun; try later."),
     "gallery_unavailable": ProblemKind(503, "Gallery unavailable", "The database does not answer."),
@@ -212,6 +215,8 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(TesseraError)
     async def expected(request: Request, error: TesseraError) -> JSONResponse:
+        if error.code == "forbidden":
+            request.app.state.components.record_refusal(request)
         # What is refused for a while is counted by the metrics; under load it would fill the log.
         if KINDS[error.code].status >= 500 and RETRY_AFTER not in error.details:
             _LOGGER.warning("request %s: %s: %s", request.state.request_id, error.code, error.message)

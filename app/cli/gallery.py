@@ -25,7 +25,8 @@ from app.gallery.sqlite.inspection import accept_loss, inspect_directory
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import SubjectLine, export_reader, export_writer, read_export, write_export
-from app.main import load_encoder_files, open_gallery, open_vault
+from app.main import load_encoder_files, open_gallery, open_security, open_vault
+from app.security.trail import AuditTrail, Entry
 from app.settings import Settings
 
 FileArgument = Annotated[Path, typer.Argument(help="the file")]
@@ -46,6 +47,12 @@ def opened_vault(settings: Settings) -> Iterator[Vault | None]:
 
 
 commands = typer.Typer(help="Maintains what is enrolled.", no_args_is_help=True)
+
+
+def record(settings: Settings, action: str, **details: object) -> None:
+    """Writes into the audit trail what a command did. Raises SecurityStoreUnavailable."""
+    with closing(open_security(settings)) as store:
+        AuditTrail(store).record(Entry("command", action, "done", details=details)).result()
 
 
 @commands.command("audit")
@@ -81,6 +88,7 @@ def back_up_gallery(file: FileArgument, data_dir: DataDirOption = None) -> None:
         settings = load_settings(data_dir=data_dir)
         with opened_vault(settings) as keys:
             found = back_up(settings.gallery.data_dir, file, keys)
+        record(settings, "backup", templates=found.templates)
     typer.echo(f"{file}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
 
 
@@ -98,6 +106,7 @@ def restore_gallery(
         directory = settings.gallery.data_dir
         with opened_vault(settings) as keys:
             aside = restore(file, directory, replace=replace, now=datetime.now(UTC), keys=keys)
+        record(settings, "restore", replaced=aside is not None)
     typer.echo(f"{file} is restored in {directory}")
     if aside is not None:
         typer.echo(f"the files from before are in {aside}; delete them when they are not needed any more")
@@ -118,6 +127,7 @@ def export_gallery(
             export_writer(partial, passphrase, compressed=file.suffix == ".gz") as stream,
         ):
             found = write_export(stream, encoder, records)
+        record(settings, "export", templates=found.templates, encrypted=passphrase is not None)
     typer.echo(f"{file}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
 
 
@@ -138,6 +148,7 @@ def import_gallery(
         with export_reader(file, passphrase) as stream, opened_vault(settings) as keys:
             records = read_export(stream, encoder)
             changed = import_records(settings.gallery.data_dir, encoder, records, on_conflict, datetime.now(UTC), keys)
+        record(settings, "import", subjects=changed, on_conflict=str(on_conflict))
     typer.echo(f"{changed} subjects imported into {settings.gallery.data_dir}")
 
 
@@ -155,6 +166,7 @@ def check_gallery(
         directory = settings.gallery.data_dir
         if accept_loss_:
             accept_loss(directory)
+            record(settings, "accept_loss")
             typer.echo(f"what is in {directory} is accepted as it is")
             return
         with opened_vault(settings) as keys:
@@ -178,6 +190,7 @@ def rotate_key(data_dir: DataDirOption = None) -> None:
             if keys is None:
                 raise refuse("templates are not encrypted: no master key is set")
             count = keys.rotate()
+        record(settings, "rotate_key", templates=count)
     typer.echo(f"the keys of {count} templates are wrapped by a new root key under the current master key")
 
 

@@ -126,6 +126,8 @@ def _configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies,
         server_header=False,
+        # It would keep addresses and the ids of subjects in the log; metrics count, and the audit trail records.
+        access_log=False,
         ssl_certfile=server.tls_certificate,
         ssl_keyfile=server.tls_key,
         timeout_graceful_shutdown=server.graceful_seconds,

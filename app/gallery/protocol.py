@@ -93,6 +93,12 @@ class LastTemplate(GalleryError):
     code = "last_template"
 
 
+class TooManyTemplates(GalleryError):
+    """The subject has as many templates as it may have, or as may be added to without displacing older ones."""
+
+    code = "too_many_templates"
+
+
 class ReceiptExists(GalleryError):
     """Another request has meanwhile stored a receipt under this key; read that one."""
 
@@ -199,12 +205,15 @@ class Gallery(Protocol):
         metadata: Mapping[str, Any] | None = None,
         on_conflict: OnConflict = OnConflict.APPEND,
         receipt: PendingReceipt | None = None,
+        most: int | None = None,
     ) -> Subject:
         """Stores templates (one or more) of a subject, all or none, and the receipt with them.
 
         For a subject that exists, ``append`` adds templates, ``replace`` erases the old ones first, ``reject`` raises
         SubjectExists. ``metadata`` None keeps what is stored ({} for a new subject); a mapping replaces it. During
         ``replace`` every search finds either the old templates or the new ones.
+
+        Raises TooManyTemplates if the subject would have more than ``most``.
 
         Raises ReceiptExists if there is a receipt under the key, rather than SubjectExists: a duplicate of the request
         may have created the subject. Exceptions of ``receipt.render`` propagate, and nothing is stored; it must be

@@ -76,7 +76,10 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentRequest:
-    """One subject and its photographs (encoded files)."""
+    """One subject and its photographs (encoded files).
+
+    may_displace: whether it may add so many templates that older ones are no longer compared.
+    """
 
     images: Sequence[bytes]
     subject_id: str | None
@@ -85,6 +88,7 @@ class EnrolmentRequest:
     face_policy: FacePolicy = FacePolicy.SINGLE
     on_conflict: OnConflict = OnConflict.APPEND
     report_duplicates: bool = True
+    may_displace: bool = True
 
 
 @dataclass(frozen=True, slots=True)

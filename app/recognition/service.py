@@ -18,7 +18,7 @@ from app.decisions import (
     RequestedCriterion,
     verification_policy,
 )
-from app.embeddings import squared_distance
+from app.embeddings import MOST_FUSED, squared_distance
 from app.encoding import Batcher, EncoderInfo, EncoderRuntime
 from app.errors import TesseraError
 from app.faces import AlignedFace, FaceFinder, FacePolicy, FoundFaces, TooMuchWorkError, WorkBudget, WorkLimits
@@ -40,6 +40,8 @@ from app.timing import stage
 from app.types import CHIP_SIDE
 
 EMPTY_GALLERY = "empty_gallery"
+MOST_TEMPLATES = 100
+"""Of one subject; only the newest ``MOST_FUSED`` are compared."""
 MAX_CANDIDATES = 500
 """Candidates in one answer: faces of the photograph times ``top_k``."""
 
@@ -168,6 +170,7 @@ class RecognitionService:
                     metadata=request.metadata,
                     on_conflict=request.on_conflict,
                     receipt=receipt,
+                    most=MOST_FUSED if not request.may_displace else MOST_TEMPLATES,
                 )
         except ReceiptExists:
             # The same request arrived twice at once, and the other one was first.
@@ -244,6 +247,16 @@ class RecognitionService:
         )
         reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
         return Identification(policy, tuple(found), reason)
+
+    def is_match(self, collection: str, pair: Comparison) -> bool:
+        """Whether a comparison with a subject matches by the targets of its collection, whatever a request asks for."""
+        criterion = self.criteria.verification(RequestedCriterion(), self.gallery.targets(collection))
+        policy = verification_policy(self.calibration, criterion, pair.templates)
+        return policy.threshold_decision(pair) is Decision.MATCH
+
+    def search_policy(self, collection: str) -> DecisionPolicy:
+        """What decides a search by the targets of the collection, whatever a request asks for."""
+        return self.criteria.identification(RequestedCriterion(), self.gallery, collection)
 
     def _search(self, collection: str, probe: Probe, top_k: int, policy: DecisionPolicy) -> list[Candidate]:
         with stage("search"):

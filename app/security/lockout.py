@@ -48,8 +48,7 @@ class Lockout:
     ) -> None:
         self._store, self._enabled, self._clock = store, enabled, clock
         self._lock = threading.Lock()
-        forgotten = (clock() - FORGOTTEN_AFTER).isoformat()
-        store.change(lambda c: c.execute("DELETE FROM failures WHERE blocked_until < ? AND count > 0", (forgotten,)))
+        self._forget_stored()
         with store.reading() as connection:
             rows = connection.execute("SELECT subject, count, blocked_until FROM failures").fetchall()
         self._failures = {
@@ -89,6 +88,20 @@ class Lockout:
             lambda connection: connection.execute("DELETE FROM failures WHERE subject LIKE ?", (prefix + "%",))
         )
 
+    def forget_old(self) -> None:
+        """Erases the failures of subjects that nobody has tried for long. Raises SecurityStoreUnavailable."""
+        limit = self._clock() - FORGOTTEN_AFTER
+        with self._lock:
+            for name in [n for n, f in self._failures.items() if f.count and not f.pending and f.blocked_until < limit]:
+                del self._failures[name]
+        self._forget_stored()
+
+    def _forget_stored(self) -> None:
+        limit = (self._clock() - FORGOTTEN_AFTER).isoformat()
+        self._store.change(
+            lambda connection: connection.execute("DELETE FROM failures WHERE blocked_until < ?", (limit,))
+        )
+
     def _name(self, collection: str, subject_id: str) -> str:
         """The pseudonyms of a collection and of a subject in it."""
         pseudonym = self._store.secret.pseudonym
@@ -121,7 +134,8 @@ class Lockout:
             elif failed:
                 known.count += 1
                 over = known.count - FREE_FAILURES
-                known.blocked_until = _NEVER
+                # A time even where nothing is blocked: how old the failures are.
+                known.blocked_until = self._clock()
                 if over >= 0:
                     known.blocked_until = self._clock() + min(FIRST_DELAY * 2 ** min(over, 20), LONGEST_DELAY)
                 changed = True

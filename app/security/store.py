@@ -55,6 +55,8 @@ CREATE TABLE IF NOT EXISTS trail_ends (
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
+GENESIS = bytes(32)
+"""What the first record of the trail follows."""
 BUSY_SECONDS = 2.0
 MOST_WAITING = 10_000
 """Records that may wait to be written; then requests are refused."""
@@ -63,12 +65,16 @@ RETRY_SECONDS = 1.0
 
 _LOGGER = logging.getLogger("tessera")
 
+NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+
 Change = Callable[[sqlite3.Connection], Any]
 """Something to do inside a write transaction."""
 
 
 class SecurityStore:
     """One SQLite database (WAL, every commit on disk) and its secret. Callable from any thread.
+
+    ``make_room``, once set, is called when the disk is full, and returns whether there is space now.
 
     Raises SecurityStoreUnavailable if it cannot be opened, is damaged or is of a newer release.
     """
@@ -81,6 +87,11 @@ class SecurityStore:
         self._lock, self._starting = threading.Lock(), threading.Lock()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not exists and secret_file is None and secret_path.exists():
+                raise SecurityStoreUnavailable(
+                    f"{path} is missing, but the secret beside it is there: keys and the audit trail are lost. Restore "
+                    f"them, or remove {secret_path} to begin anew, without keys."
+                )
             self.secret: Secret = read_secret(secret_path, create=create and not exists)
             path.touch(mode=0o600)
             self._connection = sqlite3.connect(
@@ -91,6 +102,7 @@ class SecurityStore:
             raise SecurityStoreUnavailable(f"The database {path} cannot be opened: {error}.") from error
         self._waiting: queue.Queue[tuple[Change, Future[Any] | None] | None] = queue.Queue(MOST_WAITING)
         self._failure: str | None = None
+        self.make_room: Callable[[], bool] | None = None
         self._writer: threading.Thread | None = None
 
     def _prepare(self, path: Path) -> None:
@@ -105,6 +117,10 @@ class SecurityStore:
         self._connection.execute("PRAGMA secure_delete = ON")
         if version < SCHEMA_VERSION:
             self._connection.executescript(SCHEMA)
+            self.change(self._begin_trail)
+
+    def _begin_trail(self, connection: sqlite3.Connection) -> None:
+        set_end(connection, self.secret, "head", 0, GENESIS)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -158,9 +174,9 @@ class SecurityStore:
         kept: list[tuple[Change, Future[Any] | None]] = []
         while not closing:
             try:
-                first = self._waiting.get(timeout=RETRY_SECONDS if kept else None)
+                first = self._waiting.get(timeout=RETRY_SECONDS if kept or self._failure else None)
             except queue.Empty:
-                first = (lambda _: None, None)
+                first = (_probe, None)
             items = [first]
             while len(items) < BATCH and not self._waiting.empty():
                 items.append(self._waiting.get_nowait())
@@ -172,14 +188,14 @@ class SecurityStore:
         try:
             with self._lock:
                 results = self._run([change for change, _ in items])
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is: without this thread nothing would be recorded any more
             if self._failure is None:
                 _LOGGER.warning("The audit trail cannot be written: %s", error)
-            self._failure = str(error)
+            self._failure = str(error) or type(error).__name__
             for _, future in items:
                 if future is not None:
                     future.set_exception(SecurityStoreUnavailable(f"The audit trail cannot be written: {error}."))
-            return [item for item in items if item[1] is None]
+            return [item for item in items if item[1] is None and item[0] is not _probe]
         self._failure = None
         for (_, future), result in zip(items, results, strict=True):
             if future is not None:
@@ -187,6 +203,15 @@ class SecurityStore:
         return []
 
     def _run(self, changes: list[Change]) -> list[Any]:
+        try:
+            return self._transaction(changes)
+        except sqlite3.OperationalError as error:
+            full = getattr(error, "sqlite_errorcode", 0) in NO_ROOM
+            if not full or self.make_room is None or not self.make_room():
+                raise
+            return self._transaction(changes)
+
+    def _transaction(self, changes: list[Change]) -> list[Any]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             results = [change(self._connection) for change in changes]
@@ -196,6 +221,24 @@ class SecurityStore:
                 self._connection.rollback()
             raise
         return results
+
+
+def _probe(connection: sqlite3.Connection) -> None:
+    """A write that changes nothing: whether writes work again."""
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def seal(secret: Secret, name: str, sequence: int, digest: bytes) -> bytes:
+    """What shows that an end of the trail was written by whoever has the secret."""
+    return secret.digest("trail end", name, str(sequence), digest.hex())
+
+
+def set_end(connection: sqlite3.Connection, secret: Secret, name: str, sequence: int, digest: bytes) -> None:
+    """Writes the ``start`` or the ``head`` of the trail, sealed: even an empty one has a head."""
+    connection.execute(
+        "INSERT OR REPLACE INTO trail_ends (name, sequence, hash, seal) VALUES (?, ?, ?, ?)",
+        (name, sequence, digest, seal(secret, name, sequence, digest)),
+    )
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from app.security.secret import Secret
-from app.security.store import SecurityStore
+from app.security.store import GENESIS, SecurityStore, seal, set_end
 
-GENESIS = bytes(32)
-"""What the first record follows."""
 PRUNED = "prune_trail"
+
+_End = tuple[int, bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class AuditTrail:
         """The last record; None if there is none."""
         with self._store.reading() as connection:
             end = _end(connection, "head")
-        return None if end is None else Receipt(end[0], end[1].hex())
+        return None if end is None or end[0] == 0 else Receipt(end[0], end[1].hex())
 
     def records(self, *, subject: str | None = None) -> Iterator[TrailRecord]:
         """All records, oldest first, or those that name a subject as ``name_of`` does."""
@@ -118,13 +118,19 @@ class AuditTrail:
         limit = (self._clock() - timedelta(days=days)).isoformat(timespec="milliseconds")
 
         def change(connection: sqlite3.Connection) -> int:
+            # Only what lies before every record that is kept: a clock that was wrong for a moment removes nothing.
             last = connection.execute(
-                "SELECT sequence, hash FROM trail WHERE at < ? ORDER BY sequence DESC LIMIT 1", (limit,)
+                """
+                SELECT sequence, hash FROM trail
+                WHERE sequence < COALESCE((SELECT MIN(sequence) FROM trail WHERE at >= ?), 9223372036854775807)
+                ORDER BY sequence DESC LIMIT 1
+                """,
+                (limit,),
             ).fetchone()
             if last is None:
                 return 0
             count = connection.execute("DELETE FROM trail WHERE sequence <= ?", (last[0],)).rowcount
-            _set_end(connection, self._store.secret, "start", last[0], last[1])
+            set_end(connection, self._store.secret, "start", last[0], last[1])
             details = {"records": count, "before": limit}
             self._appending(Entry("service", PRUNED, "done", details=details))(connection)
             return int(count)
@@ -145,59 +151,62 @@ def append(connection: sqlite3.Connection, secret: Secret, at: str, content: dic
     connection.execute(
         "INSERT INTO trail (sequence, at, record, hash) VALUES (?, ?, ?, ?)", (sequence, at, text, digest)
     )
-    _set_end(connection, secret, "head", sequence, digest)
+    set_end(connection, secret, "head", sequence, digest)
     return Receipt(sequence, digest.hex())
 
 
 def verify_chain(store: SecurityStore, expected: Receipt | None) -> list[str]:
     """See ``AuditTrail.verify``; stops at the first broken link, since all after it are in doubt."""
-    secret = store.secret
     with store.reading() as connection:
-        start, head = _end(connection, "start"), _end(connection, "head")
-        broken = [
-            f"the seal of the {name} of the trail does not fit"
-            for name, end in (("start", start), ("head", head))
-            if end is not None and not hmac.compare_digest(end[2], _seal(secret, name, end[0], end[1]))
-        ]
-        if broken:
-            return broken
-        sequence, digest = (start[0], start[1]) if start else (0, GENESIS)
-        found = expected is not None and (sequence, digest.hex()) == (expected.sequence, expected.hash)
-        for number, at, text, stored in connection.execute(
-            "SELECT sequence, at, record, hash FROM trail ORDER BY sequence"
-        ):
-            if number != sequence + 1:
-                return [f"records {sequence + 1} to {number - 1} are missing"]
-            link = _link(secret, digest, number, at, text)
-            if not hmac.compare_digest(link, stored):
-                return [f"record {number} was changed, or one before it"]
-            sequence, digest = number, link
-            found = found or (expected is not None and (number, link.hex()) == (expected.sequence, expected.hash))
-    ends = (head[0], head[1]) if head else (0, GENESIS)
-    if ends != (sequence, digest):
-        return [f"the trail ends at record {sequence}, but {ends[0]} were written"]
-    if expected is not None and not found:
-        return [f"record {expected.sequence} with hash {expected.hash} is not in the trail"]
-    return []
+        connection.execute("BEGIN")
+        try:
+            return _problems(connection, store.secret, expected)
+        finally:
+            connection.rollback()
+
+
+def _problems(connection: sqlite3.Connection, secret: Secret, expected: Receipt | None) -> list[str]:
+    start, head = _end(connection, "start"), _end(connection, "head")
+    if head is None:
+        return ["the trail has no head, which even an empty one has: it was removed"]
+    if broken := _broken_seals(secret, start, head):
+        return broken
+    sequence, digest = (start[0], start[1]) if start else (0, GENESIS)
+    if expected is not None and expected.sequence < sequence:
+        return [f"record {expected.sequence} was pruned, so nothing can be said about it"]
+    found = expected is None or (sequence, digest.hex()) == expected
+    for number, at, text, stored in connection.execute(
+        "SELECT sequence, at, record, hash FROM trail ORDER BY sequence"
+    ):
+        link = _link(secret, digest, number, at, text)
+        if number != sequence + 1:
+            return [f"records {sequence + 1} to {number - 1} are missing"]
+        if not hmac.compare_digest(link, stored):
+            return [f"record {number} was changed, or one before it"]
+        sequence, digest = number, link
+        found = found or (number, link.hex()) == expected
+    problems = []
+    if head[:2] != (sequence, digest):
+        problems.append(f"the trail ends at record {sequence}, but {head[0]} were written")
+    elif not found and expected is not None:
+        problems.append(f"record {expected.sequence} with hash {expected.hash} is not in the trail")
+    return problems
+
+
+def _broken_seals(secret: Secret, start: _End | None, head: _End) -> list[str]:
+    return [
+        f"the seal of the {name} of the trail does not fit"
+        for name, end in (("start", start), ("head", head))
+        if end is not None and not hmac.compare_digest(end[2], seal(secret, name, end[0], end[1]))
+    ]
 
 
 def _link(secret: Secret, previous: bytes, sequence: int, at: str, text: str) -> bytes:
     return secret.digest("trail", previous.hex(), str(sequence), at, text)
 
 
-def _seal(secret: Secret, name: str, sequence: int, digest: bytes) -> bytes:
-    return secret.digest("trail end", name, str(sequence), digest.hex())
-
-
-def _end(connection: sqlite3.Connection, name: str) -> tuple[int, bytes, bytes] | None:
-    row: tuple[int, bytes, bytes] | None = connection.execute(
+def _end(connection: sqlite3.Connection, name: str) -> _End | None:
+    row: _End | None = connection.execute(
         "SELECT sequence, hash, seal FROM trail_ends WHERE name = ?", (name,)
     ).fetchone()
     return row
-
-
-def _set_end(connection: sqlite3.Connection, secret: Secret, name: str, sequence: int, digest: bytes) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO trail_ends (name, sequence, hash, seal) VALUES (?, ?, ?, ?)",
-        (name, sequence, digest, _seal(secret, name, sequence, digest)),
-    )

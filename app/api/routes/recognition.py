@@ -92,6 +92,7 @@ def fingerprint(body: schemas.EnrollRequest) -> str:
         "subject_exists",
         "idempotency_key_reused",
         "idempotency_conflict",
+        "too_many_templates",
     ),
 )
 async def enroll(
@@ -105,15 +106,19 @@ async def enroll(
 
     Photographs that give no template are listed in `failures`; the request fails only if none gives one. Other
     subjects that match are listed in `possible_duplicates`; the enrolment stands regardless. To `replace` what is
-    enrolled, a key needs the scope `delete`, too.
+    enrolled, or to append so much that older templates are no longer compared, a key needs the scope `delete`, too;
+    to see who the duplicates are, `identify` or `read`.
     """
     service, replaces = components.recognition, body.on_conflict is OnConflict.REPLACE
     caller.require_collection(body.collection)
     if replaces:
         caller.require(Scope.DELETE)
 
+    sees_others = caller.may(Scope.IDENTIFY, Scope.READ)
+
     def render(result: Enrolment) -> str:
-        return presenters.enrolment(result, service.encoder, service.calibration).model_dump_json()
+        answer = presenters.enrolment(result, service.encoder, service.calibration, duplicates=sees_others)
+        return answer.model_dump_json()
 
     report = body.report_duplicates
     enrolment = EnrolmentRequest(
@@ -123,7 +128,8 @@ async def enroll(
         metadata=body.metadata,
         face_policy=body.face_policy,
         on_conflict=body.on_conflict,
-        report_duplicates=components.settings.gallery.report_duplicates if report is None else report,
+        report_duplicates=components.settings.gallery.report_duplicates and report is not False,
+        may_displace=caller.may(Scope.DELETE),
     )
     # The keys of two callers do not meet: neither learns what the other one sent.
     own_key = f"{caller.key_id or ''}:{idempotency_key}"
@@ -180,7 +186,10 @@ async def verify(
             result = service.verify_subject(
                 body.image, body.collection, body.subject_id, face_policy=policy, requested=requested
             )
-            attempt.matched = result.outcome.decision is Decision.MATCH
+            # By the collection's own targets: a request that asks for a loose threshold resets nothing.
+            attempt.matched = result.outcome.decision is Decision.MATCH and service.is_match(
+                body.collection, result.compared
+            )
         return result
 
     def answer() -> tuple[Decision, str]:
@@ -223,7 +232,11 @@ async def identify(
         )
         with stage(SERIALISE):
             out = presenters.identification(
-                result, service.encoder, service.calibration, show_all=caller.may(Scope.READ)
+                result,
+                service.encoder,
+                service.calibration,
+                # By the collection's own targets: a request that asks for a loose threshold learns no names by it.
+                shown_by=None if caller.may(Scope.READ) else service.search_policy(body.collection),
             )
             return result, out.model_dump_json()
 
@@ -231,9 +244,13 @@ async def identify(
         result, content = await components.admission.run(request, answer)
         decision = result.faces[0].outcome.decision
         outcome.value = decision
-        if decision is Decision.MATCH:
-            outcome.subject = result.faces[0].candidates[0].subject_id
+        found = [face.candidates[0] for face in result.faces if face.outcome.decision is Decision.MATCH]
         outcome.details = presenters.versions(service.encoder, service.calibration)
+        if found:
+            outcome.subject = found[0].subject_id
+        if len(found) > 1:
+            also = [components.trail.name_of(body.collection, candidate.subject_id) for candidate in found[1:]]
+            outcome.details["also"] = ",".join(also)
     components.metrics.decisions.labels("identify", decision).inc()
     return _answer(content)
 

@@ -19,7 +19,7 @@ from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.migration import migrate, shipped_scripts
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile, refuse_loss
 from app.gallery.sqlite.templates import erase_unreadable
-from app.gallery.sqlite.vault import Vault
+from app.gallery.sqlite.vault import Vault, require_vault
 
 _LOGGER = logging.getLogger("tessera")
 _INCOMING = "gallery.restoring"
@@ -64,6 +64,7 @@ def _verified(path: Path, keys: Vault | None) -> tuple[Inspection, Position]:
         if not copy.execute("PRAGMA user_version").fetchone()[0]:
             raise BackupError(f"{path} holds no gallery.")
         migrate(copy, shipped_scripts())
+        require_vault(copy, keys)
         if keys is not None and (erased := erase_unreadable(copy, keys)):
             _LOGGER.warning("%d templates of this copy have been erased since, and stay erased.", erased)
         found = inspect(copy, thorough=False, keys=keys)

@@ -86,7 +86,6 @@ class Database:
 
     def __init__(self, path: Path, keys: Vault | None = None) -> None:
         self._path, self._directory, self._keys = path, path.parent, keys
-        self._erased: list[bytes] = []
         self._write_lock = Lock()
         self._pool_changed = Condition()
         self._idle: list[sqlite3.Connection] = []
@@ -157,8 +156,6 @@ class Database:
             refuse_loss(self._directory, None)
         migrate(self._writer, shipped_scripts())
         vault.require_vault(self._writer, self._keys)
-        if self._keys is not None:
-            vault.watch_erasures(self._writer, self._erased.append)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -196,7 +193,6 @@ class Database:
                     yield self._writer
                 finally:
                     self._writer.rollback()
-                    self._erased.clear()
                     self._empty_log()
         finally:
             self._write_lock.release()
@@ -220,14 +216,18 @@ class Database:
         self._destroy_keys()
         self._upkeep.written()
 
-    def _destroy_keys(self) -> None:
-        """Makes what backups hold of the templates that were just erased unreadable."""
-        if self._keys is None or not self._erased:
-            return
+    def _destroy_keys(self) -> bool:
+        """Makes what backups hold of erased templates unreadable; whether it could be done, else it is tried again."""
+        if self._keys is None:
+            return True
         try:
-            self._keys.forget(self._erased)
-        except GalleryUnavailable as error:
-            _LOGGER.warning("%s The keys of erased templates are destroyed at the next start.", error.message)
+            if seals := [seal for (seal,) in self._writer.execute("SELECT seal FROM erased_seals")]:
+                self._keys.forget(seals)
+                self._writer.execute("DELETE FROM erased_seals")
+        except (GalleryUnavailable, sqlite3.Error) as error:
+            _LOGGER.warning("The keys of erased templates could not be destroyed yet; it is tried again: %s", error)
+            return False
+        return True
 
     def release_reserve(self) -> bool:
         """Frees the space kept for erasing; whether there was any."""
@@ -267,7 +267,8 @@ class Database:
                 return True
             try:
                 self._files.check()
-                if done := self._checkpoint():
+                destroyed = self._destroy_keys()
+                if done := self._checkpoint() and destroyed:
                     self._log_holds_erased = False
                 self._sequence_file.sync()
             except (sqlite3.Error, OSError, GalleryUnavailable) as error:

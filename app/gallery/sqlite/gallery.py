@@ -28,6 +28,7 @@ from app.gallery.protocol import (
     ReceiptExists,
     SubjectExists,
     SubjectNotFound,
+    TooManyTemplates,
 )
 from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
 from app.gallery.sqlite import queries, receipts
@@ -45,7 +46,6 @@ from app.gallery.sqlite.templates import (
     read_vectors,
     renew_crowding,
     seal_templates,
-    seals,
     subject_keys,
 )
 from app.gallery.sqlite.values import dump_metadata, load_metadata
@@ -120,10 +120,8 @@ class SqliteGallery:
         with self._database.writing() as connection:
             now = self._clock()
             encoder = queries.bind_encoder(connection, directory, encoder_digest)
-            if self._keys is not None:
-                if seal_templates(connection, self._keys):
-                    self._database.expect_erasure()
-                self._keys.forget_all_but(seals(connection))
+            if self._keys is not None and seal_templates(connection, self._keys):
+                self._database.expect_erasure()
             bind_cohort(connection, self._crowding)
             receipts.delete_old_receipts(connection, now)
             if DEFAULT_COLLECTION not in queries.collection_ids(connection):
@@ -241,6 +239,7 @@ class SqliteGallery:
         metadata: Mapping[str, Any] | None = None,
         on_conflict: OnConflict = OnConflict.APPEND,
         receipt: PendingReceipt | None = None,
+        most: int | None = None,
     ) -> Subject:
         if not subject_id or not templates:
             raise ValueError("An enrolment has a subject id and at least one template.")
@@ -253,6 +252,12 @@ class SqliteGallery:
             if receipt is not None and receipts.find_receipt(connection, receipt.key, now):
                 raise ReceiptExists("Another request has been answered under this idempotency key.")
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
+            held = len(queries.template_ids(connection, subject))
+            if most is not None and held + len(templates) > most:
+                raise TooManyTemplates(
+                    f"The subject {subject_id!r} has {held} templates; with {len(templates)} more there would be more "
+                    f"than {most}. Delete some, or replace them."
+                )
             insert_templates(connection, subject, templates, self._encoder, now, self._keys)
             added = renew_crowding(connection, subject, self._crowding)
             enrolled = queries.read_subject(connection, collection, subject_id)
@@ -382,6 +387,10 @@ class SqliteGallery:
                 raise damage.error()
             templates = read_templates(connection, [subject])
         return _candidate(rank(probe, templates)[0])
+
+    def make_room(self) -> bool:
+        """Frees the space kept for erasing on a full disk; whether there was any."""
+        return self._database.release_reserve()
 
     def check(self) -> None:
         for collection, index in list(self._indexes.items()):

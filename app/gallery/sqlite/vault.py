@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -173,26 +173,17 @@ class Vault:
             # The log may still hold the pages from before.
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no key at all."""
+        with self._lock, _answering():
+            return self._connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is None
+
     def lost(self, seals: Iterable[bytes]) -> list[bytes]:
         """Those of the seals whose keys were destroyed. Raises GalleryUnavailable."""
         query = "SELECT 1 FROM keys WHERE id = ?"
         with self._lock, _answering():
             return [s for s in seals if self._connection.execute(query, (s[:_ID],)).fetchone() is None]
-
-    def forget_all_but(self, seals: Iterable[bytes]) -> int:
-        """Destroys all keys but those of these seals, given in order, as a crash may leave some; returns how many."""
-        kept = iter(seals)
-        held = next(kept, None)
-        gone = []
-        with self._lock, _answering():
-            for (id_,) in self._connection.execute("SELECT id FROM keys ORDER BY id"):
-                while held is not None and held[:_ID] < id_:
-                    held = next(kept, None)
-                if held is None or held[:_ID] != id_:
-                    gone.append(id_)
-        if gone:
-            self.forget(gone)
-        return len(gone)
 
     def rotate(self) -> int:
         """Wraps all data keys by a new root key under the current master key; returns how many. Services may run."""
@@ -260,20 +251,17 @@ def install(connection: sqlite3.Connection, vault: Vault | None) -> None:
     connection.create_function("opened", 3, vault.open if vault is not None else lambda *_: None)
 
 
-def watch_erasures(connection: sqlite3.Connection, erased: Callable[[bytes], None]) -> None:
-    """Calls ``erased`` with the seal of every template that this connection deletes, with its subject or without."""
-    connection.create_function("note_erased", 1, erased)
-    connection.execute(
-        "CREATE TEMP TRIGGER erased_templates AFTER DELETE ON main.templates WHEN OLD.seal IS NOT NULL "
-        "BEGIN SELECT note_erased(OLD.seal); END"
-    )
-
-
 def require_vault(connection: sqlite3.Connection, vault: Vault | None) -> None:
-    """Raises EncryptionKeyMissing if there are encrypted templates and no keys."""
-    if vault is None and connection.execute("SELECT 1 FROM templates WHERE seal IS NOT NULL LIMIT 1").fetchone():
+    """Raises EncryptionKeyMissing if there are encrypted templates and no keys at all."""
+    if connection.execute("SELECT 1 FROM templates WHERE seal IS NOT NULL LIMIT 1").fetchone() is None:
+        return
+    if vault is None:
         raise EncryptionKeyMissing(
             "The stored templates are encrypted. Name the master key in TESSERA_GALLERY__MASTER_KEY_FILE."
+        )
+    if vault.is_empty:
+        raise EncryptionKeyMissing(
+            f"The stored templates are encrypted, and {VAULT_NAME} beside them holds no keys. Put a copy of it back."
         )
 
 

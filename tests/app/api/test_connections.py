@@ -131,6 +131,45 @@ def test_endless_headers_end(server: Server, client: httpx.Client) -> None:
     ok(client.get("/livez"))
 
 
+def test_endless_trailers_cost_no_memory(server: Server, client: httpx.Client) -> None:
+    connection = connect(server, b"POST /enroll HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    before = resident(server)
+    trailers = b"a: b\r\n" * 10_000
+    try:
+        for _ in range(500):
+            connection.sendall(trailers)
+    except ConnectionError:
+        pass
+    assert resident(server) < before + 100
+    connection.close()
+    ok(client.get("/livez"))
+
+
+def test_requests_without_end_on_one_connection(server: Server, client: httpx.Client) -> None:
+    connection = connect(server)
+    before = resident(server)
+    connection.settimeout(2)
+    try:
+        for _ in range(300):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
+    except (ConnectionError, TimeoutError):
+        pass
+    assert resident(server) < before + 100
+    connection.close()
+    ok(client.get("/livez"))
+    few = connect(server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+    received = b""
+    while received.count(b"HTTP/1.1 200 ") < 3:
+        received += few.recv(65536)
+    few.close()
+
+
+def resident(server: Server) -> int:
+    """Memory of the server, MiB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
 def test_no_more_connections_than_allowed(server: Server, client: httpx.Client) -> None:
     connections = [connect(server) for _ in range(150)]
     answers = [rest(connection) for connection in connections]

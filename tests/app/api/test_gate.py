@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api.gate import REFRESH_SECONDS, host_name
+from app.gallery import GalleryUnavailable
 from app.main import create_app, open_security
 from app.recognition.service import RecognitionService
 from app.security.keys import KeyStore, Scope
@@ -216,6 +217,60 @@ def test_beyond_loopback_nobody_is_let_in_without_a_key(make_service: MakeServic
         ok(client.get("/subjects"))
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+def test_what_came_through_a_proxy_is_not_from_this_machine(client: TestClient, header: str) -> None:
+    problem(client.get("/subjects", headers={header: "198.51.100.7"}), 401, "unauthenticated")
+    ok(client.get("/subjects"))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"trusted_proxies": "127.0.0.1"}, {"root_path": "/faces"}, {"allowed_hosts": "a.b"}]
+)
+def test_settings_of_a_proxy_say_that_others_reach_the_service(setting: dict[str, str]) -> None:
+    assert ServerSettings(**setting).beyond_loopback
+    assert not ServerSettings().beyond_loopback
+
+
+def test_a_loose_threshold_names_nobody(client: TestClient, keys: KeyStore, ada: bytes, grace: bytes) -> None:
+    ok(client.post("/enroll", files=files(grace), data={"subject_id": "grace"}), 201)
+    _, text = keys.create("searches", [Scope.IDENTIFY])
+    time.sleep(REFRESH_SECONDS * 1.1)
+    for loose in ({"max_distance": "4"}, {"min_similarity": "-1"}):
+        answer = client.post("/identify", files=files(ada), data=loose, headers=bearer(text))
+        assert ok(answer)["decision"] == "match"
+        assert "grace" not in answer.text
+
+
+def test_who_may_only_enrol_learns_nobody_and_displaces_nobody(
+    client: TestClient, keys: KeyStore, ada: bytes, grace: bytes
+) -> None:
+    ok(client.post("/enroll", files=files(ada), data={"subject_id": "ada", "metadata": '{"a": 1}'}), 201)
+    _, text = keys.create("enrols", [Scope.ENROLL])
+    time.sleep(REFRESH_SECONDS * 1.1)
+    answer = client.post("/enroll", files=files(ada), data={"subject_id": "twin"}, headers=bearer(text))
+    assert (ok(answer, 201)["possible_duplicate"], answer.json()["possible_duplicates"]) == (True, [])
+    for _ in range(2):
+        ok(client.post("/enroll", files=files(*[grace] * 3), data={"subject_id": "ada"}, headers=bearer(text)), 201)
+    more = client.post("/enroll", files=files(*[grace] * 3), data={"subject_id": "ada"}, headers=bearer(text))
+    problem(more, 409, "too_many_templates")
+
+
+def test_strangers_are_told_which_part_fails_and_no_more(
+    client: TestClient, keys: KeyStore, service: RecognitionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise GalleryUnavailable("subject 'ada' is damaged")
+
+    _, reads = keys.create("reads", [Scope.READ])
+    time.sleep(REFRESH_SECONDS * 1.1)
+    problem(client.get("/subjects"), 401, "unauthenticated")
+    monkeypatch.setattr(service.gallery, "check", fail)
+    answer = client.get("/readyz")
+    assert problem(answer, 503, "not_ready")["checks"]["gallery"] == "failed"
+    assert "ada" not in answer.text
+    assert "ada" in problem(client.get("/readyz", headers=bearer(reads)), 503, "not_ready")["checks"]["gallery"]
+
+
 def test_an_admin_key_from_a_file(make_service: MakeService, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k" * 32 + "\n")
     with running(make_service, tmp_path, security=SecuritySettings(admin_key_file=tmp_path / "key")) as client:
@@ -239,8 +294,9 @@ def test_rates_of_keys_addresses_and_wrong_keys(make_service: MakeService, tmp_p
             ok(client.get("/subjects", headers=bearer(fast)))
         for _ in range(4):
             problem(client.get("/subjects", headers=bearer("wrong")), 401, "unauthenticated")
-        # Whoever guesses is not even told whether a guess was right.
-        problem(client.get("/subjects", headers=bearer(fast)), 429, "rate_limited")
+        problem(client.get("/subjects", headers=bearer("wrong")), 429, "rate_limited")
+        # Who guesses does not shut out who knows.
+        ok(client.get("/subjects", headers=bearer(fast)))
         for _ in range(30):
             last = client.get("/subjects")
         problem(last, 429, "rate_limited")
@@ -261,10 +317,12 @@ def test_hosts_that_a_page_could_have_made_its_own(client: TestClient, host: str
 
 
 def test_hosts_can_be_named(make_service: MakeService, tmp_path: Path) -> None:
-    with running(make_service, tmp_path, server=ServerSettings(allowed_hosts="faces.example, b.example")) as client:
+    named = ServerSettings(allowed_hosts="faces.example, b.example")
+    anybody = SecuritySettings(allow_anonymous=True)
+    with running(make_service, tmp_path, server=named, security=anybody) as client:
         ok(client.get("/subjects", headers={"Host": "Faces.Example:443"}))
         problem(client.get("/subjects", headers={"Host": "c.example"}), 421, "unknown_host")
-    with running(make_service, tmp_path, server=ServerSettings(allowed_hosts="*")) as client:
+    with running(make_service, tmp_path, server=ServerSettings(allowed_hosts="*"), security=anybody) as client:
         ok(client.get("/subjects", headers={"Host": "c.example"}))
 
 

@@ -52,6 +52,16 @@ def test_after_five_strangers_a_subject_has_to_wait(
     assert ok(client.post("/verify", files=files(ada), data={"subject_id": "ada"}))["decision"] == "match"
 
 
+def test_a_loose_threshold_does_not_reset_the_count(
+    client: TestClient, enroll: Enroll, ada: bytes, grace: bytes
+) -> None:
+    enroll(ada, subject_id="ada")
+    for _ in range(5):
+        loose = {"subject_id": "ada", "max_distance": "4"}
+        assert ok(client.post("/verify", files=files(grace), data=loose))["decision"] == "match"
+    problem(client.post("/verify", files=files(grace), data={"subject_id": "ada"}), 429, "locked_out")
+
+
 def test_the_wait_can_be_switched_off(make_service: MakeService, tmp_path: Path, ada: bytes, grace: bytes) -> None:
     settings = Settings(gallery=GallerySettings(data_dir=tmp_path), security=SecuritySettings(lockout=False))
     with TestClient(create_app(settings, make_service(tmp_path))) as client:

@@ -58,6 +58,7 @@ def test_keys_from_creation_to_revocation(tmp_path: Path) -> None:
     assert [a for a in actions if a[0] != "verify"] == [
         ("create_key", "done"),
         ("enroll", "append"),
+        ("GET /subjects/{subject_id}", "forbidden"),
         ("rotate_key", "done"),
         ("delete_subject", "started"),
         ("delete_subject", "done"),
@@ -117,7 +118,11 @@ def test_nothing_is_created_to_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("proxies", "status"), [("127.0.0.1", 200), ("", 429), ("192.0.2.1", 429)])
 def test_only_a_trusted_proxy_says_whose_request_it_is(tmp_path: Path, proxies: str, status: int) -> None:
-    variables = {"TESSERA_SERVER__TRUSTED_PROXIES": proxies, "TESSERA_SECURITY__ADDRESS_RATE": "3/hour"}
+    variables = {
+        "TESSERA_SERVER__TRUSTED_PROXIES": proxies,
+        "TESSERA_SECURITY__ADDRESS_RATE": "3/hour",
+        "TESSERA_SECURITY__ALLOW_ANONYMOUS": "true",
+    }
     with Server(tmp_path / "data", **variables) as server, httpx.Client(base_url=server.url) as client:
         for number in range(6):
             answer = client.get("/subjects", headers={"X-Forwarded-For": f"198.51.100.{number}"}, timeout=PATIENCE)
@@ -125,7 +130,8 @@ def test_only_a_trusted_proxy_says_whose_request_it_is(tmp_path: Path, proxies: 
 
 
 def test_a_prefix_that_a_proxy_removes(tmp_path: Path) -> None:
-    with Server(tmp_path / "data", TESSERA_SERVER__ROOT_PATH="/faces") as server:
+    variables = {"TESSERA_SERVER__ROOT_PATH": "/faces", "TESSERA_SECURITY__ALLOW_ANONYMOUS": "true"}
+    with Server(tmp_path / "data", **variables) as server:
         for path in ("/livez", "/subjects", "/faces/subjects"):
             ok(httpx.get(server.url + path, timeout=PATIENCE))
         document = httpx.get(server.url + "/openapi.json", timeout=PATIENCE).json()

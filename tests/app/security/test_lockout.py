@@ -114,6 +114,24 @@ def test_failures_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
         assert b"ada" not in path.read_bytes()
 
 
+def test_fewer_failures_survive_a_restart_too_and_old_ones_do_not(tmp_path: Path, clock: Clock) -> None:
+    store = SecurityStore(tmp_path)
+    lockout = Lockout(store, clock=clock)
+    for _ in range(FREE_FAILURES - 1):
+        attempt(lockout)
+    store.close()
+    store = SecurityStore(tmp_path)
+    lockout = Lockout(store, clock=clock)
+    attempt(lockout)
+    assert delay(lockout) == 30
+    clock.wait(31 * 24 * 3600)
+    lockout.forget_old()
+    for _ in range(FREE_FAILURES):
+        attempt(lockout)
+    assert delay(lockout) == 30
+    store.close()
+
+
 def test_erased_subjects_and_collections_leave_no_failures(store: SecurityStore, clock: Clock) -> None:
     lockout = Lockout(store, clock=clock)
     for collection, subject in (("default", "ada"), ("staff", "ada"), ("staff", "grace")):

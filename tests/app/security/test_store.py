@@ -81,6 +81,46 @@ def test_a_database_that_is_held_is_reported_and_caught_up_with(store: SecurityS
     store.check()
 
 
+def test_it_works_again_although_nothing_waits(store: SecurityStore, tmp_path: Path) -> None:
+    holder = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(SecurityStoreUnavailable, match="locked"):
+        store.change_soon(insert("soon")).result(30)
+    holder.execute("COMMIT")
+    holder.close()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            store.check()
+            break
+        except SecurityStoreUnavailable:
+            time.sleep(0.05)
+    store.check()
+
+
+def test_whatever_fails_the_next_change_is_made(store: SecurityStore) -> None:
+    with pytest.raises(SecurityStoreUnavailable):
+        store.change_soon(insert("a", ZeroDivisionError("odd"))).result(30)
+    assert store.change_soon(insert("b")).result(30) == "b"
+
+
+def test_a_full_disk_is_tried_again_when_there_is_room(store: SecurityStore) -> None:
+    with store.reading() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(SecurityStoreUnavailable, match="full"):
+        store.change(insert("x" * 100_000))
+
+    def make_room() -> bool:
+        store._connection.execute("PRAGMA max_page_count = 100000")
+        return True
+
+    store.make_room = make_room
+    store.change(insert("x" * 100_000))
+    with store.reading() as connection:
+        assert count(connection) == 1
+
+
 def test_no_more_wait_than_may(store: SecurityStore) -> None:
     gate = threading.Event()
     store.change_later(lambda _: gate.wait(30))
@@ -120,6 +160,14 @@ def test_a_secret_that_is_none(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(SecurityStoreUnavailable, match="hexadecimal"):
         read_secret(path, create=True)
+
+
+def test_a_lost_database_is_not_replaced_by_one_without_keys(tmp_path: Path) -> None:
+    SecurityStore(tmp_path).close()
+    for path in tmp_path.glob(f"{DATABASE_NAME}*"):
+        path.unlink()
+    with pytest.raises(SecurityStoreUnavailable, match="are lost"):
+        SecurityStore(tmp_path)
 
 
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:

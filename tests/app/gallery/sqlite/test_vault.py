@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.gallery import EncryptionKeyMissing, Gallery, OnConflict, SqliteGallery, TemplateDamaged
+from app.gallery import EncryptionKeyMissing, Gallery, GalleryUnavailable, OnConflict, SqliteGallery, TemplateDamaged
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.inspection import inspect_directory
 from app.gallery.sqlite.vault import VAULT_NAME, FileKeyWrapper, Vault, load_wrapper
@@ -134,19 +134,57 @@ def test_erasing_destroys_keys_and_what_backups_hold(tmp_path: Path, wrapper: Fi
         gallery.check()
 
 
-def test_keys_of_writes_that_were_rolled_back_are_destroyed_at_the_next_start(
-    tmp_path: Path, wrapper: FileKeyWrapper
+def test_a_key_that_cannot_be_destroyed_now_is_destroyed_later(
+    tmp_path: Path, wrapper: FileKeyWrapper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
     with encrypted(data, wrapper) as gallery:
         enrol(gallery, PEOPLE)
-    keys = Vault(data, wrapper)
-    keys.seal({"never-stored": axis(0).tobytes(), "person-01-template": axis(1).tobytes()})
-    keys.close()
-    assert kept_keys(data) == len(PEOPLE) + 2
+        with monkeypatch.context() as broken:
+            broken.setattr(Vault, "forget", raises)
+            gallery.delete_subject("default", "person-01")
+            assert kept_keys(data) == len(PEOPLE)
+        gallery.delete_subject("default", "person-02")
+        assert kept_keys(data) == len(PEOPLE) - 2
+
+
+def raises(*_: object) -> None:
+    raise GalleryUnavailable("The disk is full.")
+
+
+def test_going_back_to_what_a_restoration_replaced_loses_nobody(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
+    data, backup = tmp_path / "data", tmp_path / "backup"
     with encrypted(data, wrapper) as gallery:
+        enrol(gallery, dict(list(PEOPLE.items())[:3]))
+        keys = Vault(data, wrapper)
+        back_up(data, backup, keys)
+        enrol(gallery, dict(list(PEOPLE.items())[3:]))
+    aside = restore(backup, data, replace=True, now=NOW, keys=keys)
+    assert aside is not None
+    with encrypted(data, wrapper) as gallery:
+        assert len(everyone(gallery)) == 3
+    restore(aside / "gallery.sqlite3", data, replace=True, now=NOW.replace(day=2), keys=keys)
+    keys.close()
+    with encrypted(data, wrapper) as gallery:
+        assert everyone(gallery) == set(PEOPLE)
         gallery.check()
-    assert kept_keys(data) == len(PEOPLE)
+
+
+def test_lost_keys_are_not_taken_for_erasures(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    with encrypted(data, wrapper) as gallery:
+        enrol(gallery, PEOPLE)
+        keys = Vault(data, wrapper)
+        back_up(data, backup, keys)
+        keys.close()
+    for path in data.glob(f"{VAULT_NAME}*"):
+        path.unlink()
+    with pytest.raises(EncryptionKeyMissing, match="no keys"):
+        encrypted(data, wrapper)
+    keys = Vault(tmp_path / "elsewhere", wrapper)
+    with pytest.raises(EncryptionKeyMissing, match="no keys"):
+        restore(backup, tmp_path / "elsewhere", replace=False, now=NOW, keys=keys)
+    keys.close()
 
 
 @pytest.mark.parametrize("column", ["embedding", "seal"])
