@@ -128,7 +128,7 @@ async def enroll(
         metadata=body.metadata,
         face_policy=body.face_policy,
         on_conflict=body.on_conflict,
-        report_duplicates=components.settings.gallery.report_duplicates and report is not False,
+        report_duplicates=components.settings.gallery.report_duplicates if report is None else report,
         may_displace=caller.may(Scope.DELETE),
     )
     # The keys of two callers do not meet: neither learns what the other one sent.
