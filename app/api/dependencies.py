@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -109,14 +109,8 @@ class Components:
         """
         self.security.check()
         outcome = Outcome(collection, subject)
-        try:
+        with self._failures(request, action, outcome):
             yield outcome
-        except TesseraError as error:
-            self.trail.record_later(self._entry(request, action, outcome, error.code))
-            raise
-        except BaseException:
-            self.trail.record_later(self._entry(request, action, outcome, "failed"))
-            raise
         if self.settings.security.audit_decisions:
             self.trail.record_later(self._entry(request, action, outcome, outcome.value))
 
@@ -138,20 +132,24 @@ class Components:
         outcome = Outcome(collection, subject)
         if erases:
             await self._durably(self._entry(request, action, outcome, STARTED))
-        try:
+        with self._failures(request, action, outcome):
             yield outcome
-        except TesseraError as error:
-            self.trail.record_later(self._entry(request, action, outcome, error.code))
-            raise
-        except BaseException:
-            self.trail.record_later(self._entry(request, action, outcome, "failed"))
-            raise
         entry = self._entry(request, action, outcome, outcome.value)
         try:
             outcome.receipt = await self._durably(entry)
         except SecurityStoreUnavailable:
             # The change stands: its record follows as soon as it can be written.
             self.trail.record_later(entry)
+            raise
+
+    @contextmanager
+    def _failures(self, request: Request, action: str, outcome: Outcome) -> Iterator[None]:
+        """Records an error by its code."""
+        try:
+            yield
+        except BaseException as error:
+            value = error.code if isinstance(error, TesseraError) else "failed"
+            self.trail.record_later(self._entry(request, action, outcome, value))
             raise
 
     def record_refusal(self, request: Request) -> None:

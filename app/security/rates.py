@@ -24,15 +24,8 @@ class RateLimits:
 
     def hit(self, rate: str | None, kind: str, who: str) -> None:
         """Counts one request. Raises RateLimited if it is one too many; None is no limit."""
-        if rate is not None and not self._limiter.hit(limits.parse(rate), kind, who):
-            self._refuse(rate, kind, who)
-
-    def require(self, rate: str | None, kind: str, who: str) -> None:
-        """Raises RateLimited if the limit is reached, without counting."""
-        if rate is not None and not self._limiter.test(limits.parse(rate), kind, who):
-            self._refuse(rate, kind, who)
-
-    def _refuse(self, rate: str, kind: str, who: str) -> None:
+        if rate is None or self._limiter.hit(limits.parse(rate), kind, who):
+            return
         reset = self._limiter.get_window_stats(limits.parse(rate), kind, who).reset_time
         wait = max(1, math.ceil(reset - time.time()))
         raise RateLimited(f"More than {rate} for one {kind}; wait {wait} s.", retry_after=wait, limit=rate)

@@ -18,15 +18,6 @@ def test_one_request_too_many_is_refused_with_a_time() -> None:
     rates.hit(None, "key", "a")
 
 
-def test_looking_does_not_count() -> None:
-    rates = RateLimits()
-    for _ in range(10):
-        rates.require("1/hour", "key", "a")
-    rates.hit("1/hour", "key", "a")
-    with pytest.raises(RateLimited):
-        rates.require("1/hour", "key", "a")
-
-
 @pytest.mark.parametrize(
     ("address", "network"),
     [
