@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
+
+_M_ARENA_MAX = -8
+"""Of ``mallopt`` in glibc's malloc.h."""
+ARENAS = 2
 
 
 def _find_trim() -> Callable[[int], int] | None:
@@ -27,3 +32,15 @@ def give_back() -> None:
     """
     if _trim is not None:
         _trim(0)
+
+
+def share_arenas() -> None:
+    """Lets all threads of the process share a few heaps, where the C library is glibc.
+
+    By default each thread has a heap of its own, up to eight a core, and each keeps what its largest photograph left
+    behind: with 64 clients the memory of a two-core service climbs by half. Work on photographs spends its time
+    outside the allocator, so sharing costs nothing that can be measured. ``MALLOC_ARENA_MAX`` in the environment wins.
+    Call it before threads start.
+    """
+    if _trim is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)

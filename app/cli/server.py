@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from app.api.connections import BoundedHttpProtocol, ConnectionLimits
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
 from app.main import build_authenticator, build_service, create_app, open_security
+from app.memory import share_arenas
 from app.security.errors import SecurityStoreUnavailable
 from app.settings import ServerSettings, Settings, listed
 from app.version import VERSION
@@ -45,6 +46,7 @@ def serve(
     data_dir: DataDirOption = None,
 ) -> None:
     """Starts the service; SIGTERM and Ctrl-C let requests under way finish."""
+    share_arenas()
     with refusing():
         settings = load_settings(host, port, data_dir)
         open_to_all = require_keys(settings)
