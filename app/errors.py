@@ -13,8 +13,17 @@ class TesseraError(Exception):
     """
 
     code = "internal_error"
+    names_subjects = False
+    """Whether the message names people."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details = details
+
+    @property
+    def reason(self) -> str:
+        """The message as the log may have it, which outlives erasures: without names of people."""
+        if self.names_subjects:
+            return "`/readyz`, asked with a key, and `tessera gallery check` say whom it concerns and what to do."
+        return self.message

@@ -183,6 +183,7 @@ def build_components(
     """The components that routes use."""
     server, security, cores = settings.server, settings.security, available_cores()
     service.observe_encoder(metrics.encoder_ran)
+    metrics.describe(version=VERSION, **_description(service))
     if isinstance(service.gallery, SqliteGallery):
         store.make_room = service.gallery.make_room
     trail = AuditTrail(store, plain_ids=security.audit_plain_ids)
@@ -199,6 +200,17 @@ def build_components(
         metrics=metrics,
         security=Security(store, Lockout(store, enabled=security.lockout), trail),
     )
+
+
+def _description(service: RecognitionService) -> dict[str, str]:
+    encoder, calibration = service.encoder, service.calibration
+    return {
+        "encoder": encoder.name,
+        "encoder_version": encoder.version,
+        "runtime": encoder.runtime,
+        "precision": encoder.precision,
+        "calibration_version": str(calibration.version),
+    }
 
 
 def create_app(settings: Settings | None = None, service: RecognitionService | None = None) -> FastAPI:

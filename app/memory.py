@@ -5,6 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from pathlib import Path
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUP = Path("/proc/self/cgroup")
 
 _M_ARENA_MAX = -8
 """Of ``mallopt`` in glibc's malloc.h."""
@@ -44,3 +48,24 @@ def share_arenas() -> None:
     """
     if _trim is not None and "MALLOC_ARENA_MAX" not in os.environ:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
+
+
+def limit_bytes() -> int:
+    """The memory that this process may use: of the machine, or less if a control group (cgroup v2) limits it."""
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for group in _own_groups():
+        try:
+            limit = min(limit, int((group / "memory.max").read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            continue
+    return limit
+
+
+def _own_groups() -> list[Path]:
+    """The control group of this process and those around it; in a container its own is the outermost that it sees."""
+    try:
+        own = OWN_GROUP.read_text(encoding="utf-8").strip().rpartition("::/")[2]
+    except OSError:
+        own = ""
+    innermost = CONTROL_GROUPS / own
+    return [innermost, *(group for group in innermost.parents if group.is_relative_to(CONTROL_GROUPS))]

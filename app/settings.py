@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
+from app.logs import LogFormat, LogLevel
 from app.security.rates import RATE_PATTERN
 
 MEBIBYTE = 1024 * 1024
@@ -73,6 +74,14 @@ class ServerSettings(_Section):
         default=None, description="PEM file with the certificate chain, to serve HTTPS"
     )
     tls_key: Path | None = Field(default=None, description="PEM file with its private key")
+    log_format: LogFormat = Field(
+        default=LogFormat.TEXT, description="how the log is written: text, or json for one object a line"
+    )
+    log_level: LogLevel = Field(
+        default=LogLevel.INFO,
+        description="what is logged: info (every request but successful probes), warning (failures of the service), "
+        "error",
+    )
 
     @property
     def beyond_loopback(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import anyio.to_thread
@@ -14,7 +16,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from app.api.admission import AdmissionControl
-from app.api.metrics import Metrics
+from app.api.metrics import Metrics, Snapshot
 from app.audits.jobs import AuditJobs
 from app.errors import TesseraError
 from app.openvino import available_cores
@@ -33,6 +35,11 @@ T = TypeVar("T")
 
 RECORD_THREADS_A_CORE = 3
 """Most of them wait for the disk."""
+DATA_FILES = (
+    *(f"{name}{suffix}" for name in ("gallery.sqlite3", "security.sqlite3") for suffix in ("", "-wal")),
+    "template-keys.sqlite3",
+)
+"""Whose sizes are measured."""
 STARTED = "started"
 """Outcome of an erasure that is about to be made: it is recorded before and after."""
 
@@ -87,6 +94,18 @@ class Components:
         except TesseraError as error:
             return checks | {"audit_trail": error.message}
         return checks | {"audit_trail": None}
+
+    def snapshot(self, checks: Mapping[str, str | None]) -> Snapshot:
+        """What ``/metrics`` shows besides what is counted; ``checks``: of ``check``."""
+        directory, collections, records, free = self.settings.gallery.data_dir, None, None, None
+        with suppress(TesseraError):
+            collections = self.collections.list()
+        with suppress(TesseraError):
+            records = self.trail.length()
+        with suppress(OSError):
+            free = shutil.disk_usage(directory).free
+        files = {name: size for name in DATA_FILES if (size := _size(directory / name)) is not None}
+        return Snapshot(checks, collections, self.recognition.gallery.statistics(), records, files, free)
 
     def close(self) -> None:
         """Stops background work, then the service."""
@@ -175,6 +194,13 @@ class Components:
             request_id=request.state.request_id,
             details=outcome.details,
         )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from http import HTTPMethod
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -22,6 +23,11 @@ REQUEST_ID_HEADER = "X-Request-Id"
 SERVER_TIMING_HEADER = "Server-Timing"
 CLIENT_GONE = 499
 """Status recorded in metrics when a client hung up before sending its whole request."""
+UNMATCHED = "unmatched"
+"""Route of requests that no route answers."""
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+"""Routes whose successes are not logged."""
+SUCCESSFUL_BELOW = 400
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
 
 METHODS = frozenset(HTTPMethod)
@@ -104,6 +110,7 @@ class RequestMiddleware:
         except ClientDisconnect:
             status = CLIENT_GONE
         except Exception:
+            scope["state"]["problem"] = "internal_error"
             logger.exception("request %s failed", request_id)
             if status:
                 raise
@@ -112,11 +119,31 @@ class RequestMiddleware:
         finally:
             body.release()
             self._metrics.in_progress.dec()
-            # Clients can invent methods, and each would become a permanent time series.
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.requests.labels(method, route, str(status)).inc()
-            self._metrics.seconds.labels(method, route).observe(time.perf_counter() - started)
+            self._account(scope, request_id, status, time.perf_counter() - started)
+
+    def _account(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        """What became of a request, for the metrics and the log."""
+        # Clients can invent methods, and each would become a permanent time series.
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = getattr(scope.get("route"), "path", UNMATCHED)
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.seconds.labels(method, route).observe(seconds)
+        state = scope["state"]
+        if (code := state.get("problem")) is not None:
+            self._metrics.problems.labels(code).inc()
+        if status < SUCCESSFUL_BELOW and route in PROBES:
+            return
+        fields = {
+            "request_id": request_id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(1000 * seconds, 2),
+            "key_id": getattr(state.get("caller"), "key_id", None),
+            "error": code,
+            "reason": state.get("reason"),
+        }
+        log_request({name: value for name, value in fields.items() if value is not None})
 
     async def _guarded(self, scope: Scope, headers: Headers, body: _Body, send: Send, request_id: str) -> None:
         try:
@@ -127,6 +154,7 @@ class RequestMiddleware:
             if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
                 raise too_large(self._max_body_bytes)
         except TesseraError as error:
+            scope["state"]["problem"] = error.code
             response = problem_response(error.code, error.message, request_id, error.details)
             await response(scope, body.receive, send)
             return
@@ -153,6 +181,17 @@ class _Body:
         """The request is answered."""
         self._budget.give_back(self._received)
         self._received = 0
+
+
+def log_request(fields: dict[str, Any]) -> None:
+    """One record: a warning if it tells why the service failed."""
+    level = logging.WARNING if "reason" in fields else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    shown = " ".join(str(fields[name]) for name in ("method", "route", "status"))
+    rest = " ".join(f"{name}={fields[name]}" for name in ("request_id", "key_id", "error") if name in fields)
+    reason = f": {fields['reason']}" if "reason" in fields else ""
+    logger.log(level, "%s", f"{shown} {fields['duration_ms']} ms {rest}{reason}", extra={"fields": fields})
 
 
 def add_security_headers(headers: MutableHeaders, *, https: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from starlette.exceptions import HTTPException
 from app.errors import TesseraError
 
 MEDIA_TYPE = "application/problem+json"
-_LOGGER = logging.getLogger("tessera")
 RETRY_AFTER = "retry_after"
 """Detail of a temporary problem, in whole seconds; also sent as the header."""
 MOST_ERRORS, MOST_NAME, MOST_MESSAGE, MOST_DETAIL = 10, 64, 200, 1000
@@ -210,6 +208,11 @@ def problems(*codes: str, key: bool = True) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
+def operation_of(request: Request) -> str:
+    """The last part of the route: ``enroll``, ``verify``."""
+    return str(getattr(request.scope.get("route"), "path", "")).rpartition("/")[2]
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Turns every expected exception into a problem; the middleware catches the others."""
 
@@ -217,20 +220,24 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def expected(request: Request, error: TesseraError) -> JSONResponse:
         if error.code == "forbidden":
             request.app.state.components.record_refusal(request)
-        # What is refused for a while is counted by the metrics; under load it would fill the log.
+        request.state.problem = error.code
+        # Why it failed is the operator's to mend, unless it is refused for a while only, or the client's mistake.
         if KINDS[error.code].status >= 500 and RETRY_AFTER not in error.details:
-            _LOGGER.warning("request %s: %s: %s", request.state.request_id, error.code, error.message)
+            request.state.reason = error.reason
+        request.app.state.components.metrics.count_failure(operation_of(request), error)
         return problem_response(error.code, error.message, request.state.request_id, error.details)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         fields = [{"field": ".".join(str(p) for p in e["loc"][1:]), "message": e["msg"]} for e in error.errors()]
         problem = invalid_fields(fields)
+        request.state.problem = problem.code
         return problem_response(problem.code, problem.message, request.state.request_id, problem.details)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_body")
+        request.state.problem = code
         response = problem_response(code, KINDS[code].example, request.state.request_id)
         response.headers.update(error.headers or {})
         return response

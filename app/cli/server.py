@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import logging
 import os
 import resource
 import signal
@@ -21,11 +22,14 @@ from fastapi import FastAPI
 
 from app.api.connections import BoundedHttpProtocol, ConnectionLimits
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
+from app.logs import configure_logging
 from app.main import build_authenticator, build_service, create_app, open_security
 from app.memory import share_arenas
 from app.security.errors import SecurityStoreUnavailable
 from app.settings import ServerSettings, Settings, listed
 from app.version import VERSION
+
+_LOGGER = logging.getLogger("tessera")
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than the usual 60 seconds of proxies and clients, so that they close
@@ -49,20 +53,20 @@ def serve(
     share_arenas()
     with refusing():
         settings = load_settings(host, port, data_dir)
+        configure_logging(settings.server.log_format, settings.server.log_level)
         open_to_all = require_keys(settings)
         service = build_service(settings)
     encoder = service.encoder
-    typer.echo(
-        f"tessera {VERSION}: encoder {encoder.name} {encoder.version} on {encoder.runtime} {encoder.precision}, "
-        f"templates in {settings.gallery.data_dir.resolve()}, documentation at /docs",
-        err=True,
+    _LOGGER.info(
+        "tessera %s: encoder %s %s on %s %s, templates in %s, documentation at /docs",
+        *(VERSION, encoder.name, encoder.version, encoder.runtime, encoder.precision),
+        settings.gallery.data_dir.resolve(),
     )
     if open_to_all:
-        typer.secho(
-            f"WARNING: whoever reaches {settings.server.host}:{settings.server.port} may enrol, search and erase "
-            "without a key (TESSERA_SECURITY__ALLOW_ANONYMOUS).",
-            fg="red",
-            err=True,
+        _LOGGER.warning(
+            "Whoever reaches %s:%d may enrol, search and erase without a key (TESSERA_SECURITY__ALLOW_ANONYMOUS).",
+            settings.server.host,
+            settings.server.port,
         )
     # After a graceful stop uvicorn re-raises the signal, which would end the process as if it had been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -128,8 +132,9 @@ def _configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies,
         server_header=False,
-        # It would keep addresses and the ids of subjects in the log; metrics count, and the audit trail records.
+        # It would keep addresses and the ids of subjects in the log; the service writes lines of its own.
         access_log=False,
+        log_config=None,
         ssl_certfile=server.tls_certificate,
         ssl_keyfile=server.tls_key,
         timeout_graceful_shutdown=server.graceful_seconds,

@@ -10,7 +10,16 @@ from typing import Any, Protocol
 
 from app.embeddings import Embedding
 from app.errors import TesseraError
-from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
+from app.gallery.records import (
+    Candidate,
+    Collection,
+    CollectionSize,
+    GalleryStatistics,
+    NewTemplate,
+    Subject,
+    SubjectVectors,
+    Targets,
+)
 
 DEFAULT_COLLECTION = "default"
 PAGE = 256
@@ -137,12 +146,14 @@ class SubjectDamaged(GalleryUnavailable):
     """What is stored of a subject, metadata or times, cannot be read."""
 
     code = "subject_damaged"
+    names_subjects = True
 
 
 class TemplateDamaged(GalleryUnavailable):
     """Stored templates of a subject are not what was stored; the subject is left out of searches."""
 
     code = "template_damaged"
+    names_subjects = True
 
 
 class BackupError(GalleryError):
@@ -271,6 +282,10 @@ class Gallery(Protocol):
 
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
         """One subject compared with the probe. Raises SubjectNotFound."""
+        ...
+
+    def statistics(self) -> GalleryStatistics:
+        """Numbers for an operator; never raises."""
         ...
 
     def check(self) -> None:

@@ -45,6 +45,19 @@ class CollectionSize:
 
 
 @dataclass(frozen=True, slots=True)
+class GalleryStatistics:
+    """What an operator watches; the last two since the gallery was opened.
+
+    damaged_subjects: left out of searches now. checkpoints, checkpoint_seconds: how often changes were moved from the
+    log to where they stay, and how long that took in all.
+    """
+
+    damaged_subjects: int
+    checkpoints: int
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class NewTemplate:
     """An embedding to store under an id chosen by the caller (unique in the whole database).
 

@@ -396,6 +396,9 @@ def _require_few_candidates(faces: int, top_k: int) -> None:
 def _failure(check: Callable[[], None]) -> str | None:
     try:
         check()
+    except TesseraError as error:
+        _LOGGER.warning("a part of the service does not work: %s", error.reason)
+        return error.message
     except Exception as error:
         # Catch everything: a health check that answers 500 does not say which part is broken.
         _LOGGER.warning("a part of the service does not work", exc_info=True)

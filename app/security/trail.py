@@ -96,6 +96,12 @@ class AuditTrail:
             end = _end(connection, "head")
         return None if end is None or end[0] == 0 else Receipt(end[0], end[1].hex())
 
+    def length(self) -> int:
+        """How many records there are, without pruned ones. Raises SecurityStoreUnavailable."""
+        with self._store.reading() as connection:
+            start, head = _end(connection, "start"), _end(connection, "head")
+        return (head[0] if head else 0) - (start[0] if start else 0)
+
     def records(self, *, subject: str | None = None) -> Iterator[TrailRecord]:
         """All records, oldest first, or those that name a subject as ``name_of`` does."""
         after = -1

@@ -60,10 +60,14 @@ async def get_model(components: ComponentsDependency) -> schemas.ModelResponse:
     dependencies=[allow(Scope.READ)],
     summary="Prometheus metrics",
     response_class=PlainTextResponse,
-    responses=problems("gallery_unavailable") | {200: {"content": {"text/plain": {"example": examples.METRICS}}}},
+    responses=problems() | {200: {"content": {"text/plain": {"example": examples.METRICS}}}},
 )
 async def get_metrics(components: ComponentsDependency, caller: CallerDependency) -> PlainTextResponse:
-    """Requests, durations, decisions and the size of the gallery; for keys of all collections."""
+    """Requests, durations, decisions, failures, storage and the process; for keys of all collections.
+
+    Every part is checked as by `/readyz`; the numbers of a part that does not work are left out.
+    """
     caller.require_all_collections()
-    components.metrics.show_gallery(await components.on_thread(components.collections.list))
+    checks = await components.check()
+    components.metrics.show(await components.on_thread(components.snapshot, checks))
     return PlainTextResponse(generate_latest(components.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -149,6 +149,7 @@ async def enroll(
         if isinstance(result, Replay):
             outcome.value, outcome.subject = "replayed", body.subject_id
         else:
+            components.metrics.count_not_acquired("enroll", [image.error.code for image in result.rejected])
             outcome.value = body.on_conflict
             outcome.details = {
                 "templates": len(result.enrolled),
@@ -192,17 +193,16 @@ async def verify(
             )
         return result
 
-    def answer() -> tuple[Decision, str]:
+    def answer() -> tuple[Verification, str]:
         result = compare()
         with stage(SERIALISE):
-            out = presenters.verification(result, service.encoder, service.calibration)
-            return result.outcome.decision, out.model_dump_json()
+            return result, presenters.verification(result, service.encoder, service.calibration).model_dump_json()
 
     async with components.recorded(request, "verify", body.collection, body.subject_id) as outcome:
-        decision, content = await components.admission.run(request, answer)
-        outcome.value = decision
+        result, content = await components.admission.run(request, answer)
+        outcome.value = result.outcome.decision
         outcome.details = presenters.versions(service.encoder, service.calibration)
-    components.metrics.decisions.labels("verify", decision).inc()
+    components.metrics.decided("verify", result.outcome, result.compared.distance)
     return _answer(content)
 
 
@@ -242,8 +242,8 @@ async def identify(
 
     async with components.recorded(request, "identify", body.collection) as outcome:
         result, content = await components.admission.run(request, answer)
-        decision = result.faces[0].outcome.decision
-        outcome.value = decision
+        first = result.faces[0]
+        outcome.value = first.outcome.decision
         found = [face.candidates[0] for face in result.faces if face.outcome.decision is Decision.MATCH]
         outcome.details = presenters.versions(service.encoder, service.calibration)
         if found:
@@ -251,7 +251,8 @@ async def identify(
         if len(found) > 1:
             also = [components.trail.name_of(body.collection, candidate.subject_id) for candidate in found[1:]]
             outcome.details["also"] = ",".join(also)
-    components.metrics.decisions.labels("identify", decision).inc()
+    nearest = first.candidates[0].distance if first.candidates else None
+    components.metrics.decided("identify", first.outcome, nearest)
     return _answer(content)
 
 

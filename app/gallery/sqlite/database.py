@@ -95,6 +95,8 @@ class Database:
         self._log_holds_erased = True
         self._changes = 0
         self._upkeep_failed = False
+        self.checkpoints = (0, 0.0)
+        """How often the log was moved into the database since the opening, and the seconds that it took in all."""
         self._reserve = Reserve(self._directory)
         with ExitStack() as opened:
             try:
@@ -258,7 +260,11 @@ class Database:
     def _checkpoint(self) -> bool:
         """Moves the log into the database file and empties it; False if others need it still."""
         self._wait_at_most(_CHECKPOINT_WAIT_S)
-        return not self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        started = time.perf_counter()
+        busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        count, seconds = self.checkpoints
+        self.checkpoints = (count + 1, seconds + time.perf_counter() - started)
+        return not busy
 
     def _keep_up(self) -> bool:
         """After writes: the log is emptied, the reserve filled. Whether all of it could be done."""

@@ -30,7 +30,16 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TooManyTemplates,
 )
-from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
+from app.gallery.records import (
+    Candidate,
+    Collection,
+    CollectionSize,
+    GalleryStatistics,
+    NewTemplate,
+    Subject,
+    SubjectVectors,
+    Targets,
+)
 from app.gallery.sqlite import queries, receipts
 from app.gallery.sqlite.database import DATABASE_NAME, Database
 from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
@@ -392,6 +401,9 @@ class SqliteGallery:
         """Frees the space kept for erasing on a full disk; whether there was any."""
         return self._database.release_reserve()
 
+    def statistics(self) -> GalleryStatistics:
+        return GalleryStatistics(len(self._damaged), *self._database.checkpoints)
+
     def check(self) -> None:
         for collection, index in list(self._indexes.items()):
             try:
@@ -411,7 +423,11 @@ class SqliteGallery:
         if damaged := list(self._damaged.values()):
             named = " ".join(damage.error().message for damage in damaged[:_MOST_NAMED])
             more = f" And {len(damaged) - _MOST_NAMED} more." if len(damaged) > _MOST_NAMED else ""
-            raise GalleryUnavailable(f"{len(damaged)} subject(s) are damaged and left out of searches. {named}{more}")
+            damage_found = GalleryUnavailable(
+                f"{len(damaged)} subject(s) are damaged and left out of searches. {named}{more}"
+            )
+            damage_found.names_subjects = True
+            raise damage_found
 
     def close(self) -> None:
         self._opened.close()

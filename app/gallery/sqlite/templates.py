@@ -336,8 +336,10 @@ def damaged_subjects(connection: sqlite3.Connection) -> Iterator[Damage]:
 
 
 def log_damage(damage: Damage) -> None:
-    """One line of the log."""
-    _LOGGER.error("left out of searches: %s", damage.error().message)
+    """One line of the log, which names nobody: it outlives erasures."""
+    _LOGGER.error(
+        "A subject of collection %r is damaged and left out of searches. %s", damage.collection, damage.error().reason
+    )
 
 
 def subject_keys(connection: sqlite3.Connection, collection: int) -> Keys:

@@ -12,9 +12,12 @@ from app.embeddings import EMBEDDING_SIZE
 from app.encoding import EncoderInfo, EncoderRuntime
 from app.gallery import GalleryUnavailable
 from app.recognition.service import RecognitionService
+from app.version import VERSION
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import files, ok, problem
 from tests.app.photographs import blank
+
+PARTS = ("encoder", "gallery", "audit_trail")
 
 Sample = Callable[..., float | None]
 
@@ -69,7 +72,6 @@ def test_a_closed_gallery_is_not_ready(client: TestClient, service: RecognitionS
     assert "gallery" in answer["detail"]
     problem(client.get("/collections"), 503, "gallery_unavailable")
     problem(client.get("/subjects/ada"), 503, "gallery_unavailable")
-    problem(client.get("/metrics"), 503, "gallery_unavailable")
 
 
 class BrokenEncoder:
@@ -160,6 +162,96 @@ def test_paths_that_do_not_exist_share_one_label(client: TestClient, sample: Sam
     assert sample("tessera_http_requests_total", method="GET", route="unmatched", status="404") == 2
 
 
+def test_what_does_not_work_is_told_by_the_metrics(
+    client: TestClient, service: RecognitionService, sample: Sample
+) -> None:
+    assert {part: sample("tessera_ready", part=part) for part in PARTS} == dict.fromkeys(PARTS, 1)
+    assert sample("tessera_gallery_subjects", collection="default") == 0
+    service.gallery.close()
+    assert {part: sample("tessera_ready", part=part) for part in PARTS} == {
+        "encoder": 1,
+        "gallery": 0,
+        "audit_trail": 1,
+    }
+    assert sample("tessera_gallery_subjects", collection="default") is None
+    assert sample("tessera_http_requests_in_progress") == 1
+
+
+def test_what_runs_and_its_process_are_shown(client: TestClient, sample: Sample, encoder: EncoderRuntime) -> None:
+    [build] = [
+        found.labels
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for found in family.samples
+        if found.name == "tessera_build_info"
+    ]
+    info = encoder.info
+    shown = {"version": VERSION, "encoder": info.name, "encoder_version": info.version, "precision": info.precision}
+    assert build.items() >= shown.items()
+    for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
+        assert (sample(name) or 0) > 0
+    assert (sample("tessera_memory_limit_bytes") or 0) > (sample("process_resident_memory_bytes") or 0)
+
+
+def test_errors_are_counted_by_their_code(client: TestClient, sample: Sample) -> None:
+    client.get("/subjects/nobody")
+    client.get("/nothing")
+    client.get("/subjects", headers={"Authorization": "Bearer wrong"})
+    client.get("/subjects?limit=many")
+    for code in ("subject_not_found", "not_found", "unauthenticated", "invalid_request"):
+        assert sample("tessera_problems_total", code=code) == 1
+
+
+def test_photographs_without_a_usable_face_are_counted(client: TestClient, sample: Sample, ada: bytes) -> None:
+    client.post("/verify", files=files(blank(), reference=ada))
+    client.post("/enroll", files=files(blank()))
+    client.post("/enroll", files=files(blank(), b"x"))
+    ok(client.post("/enroll", files=files(ada, blank())), 201)
+    problem(client.post("/verify", files=files(ada), data={"subject_id": "nobody"}), 404, "subject_not_found")
+    name = "tessera_failures_to_acquire_total"
+    assert sample(name, operation="verify", code="no_face") == 1
+    assert sample(name, operation="enroll", code="no_face") == 3
+    assert sample(name, operation="enroll", code="unsupported_image_format") == 1
+    assert sample(name, operation="verify", code="subject_not_found") is None
+    assert sample("tessera_failures_to_enrol_total", code="no_face") == 1
+    assert sample("tessera_failures_to_enrol_total", code="no_usable_image") == 1
+
+
+def test_distances_are_shown_by_decision(client: TestClient, sample: Sample, ada: bytes, grace: bytes) -> None:
+    client.post("/identify", files=files(ada))
+    client.post("/verify", files=files(ada, reference=ada))
+    client.post("/verify", files=files(ada, reference=grace))
+    name = "tessera_decision_distance"
+    assert sample(f"{name}_bucket", operation="verify", decision="match", le="0.2") == 1
+    assert sample(f"{name}_bucket", operation="verify", decision="no_match", le="0.2") == 0
+    assert sample(f"{name}_count", operation="verify", decision="no_match") == 1
+    assert sample(f"{name}_count", operation="identify", decision="no_match") is None
+
+
+def test_storage_is_measured(client: TestClient, enroll: Enroll, sample: Sample, ada: bytes) -> None:
+    enroll(ada, subject_id="ada")
+    ok(client.delete("/subjects/ada"))
+    assert sample("tessera_audit_trail_records") == 3
+    assert (sample("tessera_data_file_bytes", file="gallery.sqlite3") or 0) > 4096
+    assert (sample("tessera_data_disk_free_bytes") or 0) > 0
+    assert sample("tessera_gallery_damaged_subjects") == 0
+    # Every erasure empties the log.
+    assert (sample("tessera_gallery_checkpoints_total") or 0) >= 1
+    assert (sample("tessera_gallery_checkpoint_seconds_total") or 0) > 0
+
+
+def test_many_collections_share_one_time_series(
+    client: TestClient, enroll: Enroll, sample: Sample, ada: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.api.metrics.MOST_COLLECTIONS", 2)
+    for name in ("a", "b", "c"):
+        ok(client.post("/collections", json={"id": name}), 201)
+        enroll(*[ada] * (2 if name == "b" else 1), subject_id="ada", collection=name)
+    assert sample("tessera_gallery_templates", collection="b") == 2
+    assert sample("tessera_gallery_templates", collection="a") == 1
+    assert sample("tessera_gallery_templates", collection="c") is None
+    assert sample("tessera_gallery_templates", collection="*") == 1
+
+
 def test_failures_are_counted_with_their_status(client: TestClient, sample: Sample) -> None:
     client.post("/verify", files=files(blank(), reference=blank()))
     assert sample("tessera_http_requests_total", method="POST", route="/verify", status="422") == 1
@@ -171,10 +263,10 @@ def test_decisions_are_counted(enroll: Enroll, client: TestClient, sample: Sampl
     for image in (ada, ada, grace):
         client.post("/verify", files=files(image), data={"subject_id": "ada"})
     client.post("/identify", files=files(grace))
-    assert sample("tessera_decisions_total", operation="verify", decision="match") == 2
-    assert sample("tessera_decisions_total", operation="verify", decision="no_match") == 1
-    assert sample("tessera_decisions_total", operation="identify", decision="no_match") == 1
-    assert sample("tessera_decisions_total", operation="identify", decision="match") is None
+    assert sample("tessera_decisions_total", operation="verify", decision="match", reason="") == 2
+    assert sample("tessera_decisions_total", operation="verify", decision="no_match", reason="") == 1
+    assert sample("tessera_decisions_total", operation="identify", decision="no_match", reason="") == 1
+    assert sample("tessera_decisions_total", operation="identify", decision="match", reason="") is None
 
 
 def test_the_gallery_is_measured(enroll: Enroll, client: TestClient, sample: Sample, ada: bytes) -> None:
