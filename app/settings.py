@@ -198,7 +198,9 @@ class SecuritySettings(_Section):
         description="what keys are hashed with and ids hidden by; secret.key in the data directory if not set",
     )
     key_rate: str | None = Field(
-        default=None, pattern=RATE_PATTERN, description="most requests of one key, such as 600/minute"
+        default=None,
+        pattern=RATE_PATTERN,
+        description="most requests of one key that has no rate of its own, such as 600/minute",
     )
     address_rate: str | None = Field(
         default=None, pattern=RATE_PATTERN, description="most requests of one address, such as 600/minute"
@@ -210,7 +212,8 @@ class SecuritySettings(_Section):
         default=True, description="after five failed verifications of a subject in a row the next ones have to wait"
     )
     audit_decisions: bool = Field(
-        default=True, description="record verifications and searches in the audit trail, not only changes"
+        default=True,
+        description="record verifications and searches in the audit trail, their failures included, not only changes",
     )
     audit_days: PositiveInt = Field(default=365, description="how long the audit trail is kept, days")
     audit_plain_ids: bool = Field(

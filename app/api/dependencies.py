@@ -119,19 +119,27 @@ class Components:
 
     @asynccontextmanager
     async def recorded(
-        self, request: Request, action: str, collection: str | None = None, subject: str | None = None
+        self,
+        request: Request,
+        action: str,
+        collection: str | None = None,
+        subject: str | None = None,
+        *,
+        decision: bool = False,
     ) -> AsyncIterator[Outcome]:
         """Records in the audit trail what is done in this context, and its outcome or the code of its error.
 
-        What only reads and decides is recorded within a second. Raises SecurityStoreUnavailable if the trail does not
-        work, before anything is done.
+        It is recorded within a second. A decision is not recorded at all, not even its failure, if the settings say so.
+        Raises SecurityStoreUnavailable if the trail does not work, before anything is done.
         """
         self.security.check()
         outcome = Outcome(collection, subject)
+        if decision and not self.settings.security.audit_decisions:
+            yield outcome
+            return
         with self._failures(request, action, outcome):
             yield outcome
-        if self.settings.security.audit_decisions:
-            self.trail.record_later(self._entry(request, action, outcome, outcome.value))
+        self.trail.record_later(self._entry(request, action, outcome, outcome.value))
 
     @asynccontextmanager
     async def recorded_change(

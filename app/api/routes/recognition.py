@@ -198,7 +198,7 @@ async def verify(
         with stage(SERIALISE):
             return result, presenters.verification(result, service.encoder, service.calibration).model_dump_json()
 
-    async with components.recorded(request, "verify", body.collection, body.subject_id) as outcome:
+    async with components.recorded(request, "verify", body.collection, body.subject_id, decision=True) as outcome:
         result, content = await components.admission.run(request, answer)
         outcome.value = result.outcome.decision
         outcome.details = presenters.versions(service.encoder, service.calibration)
@@ -240,7 +240,7 @@ async def identify(
             )
             return result, out.model_dump_json()
 
-    async with components.recorded(request, "identify", body.collection) as outcome:
+    async with components.recorded(request, "identify", body.collection, decision=True) as outcome:
         result, content = await components.admission.run(request, answer)
         first = result.faces[0]
         outcome.value = first.outcome.decision

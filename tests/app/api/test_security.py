@@ -123,8 +123,18 @@ def test_decisions_need_not_be_recorded(make_service: MakeService, tmp_path: Pat
     with TestClient(create_app(settings, make_service(tmp_path))) as client:
         ok(client.post("/enroll", files=files(ada), data={"subject_id": "ada"}), 201)
         ok(client.post("/identify", files=files(ada)))
+        problem(client.post("/identify", files=files(b"x")), 415, "unsupported_image_format")
+        problem(client.post("/verify", files=files(ada), data={"subject_id": "eve"}), 404, "subject_not_found")
+        problem(client.post("/enroll", files=files(b"x")), 415, "unsupported_image_format")
+        ok(client.post("/collections/default/audit"), 202)
         ok(client.delete("/subjects/ada"))
-        assert [r.content["action"] for r in records(client, 3)] == ["enroll", "delete_subject", "delete_subject"]
+        assert [r.content["action"] for r in records(client, 5)] == [
+            "enroll",
+            "enroll",
+            "start_audit",
+            "delete_subject",
+            "delete_subject",
+        ]
 
 
 @pytest.mark.parametrize(
