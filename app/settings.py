@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,6 +14,7 @@ from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
 from app.logs import LogFormat, LogLevel
 from app.security.rates import RATE_PATTERN
+from app.variables import unknown_variables
 
 MEBIBYTE = 1024 * 1024
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "model" / "weights"
@@ -236,6 +238,14 @@ class Settings(BaseSettings):
     gallery: GallerySettings = GallerySettings()
     security: SecuritySettings = SecuritySettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_variables(cls, values: Any) -> Any:
+        prefix = str(cls.model_config["env_prefix"])
+        if unknown := unknown_variables(os.environ, prefix, variable_names()):
+            raise ValueError(" ".join(unknown))
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.faces.max_image_bytes > self.server.max_body_bytes:
@@ -251,6 +261,18 @@ class Settings(BaseSettings):
                 "faces.max_image_pixels is above faces.max_request_pixels: such a photograph costs too much"
             )
         return self
+
+
+def variable_names() -> frozenset[str]:
+    """The names of all variables that set something: ``TESSERA_SERVER__PORT``, or ``TESSERA_SERVER`` with JSON."""
+    prefix, delimiter = str(Settings.model_config["env_prefix"]), str(Settings.model_config["env_nested_delimiter"])
+    names = set()
+    for section, field in Settings.model_fields.items():
+        names.add(prefix + section.upper())
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        names |= {prefix + section.upper() + delimiter + name.upper() for name in field.annotation.model_fields}
+    return frozenset(names)
 
 
 def listed(text: str) -> frozenset[str]:

@@ -36,7 +36,9 @@ def refusing() -> Iterator[None]:
 
 def _in_one_line(error: ValidationError) -> str:
     return "; ".join(
-        f"setting {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" if e["loc"] else e["msg"]
+        f"setting {'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
+        if e["loc"]
+        else e["msg"].removeprefix("Value error, ")
         for e in error.errors(include_url=False)
     )
 

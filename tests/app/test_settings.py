@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings, FacesSettings, ServerSettings, Settings
+from app.variables import MOST_NAMED
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,6 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TESSERA_SERVER__PORT", "65536"),
         ("TESSERA_SERVER__PORT", "-1"),
         ("TESSERA_SERVER__MAX_IMAGES", "0"),
-        ("TESSERA_SERVER__UNKNOWN", "1"),
         ("TESSERA_FACES__DETECTION_THRESHOLD", "1"),
         ("TESSERA_FACES__MIN_EYE_DISTANCE", "-1"),
         ("TESSERA_FACES__ENFORCE_QUALITY", "perhaps"),
@@ -111,3 +111,55 @@ def test_the_largest_photograph_must_fit_a_request() -> None:
     with pytest.raises(ValidationError, match="max_request_pixels"):
         Settings(faces=FacesSettings(max_image_pixels=1000, max_request_pixels=999))
     Settings(faces=FacesSettings(max_image_pixels=1000, max_request_pixels=1000))
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("TESSERA_SERVER__PROT", "TESSERA_SERVER__PORT"),
+        ("TESSERA_SERVER_PORT", "TESSERA_SERVER__PORT"),
+        ("TESSERA_PORT", "TESSERA_SERVER__PORT"),
+        ("TESSERA_SEVER__HOST", "TESSERA_SERVER__HOST"),
+        ("tessera_gallery_data_dir", "TESSERA_GALLERY__DATA_DIR"),
+        ("TESSERA_DATA_DIR", "TESSERA_GALLERY__DATA_DIR"),
+        ("TESSERA_SERVER__PORT__", "TESSERA_SERVER__PORT"),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_refused_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, nearest: str
+) -> None:
+    monkeypatch.setenv(variable, "9000")
+    with pytest.raises(ValidationError, match=f"{variable} is no setting; did you mean {nearest}[?]"):
+        Settings()
+
+
+def test_every_variable_that_sets_nothing_is_named_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        monkeypatch.setenv(f"TESSERA_XYZ{number}_0123456789", "1")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert refused.value.errors()[0]["msg"].count("is no setting; see docs/settings.md.") == MOST_NAMED
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TESSERA_TEST_DATA", "/data"),
+        ("TESSERA_SERVER", '{"max_images": 3}'),
+        ("tessera_server__max_images", "3"),
+        ("TESSERA_SERVICE_HOST", "10.0.0.7"),
+        ("TESSERA_SERVICE_PORT", "8000"),
+        ("TESSERA_SERVICE_PORT_HTTP", "8000"),
+        ("TESSERA_PORT", "tcp://10.0.0.7:8000"),
+        ("TESSERA_PORT_8000_TCP", "tcp://10.0.0.7:8000"),
+        ("TESSERA_PORT_8000_TCP_ADDR", "10.0.0.7"),
+        ("TESSERA_FACES_SERVICE_HOST", "10.0.0.8"),
+        ("TESSERA_FACES_PORT", "tcp://10.0.0.8:8000"),
+        ("TESSERACT_HOME", "/usr"),
+    ],
+)
+def test_variables_of_tests_and_of_container_platforms_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert Settings().server.max_images in {3, 16}

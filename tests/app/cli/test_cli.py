@@ -166,6 +166,7 @@ def test_a_cohort_that_the_calibration_was_not_measured_with_is_refused(tmp_path
     [
         ("TESSERA_SERVER__PORT", "many"),
         ("TESSERA_SERVER__PROT", "9000"),
+        ("TESSERA_SERVER_PORT", "9000"),
         ("TESSERA_SERVER", "{"),
         ("TESSERA_SERVER__MAX_BODY_BYTES", "1000"),
     ],
