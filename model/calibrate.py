@@ -19,11 +19,14 @@ import typer
 from app.crowding import Crowding, crowding_beside
 from app.decisions.calibration import CALIBRATION_FILE, Calibration
 from app.embeddings import fuse
-from app.encoding import EncoderRuntime, Encodings, Precision, create_runtime, load_weights
+from app.encoding import EncoderRuntime, EncoderWeights, Encodings, Precision, create_runtime, load_weights
+from app.encoding.trained_on import were_trained_on
 from app.evaluation.calibration import AlternativeRun, EncoderRun, LabelledEmbeddings, describe, make_table
 from app.evaluation.groups import GroupFaces, Part
+from model.commands import StoppedError, run
 from model.data.face_set import UNLABELLED, FaceSet, load_face_set
 from model.data.groups import GroupMembers, evaluation_groups
+from model.data.sufficiency import holdings, refuse_small, short_of_calibration
 
 
 def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: int = 64) -> Encodings:
@@ -88,19 +91,38 @@ def encode_groups(groups: Sequence[GroupMembers], runtime: EncoderRuntime, crowd
     ]
 
 
+def refuse_trained_on(faces: FaceSet, encoder: EncoderWeights, split: str) -> None:
+    """Raises StoppedError if the encoder was trained on any of these photographs; says so if that is not known."""
+    known = f"encoder {encoder.name} {encoder.version}"
+    if not encoder.trained_on:
+        typer.echo(f"{known} has no record of what it was trained on: rates on those people would flatter it", err=True)
+        return
+    parts = np.array_split(np.arange(len(faces)), max(len(faces) // 4096, 1))
+    seen = np.concatenate([were_trained_on(faces.images(part), encoder.trained_on) for part in parts])
+    if seen.any():
+        raise StoppedError(
+            f"{known} was trained on {int(seen.sum())} of the {len(faces)} photographs of the split {split!r}, of "
+            f"{len(np.unique(faces.identity[seen]))} people: its error rates on them would flatter it; calibrate on "
+            "people who were kept out of training"
+        )
+
+
 def main(
     faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")],
     weights: Annotated[Path, typer.Argument(help="folder written by model.export; the table goes there")],
     split: Annotated[str, typer.Option(help="faces of identities that the encoder never saw")] = "heldout",
     precision: Annotated[Precision, typer.Option(help="arithmetic of the encoder")] = Precision.AUTO,
+    small: Annotated[bool, typer.Option("--small", help="go on with too few people, to try the commands")] = False,
 ) -> None:
     """Measures the encoder, overall and by group where origins are known, and writes ``calibration.json``."""
-    loaded = load_weights(weights)
-    runtime = create_runtime(loaded, precision=precision)
-    others = [] if runtime.info.precision is Precision.F32 else [create_runtime(loaded, precision=Precision.F32)]
-    everybody = load_face_set(faces)
+    loaded, everybody = load_weights(weights), load_face_set(faces)
     members = everybody.of_split(split)
     labelled = members.where(members.identity != UNLABELLED)
+    if not small:
+        refuse_small(short_of_calibration(holdings(labelled.identity)))
+    refuse_trained_on(labelled, loaded, split)
+    runtime = create_runtime(loaded, precision=precision)
+    others = [] if runtime.info.precision is Precision.F32 else [create_runtime(loaded, precision=Precision.F32)]
     sources = ", ".join(sorted(set(labelled.source.tolist())))
     crowding = crowding_beside(weights)
     table = calibrate(
@@ -117,4 +139,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

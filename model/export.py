@@ -23,9 +23,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
+from app.encoding.trained_on import TRAINED_ON_FILE
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
+from model.commands import run
 from model.data.face_set import CHIP_SIDE
-from model.networks.backbone import AnyEncoder, Encoder, FusedEncoder, load_any_encoder
+from model.networks.backbone import AnyEncoder, Encoder, FusedEncoder, load_any_encoder, load_record
 
 OPSET = 17
 SMALL = 1024
@@ -110,7 +112,7 @@ def main(
     name: Annotated[str, typer.Option(help="name of the encoder")],
     version: Annotated[str, typer.Option(help="version of these weights")],
 ) -> None:
-    """Writes ``encoder.onnx`` and ``encoder.json``. The encoder must be calibrated again afterwards."""
+    """Writes ``encoder.onnx``, ``encoder.json`` and what the encoder was trained on; then calibrate it (anew)."""
     encoder = load_any_encoder(weights)
     network = to_onnx(encoder)
     description = {
@@ -124,8 +126,13 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     (out / NETWORK_FILE).write_bytes(network)
     (out / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    if record := load_record(weights):
+        (out / TRAINED_ON_FILE).write_bytes(record)
+    else:
+        # That of other weights, exported here before.
+        (out / TRAINED_ON_FILE).unlink(missing_ok=True)
     typer.echo(f"{out / NETWORK_FILE}: {len(network) / 1e6:.1f} MB, SHA-256 {description['sha256']}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -19,7 +19,9 @@ import torch
 import typer
 from onnx import numpy_helper
 
+from app.encoding.trained_on import TRAINED_ON_FILE, record_of
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
+from model.commands import run
 from model.data.face_set import load_face_set
 from model.networks.backbone import (
     BackboneConfig,
@@ -29,6 +31,7 @@ from model.networks.backbone import (
     SeparableBlock,
     embed,
     load_encoder,
+    load_record,
     save_encoder,
 )
 from model.training.teacher import principal_components
@@ -112,6 +115,14 @@ def load_part(path: Path) -> Encoder:
     return exported_encoder(path) if path.is_dir() else load_encoder(path)
 
 
+def record_of_part(path: Path) -> bytes:
+    """What a part was trained on; empty if that was not recorded."""
+    beside = path / TRAINED_ON_FILE
+    if path.is_dir():
+        return beside.read_bytes() if beside.is_file() else b""
+    return load_record(path)
+
+
 def main(
     faces: Annotated[Path, typer.Argument(help="folder written by model.data.prepare")],
     out: Annotated[Path, typer.Argument(help="file to write, for model.export")],
@@ -126,8 +137,9 @@ def main(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(members))[:sample])
     fused = fuse([load_part(path) for path in parts], torch.from_numpy(members.images(chosen)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_encoder(fused, out)
+    record = record_of(members.images(chosen), b"".join(map(record_of_part, parts)))
+    save_encoder(fused, out, record)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -58,8 +58,8 @@ def serve(
         service = build_service(settings)
     encoder = service.encoder
     _LOGGER.info(
-        "tessera %s: encoder %s %s on %s %s, templates in %s, documentation at /docs",
-        *(VERSION, encoder.name, encoder.version, encoder.runtime, encoder.precision),
+        "tessera %s: encoder %s %s on %s %s, calibration %s, templates in %s, documentation at /docs",
+        *(VERSION, encoder.name, encoder.version, encoder.runtime, encoder.precision, service.calibration.version),
         settings.gallery.data_dir.resolve(),
     )
     if open_to_all:

@@ -55,6 +55,7 @@ class OnnxRuntime:
             runtime=RuntimeName.ONNXRUNTIME,
             precision=Precision.F32,
             device=self._session.get_providers()[0],
+            trained_on=weights.trained_on,
         )
 
     def encode(self, chips: Pixels) -> Encodings:

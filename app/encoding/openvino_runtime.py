@@ -48,6 +48,7 @@ class OpenvinoRuntime:
             runtime=RuntimeName.OPENVINO,
             precision=chosen,
             device=processor.name,
+            trained_on=weights.trained_on,
         )
 
     def encode(self, chips: Pixels) -> Encodings:

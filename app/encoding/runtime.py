@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -43,7 +43,10 @@ class Encodings:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """Which encoder runs, and how: ``precision`` is the one in use (never ``auto``), ``device`` the hardware."""
+    """Which encoder runs, and how: ``precision`` is the one in use (never ``auto``), ``device`` the hardware.
+
+    ``trained_on`` is that of the weights (``app.encoding.trained_on``).
+    """
 
     name: str
     version: str
@@ -51,6 +54,7 @@ class EncoderInfo:
     runtime: RuntimeName
     precision: Precision
     device: str
+    trained_on: bytes = field(default=b"", repr=False)
 
 
 class EncoderRuntime(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.embeddings import EMBEDDING_SIZE
+from app.encoding.trained_on import DIGEST_BYTES, TRAINED_ON_FILE
 from app.errors import TesseraError
 
 DESCRIPTION_FILE = "encoder.json"
@@ -22,12 +23,16 @@ class WeightsError(TesseraError):
 
 @dataclass(frozen=True, slots=True)
 class EncoderWeights:
-    """An encoder whose digest was verified; ``network`` is the ONNX file, ``sha256`` its digest in hex."""
+    """An encoder whose digest was verified; ``network`` is the ONNX file, ``sha256`` its digest in hex.
+
+    ``trained_on`` is the record of ``app.encoding.trained_on``; empty where there is none.
+    """
 
     name: str
     version: str
     sha256: str
     network: bytes
+    trained_on: bytes = b""
 
 
 def _available(weights: Path) -> str:
@@ -52,6 +57,8 @@ def load_weights(directory: Path) -> EncoderWeights:
         network = (directory / NETWORK_FILE).read_bytes()
         expected, size = description["sha256"], description["embedding_size"]
         name, version = description["name"], description["version"]
+        record = directory / TRAINED_ON_FILE
+        trained_on = record.read_bytes() if record.is_file() else b""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"no usable encoder in {directory}: {error}; {_available(directory.parent)}") from error
     digest = hashlib.sha256(network).hexdigest()
@@ -62,4 +69,6 @@ def load_weights(directory: Path) -> EncoderWeights:
         )
     if size != EMBEDDING_SIZE:
         raise WeightsError(f"the encoder in {directory} gives {size} numbers a face, this service {EMBEDDING_SIZE}")
-    return EncoderWeights(name=name, version=version, sha256=digest, network=network)
+    if len(trained_on) % DIGEST_BYTES:
+        raise WeightsError(f"{record} is damaged; write it anew with `python -m model.export`")
+    return EncoderWeights(name=name, version=version, sha256=digest, network=network, trained_on=trained_on)

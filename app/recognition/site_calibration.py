@@ -6,6 +6,8 @@ rates measured on them are more accurate, as far down as the number of people su
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +19,19 @@ from app.crowding import Crowding
 from app.decisions import Calibration, CalibrationError
 from app.embeddings import fuse
 from app.encoding import EncoderRuntime
+from app.encoding.trained_on import were_trained_on
 from app.errors import TesseraError
 from app.evaluation.calibration import UNKNOWN, EncoderRun, LabelledEmbeddings, make_table
 from app.evaluation.groups import GroupFaces, Part
 from app.faces import FaceFinder, FacePolicy
 from app.gallery import Gallery, every_subject
+
+
+_LOGGER = logging.getLogger("tessera")
+PUBLIC_PEOPLE = (
+    "People of public face data sets do not count here, such as celebrities: %s may have learnt from their photographs, "
+    "so its error rates on them would flatter it. Calibrate on people who are nobody's training data."
+)
 
 
 class SiteCalibrationError(CalibrationError):
@@ -60,6 +70,7 @@ def calibrate_folder(
     One sub-folder per person, or one per group of people that holds one per person; each group is then also measured
     within itself. Raises SiteCalibrationError.
     """
+    _LOGGER.warning(PUBLIC_PEOPLE, f"{encoder.info.name} {encoder.info.version}")
     faces, skipped = list[_Face](), list[Skipped]()
     for photograph in _photographs(folder):
         try:
@@ -67,6 +78,11 @@ def calibrate_folder(
         except TesseraError as error:
             skipped.append(Skipped(photograph.path, error.message))
             continue
+        if were_trained_on(face.chip[None], encoder.info.trained_on).any():
+            raise SiteCalibrationError(
+                f"The encoder was trained on {photograph.path}: error rates on its own training photographs would "
+                "flatter it. Calibrate on people who were kept out of training."
+            )
         encodings = encoder.encode(face.chip[None])
         faces.append(
             _Face(
@@ -141,9 +157,12 @@ def _table(faces: Sequence[_Face], encoder: EncoderRun, crowding: Crowding, desc
     names = sorted({face.group for face in faces} - {""})
     try:
         groups = [_group(name, [face for face in faces if face.group == name], crowding) for name in names]
-        return make_table(labelled, encoder, description, fuse, crowding, groups=groups)
+        table = make_table(labelled, encoder, description, fuse, crowding, groups=groups)
     except ValueError as error:
         raise SiteCalibrationError(f"These faces cannot calibrate an encoder: {error}.") from error
+    # Its own name, so that answers and the audit trail tell it from the table beside the encoder and from others.
+    digest = hashlib.sha256(table.model_dump_json().encode()).hexdigest()
+    return table.model_copy(update={"version": f"{table.version}-own-{digest[:8]}"})
 
 
 def _group(name: str, faces: Sequence[_Face], crowding: Crowding) -> GroupFaces:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 import typer
 
+from model.commands import run
 from model.data.augmentation import Augmentation, augment
 from model.data.face_set import CHIP_SIDE, CHIPS_FILE, FaceSet, begin_packing, load_face_set, write_table
 
@@ -106,4 +107,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

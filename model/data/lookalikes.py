@@ -29,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from model import commands
 from model.data.face_set import UNLABELLED, FaceSet, load_face_set
 
 VERDICTS_FILE = Path(__file__).parent / "verdicts.csv"
@@ -281,4 +282,4 @@ def _write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[dict[str, s
 
 
 if __name__ == "__main__":
-    app()
+    commands.run(app)

@@ -27,6 +27,7 @@ from PIL import Image
 from app.errors import TesseraError
 from app.faces import FaceFinder, FacePolicy, YunetDetector
 from app.faces import AlignedFace
+from model import commands
 from model.data.face_set import CHIP_SIDE, CHIPS_FILE, LABEL_COLUMNS, SIDE_COLUMN, begin_packing, write_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
@@ -169,4 +170,4 @@ def folder(
 
 
 if __name__ == "__main__":
-    app()
+    commands.run(app)

@@ -26,6 +26,7 @@ from app.encoding import Precision, RuntimeName, load_weights
 from app.evaluation.bootstrap import REPLICATES, interval
 from app.evaluation.pairs import all_pair_distances, can_show, tar_at_far
 from app.evaluation.roc import Comparisons, all_comparisons, bootstrap_tar
+from model import commands
 from model.data.face_set import FaceSet, load_face_set
 from model.data.groups import LABELLED, SEXES
 from model.evaluation.baselines import DLIB, Encode, dlib_embeddings, load_encode
@@ -328,4 +329,4 @@ def robustness(
 
 
 if __name__ == "__main__":
-    app()
+    commands.run(app)

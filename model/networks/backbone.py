@@ -336,9 +336,16 @@ def embed(encoder: AnyEncoder, chips: Tensor, *, batch: int = 256, bf16: bool = 
     return torch.cat(parts)
 
 
-def save_encoder(encoder: AnyEncoder, path: Path) -> None:
-    """Writes weights and configuration, for ``load_encoder``."""
-    torch.save({"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}, path)
+def save_encoder(encoder: AnyEncoder, path: Path, trained_on: bytes = b"") -> None:
+    """Writes weights and configuration, for ``load_encoder``; ``trained_on`` is that of ``app.encoding.trained_on``."""
+    state = {"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}
+    torch.save({**state, "trained_on": torch.tensor(list(trained_on), dtype=torch.uint8)}, path)
+
+
+def load_record(path: Path) -> bytes:
+    """What the weights in a file were trained on (``app.encoding.trained_on``); empty if that was not recorded."""
+    state = torch.load(path, weights_only=True, mmap=True)
+    return state["trained_on"].numpy().tobytes() if "trained_on" in state else b""
 
 
 def load_encoder(path: Path) -> Encoder:

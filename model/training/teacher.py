@@ -26,6 +26,7 @@ from onnx import numpy_helper
 
 from app.encoding import Precision
 from app.openvino import ov
+from model.commands import run
 from model.data.face_set import FaceSet, load_face_set
 from model.networks.retail import COLUMNS, SIDE, load_retail
 
@@ -229,4 +230,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -22,12 +22,14 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from app.encoding.trained_on import record_of
 from app.evaluation.pairs import all_pair_distances, can_show, tar_at_far
+from model.commands import StoppedError, run
 from model.data.augmentation import augment
 from model.data.cleaning import without_outliers
 from model.data.face_set import UNLABELLED, FaceSet, join, load_face_set
 from model.data.sampling import IdentitySampler, Sampler, ShuffledSampler
-from model.networks.backbone import AnyEncoder, Encoder, embed, load_any_encoder, save_encoder
+from model.networks.backbone import AnyEncoder, Encoder, embed, load_any_encoder, load_record, save_encoder
 from model.training.losses import ImitationLoss, spread
 from model.training.objective import Objective
 from model.training.optimisation import averaged, learning_rate, make_optimizer, mix
@@ -37,10 +39,11 @@ from model.training.warm_start import centre, copy_weights, inherited_parts, sam
 
 CHECKPOINT_FILE = "checkpoint.pt"
 COLLAPSE_SHARE = 0.2
+RECORDED_AT_ONCE = 4096
 VALIDATION_FARS = (1e-3, 1e-4, 1e-5)
 
 
-class CollapseError(RuntimeError):
+class CollapseError(StoppedError):
     """The encoder maps all faces to nearly one point; training further is pointless."""
 
 
@@ -127,7 +130,7 @@ class Trainer:
 
     def _load_start(self, start: Start) -> AnyEncoder:
         """The network to start from; its weights are copied."""
-        path = self.out.parent / f"{start.weights}.pt"
+        path = self._path_of(start)
         if start.weights != SFACE_START and not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing, which this recipe starts from; train {path.parent.name} into {path.parent} first"
@@ -211,12 +214,23 @@ class Trainer:
             if stage.start_share and self.source is not None:
                 mix(self.average.module, self.source, stage.start_share)
             self._validate()
-            save_encoder(self.averaged_encoder, self.out / f"{stage.name}.pt")
+            save_encoder(self.averaged_encoder, self.out / f"{stage.name}.pt", self._record())
             self.stage_number, self.step = self.stage_number + 1, 0
             if self.stage_number < len(self.recipe.stages):
                 self.encoder.load_state_dict(self.average.module.state_dict())
                 self._begin_stage()
             self.save()
+
+    def _record(self) -> bytes:
+        """Which photographs the weights have learnt from, those of the recipe's start included."""
+        start, photographed = self.recipe.start, np.flatnonzero(~self.train_faces.finished)
+        record = b"" if start is None or start.weights == SFACE_START else load_record(self._path_of(start))
+        for rows in np.array_split(photographed, max(len(photographed) // RECORDED_AT_ONCE, 1)):
+            record = record_of(self.train_faces.images(rows), record)
+        return record
+
+    def _path_of(self, start: Start) -> Path:
+        return self.out.parent / f"{start.weights}.pt"
 
     def _run_stage(self, stage: Stage) -> None:
         sampler = make_sampler(
@@ -353,4 +367,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

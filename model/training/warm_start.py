@@ -25,6 +25,7 @@ import typer
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from model.commands import run
 from model.data.face_set import FaceSet, load_face_set
 from model.networks.backbone import (
     BackboneConfig,
@@ -196,4 +197,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

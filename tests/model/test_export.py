@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.encoding import EncoderWeights, Precision, RuntimeName, create_runtime, load_weights
+from app.encoding import EncoderWeights, Precision, RuntimeName, WeightsError, create_runtime, load_weights
+from app.encoding.trained_on import TRAINED_ON_FILE, record_of, were_trained_on
 from tests.model.support import make_chips, small_backbone
 
 pytest.importorskip("torch")
@@ -22,7 +23,7 @@ import torch
 from onnx import TensorProto
 
 from app.openvino import ov
-from model.export import SMALL, to_onnx
+from model.export import SMALL, main, to_onnx
 from model.networks.backbone import BackboneConfig, Encoder, embed, save_encoder
 
 pytestmark = pytest.mark.slow
@@ -147,6 +148,21 @@ def test_export_gives_the_same_bytes_again_and_leaves_the_encoder(encoder: Encod
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     assert to_onnx(encoder) == network
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_what_an_encoder_was_trained_on_goes_with_it(encoder: Encoder, tmp_path: Path) -> None:
+    chips = make_chips([0, 1, 2, 3])
+    save_encoder(encoder, tmp_path / "tiny.pt", record_of(chips[2:3], record_of(chips[:1])))
+    main(tmp_path / "tiny.pt", tmp_path / "out", "tiny", "1")
+    weights = load_weights(tmp_path / "out")
+    assert were_trained_on(chips, weights.trained_on).tolist() == [True, False, True, False]
+    with (tmp_path / "out" / TRAINED_ON_FILE).open("ab") as file:
+        file.write(b"half")
+    with pytest.raises(WeightsError, match=r"trained-on\.bin is damaged"):
+        load_weights(tmp_path / "out")
+    save_encoder(encoder, tmp_path / "tiny.pt")
+    main(tmp_path / "tiny.pt", tmp_path / "out", "tiny", "1")
+    assert load_weights(tmp_path / "out").trained_on == b""
 
 
 def test_the_command_writes_what_the_service_loads(encoder: Encoder, network: bytes, tmp_path: Path) -> None:

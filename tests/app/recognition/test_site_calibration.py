@@ -1,22 +1,27 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from app.crowding import COHORT_FILE, Crowding, NoCrowding, read_cohort
 from app.decisions import CalibrationError, Claim, read_calibration
-from app.encoding import EncoderRuntime
+from app.decisions.calibration import CALIBRATION_FILE
+from app.encoding import EncoderRuntime, EncoderWeights, create_runtime
+from app.encoding.trained_on import record_of
 from app.evaluation.calibration import EncoderRun
-from app.faces import FaceFinder
+from app.faces import FaceFinder, FacePolicy
 from app.gallery import CollectionNotFound, NewTemplate, SqliteGallery
 from app.recognition.site_calibration import SiteCalibrationError, calibrate_folder, calibrate_gallery
 from app.settings import EncodingSettings
 from tests.app.photographs import blank, collins, hopper, variants
-from tests.app.process import tessera
+from tests.app.process import Server, tessera
 
 pytestmark = pytest.mark.slow
 
@@ -53,12 +58,21 @@ def test_what_is_enrolled_gives_a_table(gallery: SqliteGallery) -> None:
     enrol_people(gallery, 40, 3)
     table = calibrate_gallery(gallery, "default", RUN, NoCrowding())
     assert (table.data.subjects, table.data.faces) == (40, 120)
-    assert (table.encoder_sha256, table.version) == (RUN.sha256, "fake-1-abababab")
+    assert table.encoder_sha256 == RUN.sha256
     assert "collection default" in table.data.description
     assert [curve.templates for curve in table.curves] == [1, 2]
     # 780 pairs of people show no rate below 3 / 780.
     assert table.default_fmr >= 3 / 780
     assert table.default.false_non_match_rate.value == 0
+
+
+def test_a_table_has_a_version_of_its_own(gallery: SqliteGallery) -> None:
+    enrol_people(gallery, 40, 3)
+    first, again = (calibrate_gallery(gallery, "default", RUN, NoCrowding()).version for _ in range(2))
+    assert re.fullmatch("fake-1-abababab-own-[0-9a-f]{8}", first)
+    assert again == first
+    gallery.delete_subject("default", "p0")
+    assert calibrate_gallery(gallery, "default", RUN, NoCrowding()).version != first
 
 
 def test_too_few_people_are_refused_and_so_is_an_unknown_collection(gallery: SqliteGallery) -> None:
@@ -106,6 +120,20 @@ def test_photographs_without_a_face_are_skipped_by_name(
     assert "No face" in skipped[0].reason
     assert (table.data.subjects, table.data.faces) == (26, 26 * 6)
     assert table.encoder_sha256 == encoder.info.sha256
+
+
+def test_photographs_that_the_encoder_learnt_from_are_refused(
+    photographs: Path, weights: EncoderWeights, face_finder: FaceFinder, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = photographs / "hopper" / "png"
+    chip = face_finder.find(path.read_bytes(), FacePolicy.LARGEST).faces[0].chip
+    trained = create_runtime(replace(weights, trained_on=record_of(chip[None])))
+    with pytest.raises(SiteCalibrationError, match=f"trained on {path}"):
+        calibrate_folder(photographs, face_finder, trained, NoCrowding())
+    path.unlink()
+    with pytest.raises(SiteCalibrationError, match="2 subjects cannot show"):
+        calibrate_folder(photographs, face_finder, trained, NoCrowding())
+    assert f"such as celebrities: {weights.name} {weights.version} may have learnt" in caplog.text
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime) -> None:
@@ -212,6 +240,7 @@ def test_the_command_writes_what_the_service_takes(tmp_path: Path, encoder: Enco
     assert table.data.subjects == 40
     # With the cohort that lies beside the encoder, which the service then asks for.
     shipped = read_cohort(EncodingSettings().directory / COHORT_FILE)
+    shipped_table = EncodingSettings().directory / CALIBRATION_FILE
     assert table.cohort_sha256 == shipped.digest
     audit = tessera("gallery", "audit", "--data-dir", str(data), TESSERA_DECISIONS__CALIBRATION=str(out))
     assert audit.returncode == 0, audit.stderr
@@ -220,3 +249,7 @@ def test_the_command_writes_what_the_service_takes(tmp_path: Path, encoder: Enco
     assert "none.json" in missing.stderr
     with pytest.raises(CalibrationError):
         read_calibration(out, "cd" * 32)
+    assert re.fullmatch(rf"{read_calibration(shipped_table, encoder.info.sha256).version}-own-\w{{8}}", table.version)
+    with Server(data, TESSERA_DECISIONS__CALIBRATION=str(out)) as server:
+        assert f"calibration {table.version}, " in server.log.read_text()
+        assert httpx.get(f"{server.url}/model").json()["calibration_version"] == table.version
