@@ -19,8 +19,8 @@ import typer
 
 from app.crowding import COHORT_FILE, Cohort, write_cohort
 from app.encoding import create_runtime, load_weights
-from model.commands import run
 from model.calibrate import encode_all
+from model.commands import run
 from model.data.face_set import FaceSet, load_face_set
 from model.data.groups import CHILDREN, MASKED, SINGLES, adults, for_cohort, people, people_for_cohort
 

@@ -139,6 +139,7 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     record = record_of(members.images(chosen), b"".join(map(record_of_part, parts)))
     save_encoder(fused, out, record)
+    typer.echo(f"written: {out}")
 
 
 if __name__ == "__main__":

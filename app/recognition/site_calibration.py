@@ -26,11 +26,10 @@ from app.evaluation.groups import GroupFaces, Part
 from app.faces import FaceFinder, FacePolicy
 from app.gallery import Gallery, every_subject
 
-
 _LOGGER = logging.getLogger("tessera")
 PUBLIC_PEOPLE = (
-    "People of public face data sets do not count here, such as celebrities: %s may have learnt from their photographs, "
-    "so its error rates on them would flatter it. Calibrate on people who are nobody's training data."
+    "People of public face data sets, such as celebrities, do not count here: %s may have learnt from their "
+    "photographs, and error rates on them would flatter it. Calibrate on people who are nobody's training data."
 )
 
 

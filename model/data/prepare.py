@@ -8,13 +8,11 @@ The first takes faces that are already aligned, the second photographs in one su
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +22,23 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from app.errors import TesseraError
-from app.faces import FaceFinder, FacePolicy, YunetDetector
-from app.faces import AlignedFace
+from app.faces import FacePolicy
 from model import commands
-from model.data.face_set import CHIP_SIDE, CHIPS_FILE, LABEL_COLUMNS, SIDE_COLUMN, begin_packing, write_table
+from model.data.face_set import CHIP_SIDE, CHIPS_FILE, LABEL_COLUMNS, SIDE_COLUMN, begin_packing, codes, write_table
+from model.data.folder import MIN_EYE_DISTANCE, Cut, Packer, choose_heldout, count_elsewhere, cut_faces, list_photographs
+from model.data.left_out import SHEET_FILE, write_left_out
+from model.data.sufficiency import (
+    ADVICE,
+    CALIBRATION_PEOPLE,
+    EXPECTATIONS,
+    TRAIN_PEOPLE,
+    enough_held_out,
+    holdings,
+    refuse_small,
+    short_of_heldout,
+    short_of_training,
+)
+from model.progress import Progress
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -76,65 +86,6 @@ def parquet(
     typer.echo(f"{row} faces in {out}")
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The result for one photograph: its chip, or why there is none."""
-
-    path: Path
-    face: AlignedFace | None
-    reason: str = ""
-
-
-def list_photographs(folder: Path) -> list[Path]:
-    """The files in every sub-folder, sorted, without hidden ones."""
-    return sorted(p for p in folder.glob("[!.]*/[!.]*") if p.is_file())
-
-
-def cut_faces(photographs: Iterable[Path], policy: FacePolicy) -> Iterator[Cut]:
-    """Cuts one face from each photograph, exactly as the service does; results keep the order of the input."""
-    finder = FaceFinder(YunetDetector())
-
-    def cut(path: Path) -> Cut:
-        try:
-            return Cut(path, finder.find(path.read_bytes(), policy).faces[0])
-        except (TesseraError, OSError) as error:
-            return Cut(path, None, str(error))
-
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(cut, photographs)
-
-
-def choose_heldout(identities: Iterable[str], share: float, seed: int) -> set[str]:
-    """Identities kept out of training: a share of them, rounded up, chosen by a hash of name and seed."""
-    ranked = sorted(set(identities), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    return set(ranked[: math.ceil(share * len(ranked))])
-
-
-class ChipWriter:
-    """Writes chips one by one into an ``.npy`` file whose final size is not known in advance."""
-
-    def __init__(self, path: Path) -> None:
-        self._file, self.count = path.open("wb"), 0
-        self._write_header()
-
-    def _write_header(self) -> None:
-        # NumPy pads the header so that it keeps its length when the first dimension grows.
-        shape = (self.count, CHIP_SIDE, CHIP_SIDE, 3)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, chip: npt.NDArray[np.uint8]) -> None:
-        """Adds uint8 [112, 112, 3]."""
-        self._file.write(chip.tobytes())
-        self.count += 1
-
-    def close(self) -> None:
-        """Completes the file."""
-        self._file.seek(0)
-        self._write_header()
-        self._file.close()
-
-
 @app.command()
 def folder(
     source: Annotated[Path, typer.Argument(help="one sub-folder an identity, photographs in each")],
@@ -144,29 +95,69 @@ def folder(
     ] = FacePolicy.LARGEST,
     heldout_share: Annotated[float, typer.Option(min=0, max=1, help="of the identities, kept out of training")] = 0.1,
     seed: Annotated[int, typer.Option(help="chooses the identities that are kept out")] = 1,
+    min_eye_distance: Annotated[
+        float, typer.Option(min=0, help="pixels between the eyes; smaller faces are left out")
+    ] = MIN_EYE_DISTANCE,
+    small: Annotated[bool, typer.Option("--small", help="go on with too small a folder, to try the commands")] = False,
 ) -> None:
-    """Cuts one face from each photograph; photographs without one are skipped and listed with the reason."""
+    """Cuts one face from each photograph, and says first whether there are enough.
+
+    left-out.csv and left-out.html in OUT show the photographs that are not used, and why.
+    """
     if policy is FacePolicy.ALL:
         raise typer.BadParameter("a sub-folder is one identity: choose single or largest", param_hint="--policy")
     photographs = list_photographs(source)
     if not photographs:
         raise typer.BadParameter(f"{source} has no sub-folders with photographs", param_hint="SOURCE")
+    _say_what_to_expect(source, [p.parent.name for p in photographs], heldout_share, seed, small)
     begin_packing(out)
-    identity, sides = list[str](), list[float]()
-    with closing(ChipWriter(out / CHIPS_FILE)) as writer:
-        for cut in cut_faces(photographs, policy):
-            if cut.face is None:
-                typer.echo(f"left out {cut.path.relative_to(source)}: {cut.reason}", err=True)
-            else:
-                writer.append(cut.face.chip)
-                sides.append(cut.face.detected.box.side)
-                identity.append(cut.path.parent.name)
+    packer = Packer(source, out)
+    with Progress("photographs", len(photographs)) as progress:
+        packer.pack(_counted(cut_faces(photographs, policy, min_eye_distance), progress))
+    write_left_out(out, source, packer.left_out, len(photographs))
+    identity = packer.identity
     heldout = choose_heldout(identity, heldout_share, seed)
     split = ["heldout" if name in heldout else "train" for name in identity]
     constant = {"family": [""] * len(identity), "source": [source.resolve().name] * len(identity)}
-    write_table(out, {"identity": identity, "split": split, **constant}, sides)
+    write_table(out, {"identity": identity, "split": split, **constant}, packer.sides)
     typer.echo(f"{len(identity)} faces of {len(set(identity))} identities in {out}, {len(heldout)} of them held out")
-    typer.echo(f"left out {len(photographs) - len(identity)} of {len(photographs)} photographs")
+    reasons = Counter(entry.reason for entry in packer.left_out)
+    typer.echo(f"left out {len(packer.left_out)} of {len(photographs)} photographs, shown in {out / SHEET_FILE}")
+    for reason, count in reasons.most_common():
+        typer.echo(f"  {reason}: {count}")
+    for lack in _lacks(identity, heldout):
+        typer.echo(f"too few are left: {lack}", err=True)
+
+
+def _counted(cuts: Iterable[Cut], progress: Progress) -> Iterator[Cut]:
+    for cut in cuts:
+        progress.advance()
+        yield cut
+
+
+def _lacks(identity: list[str], heldout: set[str]) -> list[str]:
+    """What lacks for any training, validation and calibration."""
+    number, kept = codes(identity), np.array([name in heldout for name in identity], dtype=np.bool_)
+    return [*short_of_training(holdings(number[~kept])), *short_of_heldout(holdings(number[kept]))]
+
+
+def _say_what_to_expect(source: Path, names: list[str], share: float, seed: int, small: bool) -> None:
+    """Says what there is, what is needed and what it is good for. Raises StoppedError for too little."""
+    people = holdings(codes(names)).people
+    typer.echo(f"{len(names)} photographs of {len(set(names))} people in {source}; {people} people have two or more")
+    if elsewhere := count_elsewhere(source):
+        typer.echo(f"{elsewhere} files lie in no person's folder, or deeper within one, and are not used")
+    typer.echo(
+        f"needed: {TRAIN_PEOPLE} people to train on (some recipes more), {CALIBRATION_PEOPLE} others to validate and "
+        "calibrate on, all with two photographs or more. What so many gave, measured:"
+    )
+    for line in EXPECTATIONS:
+        typer.echo(f"  {line}")
+    typer.echo(ADVICE)
+    if not small:
+        better = enough_held_out(people)
+        remedy = "" if better is None else f"With so many people, --heldout-share {better:g} leaves enough for both. "
+        refuse_small(_lacks(names, choose_heldout(names, share, seed)), remedy)
 
 
 if __name__ == "__main__":

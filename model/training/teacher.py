@@ -29,6 +29,7 @@ from app.openvino import ov
 from model.commands import run
 from model.data.face_set import FaceSet, load_face_set
 from model.networks.retail import COLUMNS, SIDE, load_retail
+from model.progress import Progress
 
 Floats = npt.NDArray[np.float32]
 
@@ -222,9 +223,11 @@ def main(
     name, teacher = (SFACE, sface_teacher()) if retail is None else (RETAIL, retail_teacher(retail))
     part = faces / f"{cache_file(name)}.part"
     embeddings = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(chips), teacher.size))
-    with typer.progressbar(range(0, len(chips), 2048), label=name) as starts:
-        for start in starts:
-            embeddings[start : start + 2048] = teacher.embed(chips[np.arange(start, min(start + 2048, len(chips)))])
+    with Progress(f"faces through {name}", len(chips)) as progress:
+        for start in range(0, len(chips), 512):
+            rows = np.arange(start, min(start + 512, len(chips)))
+            embeddings[rows] = teacher.embed(chips[rows])
+            progress.advance(len(rows))
     embeddings.flush()
     part.rename(faces / cache_file(name))
 

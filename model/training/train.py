@@ -30,7 +30,10 @@ from model.data.cleaning import without_outliers
 from model.data.face_set import UNLABELLED, FaceSet, join, load_face_set
 from model.data.sampling import IdentitySampler, Sampler, ShuffledSampler
 from model.networks.backbone import AnyEncoder, Encoder, embed, load_any_encoder, load_record, save_encoder
+from model.progress import Progress
+from model.training.curves import CSV_FILE, LOG_FILE, PLOT_FILE, write_curves
 from model.training.losses import ImitationLoss, spread
+from model.training.messages import in_words, say_what_there_is
 from model.training.objective import Objective
 from model.training.optimisation import averaged, learning_rate, make_optimizer, mix
 from model.training.recipe import SFACE_START, Recipe, Stage, Start, Subset, load_recipe
@@ -41,6 +44,7 @@ CHECKPOINT_FILE = "checkpoint.pt"
 COLLAPSE_SHARE = 0.2
 RECORDED_AT_ONCE = 4096
 VALIDATION_FARS = (1e-3, 1e-4, 1e-5)
+FARS_OF_FEW = (1e-2, 1e-1)
 
 
 class CollapseError(StoppedError):
@@ -88,6 +92,7 @@ class Trainer:
         self.identity, self.classes = self._labels(recipe)
         self._fingerprint = self._digest_of_faces()
         self.stage_number, self.step = 0, 0
+        self.progress: Progress | None = None
         self._begin_stage()
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -200,11 +205,13 @@ class Trainer:
         part.replace(self.out / CHECKPOINT_FILE)
 
     def log(self, **values: Any) -> None:
-        """Appends one JSON line to ``log.jsonl`` and prints it."""
-        line = json.dumps({"stage": self.recipe.stages[self.stage_number].name, "step": self.step, **values})
-        with (self.out / "log.jsonl").open("a") as file:
+        """Appends one JSON line to ``log.jsonl`` and prints it in words."""
+        stage = self.recipe.stages[self.stage_number]
+        line = json.dumps({"stage": stage.name, "step": self.step, **values})
+        with (self.out / LOG_FILE).open("a") as file:
             file.write(line + "\n")
-        typer.echo(line)
+        left = "" if self.progress is None or self.step == stage.steps else f"{self.progress.left} left  "
+        typer.echo(f"{stage.name} {self.step}/{stage.steps}  {left}{in_words(values)}")
 
     def run(self) -> None:
         """Trains the remaining stages; ``<stage>.pt`` holds the averaged weights after each."""
@@ -239,12 +246,18 @@ class Trainer:
         if self.step == 0:
             # An average that carried over the previous stage would mask most of a short one.
             self.average = averaged(self.encoder, self.recipe.ema_decay)
+        with Progress(stage.name, stage.steps, self.step, lines=False) as self.progress:
+            self._train_steps(stage, sampler)
+
+    def _train_steps(self, stage: Stage, sampler: Sampler) -> None:
+        assert self.progress is not None
         started, images, sums, count = time.monotonic(), 0, dict[str, float](), 0
         while self.step < stage.steps:
             index = sampler.batch(self.step)
             values = self._train_step(stage, index)
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
             images, count, self.step = images + len(index), count + 1, self.step + 1
+            self.progress.advance()
             if self.step % self.recipe.log_every == 0:
                 means = {name: round(value / count, 5) for name, value in sums.items()}
                 if "spread" in means:
@@ -341,6 +354,8 @@ class Trainer:
         vectors = embed(self.averaged_encoder, chips).numpy()
         pairs = all_pair_distances(vectors, self.heldout.identity)
         fars = [far for far in VALIDATION_FARS if can_show(pairs.non_mated, far)]
+        # A set too small for any of them still has one to watch.
+        fars = fars or [far for far in FARS_OF_FEW if can_show(pairs.non_mated, far)][:1]
         self.log(heldout={f"tar@{far:g}": round(tar_at_far(pairs, far), 4) for far in fars})
 
 
@@ -355,15 +370,22 @@ def main(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="one setting changed, as in triplet.margin=0.2; may be repeated")
     ] = None,
+    small: Annotated[bool, typer.Option("--small", help="go on with too few people, to try the commands")] = False,
 ) -> None:
-    """Trains a recipe, or resumes it."""
+    """Trains a recipe, or resumes it.
+
+    Prints steps, time left, losses and rates as it goes; ``training.svg`` and ``metrics.csv`` in --out show them all.
+    """
     if threads:
         torch.set_num_threads(threads)
     config, face_set = load_recipe(recipe, change or ()), load_face_set(faces)
+    say_what_there_is(config, face_set, small=small)
     more = [(path, load_face_set(path).of_split("train")) for path in composites or ()]
     asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
     teacher = load_targets(faces, config.teachers, face_set.of_split("train"), more) if asks else None
     Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out).run()
+    write_curves(out)
+    typer.echo(f"weights in {out / config.stages[-1].name}.pt; curves in {out / PLOT_FILE} and {out / CSV_FILE}")
 
 
 if __name__ == "__main__":

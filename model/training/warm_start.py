@@ -194,6 +194,7 @@ def main(
         encoder = align(retail_encoder(retail), torch.from_numpy(members.images(chosen)), targets[chosen])
     out.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(encoder, out)
+    typer.echo(f"written: {out}")
 
 
 if __name__ == "__main__":

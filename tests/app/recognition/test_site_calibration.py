@@ -133,7 +133,7 @@ def test_photographs_that_the_encoder_learnt_from_are_refused(
     path.unlink()
     with pytest.raises(SiteCalibrationError, match="2 subjects cannot show"):
         calibrate_folder(photographs, face_finder, trained, NoCrowding())
-    assert f"such as celebrities: {weights.name} {weights.version} may have learnt" in caplog.text
+    assert f"do not count here: {weights.name} {weights.version} may have learnt" in caplog.text
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime) -> None:

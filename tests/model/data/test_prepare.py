@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,11 @@ pytest.importorskip("pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.commands import StoppedError
+from model.commands import StoppedError
 from model.data.face_set import CHIPS_FILE, UNLABELLED, load_face_set
-from model.data.prepare import ChipWriter, app, choose_heldout, decode_chip, list_photographs
+from model.data.folder import ChipWriter, choose_heldout, list_photographs
+from model.data.prepare import app, decode_chip
 
 
 def encoded(pixels: npt.NDArray[np.uint8], kind: str = "PNG", **options: Any) -> bytes:
@@ -96,13 +102,19 @@ def test_a_grey_chip_gets_three_channels() -> None:
 PORTRAIT = skimage.data.astronaut()[:300, 80:380]
 
 
+def darkened(steps: int) -> npt.NDArray[np.uint8]:
+    """The same face in photographs that are not the same."""
+    darker: npt.NDArray[np.uint8] = PORTRAIT - np.minimum(PORTRAIT, 8 * steps).astype(np.uint8)
+    return darker
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """Four people with a photograph each, one with two, one with none that shows a face."""
     folder = tmp_path / "crew"
-    for name in ("ann", "bea", "cid", "dan"):
+    for number, name in enumerate(("ann", "bea", "cid", "dan")):
         (folder / name).mkdir(parents=True)
-        (folder / name / "1.png").write_bytes(encoded(PORTRAIT))
+        (folder / name / "1.png").write_bytes(encoded(darkened(number)))
     (folder / "bea" / "2.jpg").write_bytes(encoded(PORTRAIT[:, ::-1], "JPEG", quality=95))
     (folder / "bea" / ".hidden").write_bytes(b"not meant")
     (folder / "nobody").mkdir()
@@ -114,7 +126,7 @@ def photographs(tmp_path: Path) -> Path:
 
 def test_folder_cuts_faces_as_the_service_does(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "faces"
-    result = run("folder", photographs, out, "--heldout-share", 0.25)
+    result = run("folder", photographs, out, "--heldout-share", 0.25, "--small")
     assert result.exit_code == 0, result.output
     faces = load_face_set(out)
     assert faces.identity.tolist() == [0, 1, 1, 2, 3]
@@ -127,15 +139,74 @@ def test_folder_cuts_faces_as_the_service_does(photographs: Path, tmp_path: Path
 
 
 def test_folder_names_what_it_leaves_out_and_why(photographs: Path, tmp_path: Path) -> None:
-    result = run("folder", photographs, tmp_path / "faces")
-    assert "left out nobody/wall.png: No face was found" in result.output
-    assert "left out nobody/notes.txt: " in result.output
-    assert "left out 2 of 7 photographs" in result.output
+    out = tmp_path / "faces"
+    tiny = Image.fromarray(PORTRAIT).resize((60, 60), Image.Resampling.LANCZOS)
+    (photographs / "ann" / "tiny.png").write_bytes(encoded(np.asarray(tiny)))
+    (photographs / "bea" / "copy.png").write_bytes((photographs / "bea" / "1.png").read_bytes())
+    (photographs / "ann" / "whose.png").write_bytes(encoded(darkened(9)))
+    (photographs / "dan" / "<b>whose.png").write_bytes(encoded(darkened(9)))
+    (photographs / "dan" / "deep").mkdir()
+    (photographs / "dan" / "deep" / "1.png").write_bytes(encoded(PORTRAIT))
+    result = run("folder", photographs, out, "--small")
+    assert "2 files lie in no person's folder" in result.output
+    assert "left out 6 of 11 photographs" in result.output
+    assert "one photograph under two names: 2" in result.output
     assert "5 faces of 4 identities" in result.output
+    listed = left_out(out)
+    assert listed.pop("nobody/notes.txt")[0] == "unreadable"
+    small = listed.pop("ann/tiny.png")
+    assert small[0] == "face too small"
+    assert small[1].endswith(" pixels between the eyes, 16 at least")
+    assert listed == {
+        "nobody/wall.png": ("no face", "No face was found."),
+        "bea/copy.png": ("duplicate", "the same as bea/1.png"),
+        "ann/whose.png": ("one photograph under two names", "the same as dan/<b>whose.png: whose is it?"),
+        "dan/<b>whose.png": ("one photograph under two names", "the same as ann/whose.png: whose is it?"),
+    }
+    page = (out / "left-out.html").read_text()
+    assert page.count("<img") == 5
+    assert "dan/&lt;b&gt;whose.png" in page
+    # What is left keeps its own pixels and names.
+    faces = load_face_set(out)
+    assert faces.identity.tolist() == [0, 1, 1, 2, 3]
+    brightness = faces.images(np.arange(5)).mean(axis=(1, 2, 3))
+    assert brightness[0] > brightness[1] > brightness[3] > brightness[4]
+    run("folder", photographs, tmp_path / "all", "--small", "--min-eye-distance", 5)
+    assert "ann/tiny.png" not in left_out(tmp_path / "all")
+
+
+def left_out(out: Path) -> dict[str, tuple[str, str]]:
+    with (out / "left-out.csv").open(newline="") as file:
+        return {row["photograph"]: (row["reason"], row["detail"]) for row in csv.DictReader(file)}
+
+
+def test_a_folder_that_is_too_small_is_refused_before_the_work(photographs: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "model.data.prepare", "folder", str(photographs), str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "7 photographs of 5 people" in result.stdout
+    assert "85.57 % on LFW" in result.stdout
+    assert "training needs 32 people with two photographs or more, there are" in result.stderr
+    assert "calibration needs 40 people" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_share_that_would_do_is_named(tmp_path: Path) -> None:
+    for number in range(80):
+        (tmp_path / "people" / f"{number:02}").mkdir(parents=True)
+        for name in "ab":
+            (tmp_path / "people" / f"{number:02}" / name).touch()
+    result = run("folder", tmp_path / "people", tmp_path / "out")
+    assert isinstance(result.exception, StoppedError)
+    assert "there are 8. With so many people, --heldout-share 0.5 leaves enough for both" in str(result.exception)
+    enough = run("folder", tmp_path / "people", tmp_path / "out", "--heldout-share", 0.5)
+    assert enough.exit_code == 0, enough.output
+    assert "too few are left: training needs 32 people" in enough.output
 
 
 def test_folder_holds_whole_identities_out(photographs: Path, tmp_path: Path) -> None:
-    run("folder", photographs, tmp_path / "faces", "--heldout-share", 0.5, "--seed", 3)
+    run("folder", photographs, tmp_path / "faces", "--heldout-share", 0.5, "--seed", 3, "--small")
     faces = load_face_set(tmp_path / "faces")
     heldout = set(faces.of_split("heldout").identity.tolist())
     assert len(heldout) == 2
@@ -146,12 +217,12 @@ def test_single_leaves_out_photographs_of_several_faces(tmp_path: Path) -> None:
     folder = tmp_path / "photographs"
     (folder / "ann").mkdir(parents=True)
     (folder / "ann" / "alone.png").write_bytes(encoded(PORTRAIT))
-    (folder / "ann" / "two.png").write_bytes(encoded(np.concatenate([PORTRAIT, PORTRAIT], axis=1)))
-    largest = run("folder", folder, tmp_path / "largest")
-    single = run("folder", folder, tmp_path / "single", "--policy", "single")
+    (folder / "ann" / "two.png").write_bytes(encoded(np.concatenate([darkened(1), PORTRAIT], axis=1)))
+    largest = run("folder", folder, tmp_path / "largest", "--small")
+    single = run("folder", folder, tmp_path / "single", "--policy", "single", "--small")
     assert len(load_face_set(tmp_path / "largest")) == 2, largest.output
     assert len(load_face_set(tmp_path / "single")) == 1
-    assert "left out ann/two.png: The photograph shows 2 faces" in single.output
+    assert left_out(tmp_path / "single")["ann/two.png"][0] == "several faces", single.output
 
 
 def test_folder_refuses_what_makes_no_sense(photographs: Path, tmp_path: Path) -> None:
