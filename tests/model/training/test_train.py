@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +22,9 @@ pytest.importorskip("pyarrow")
 
 import torch
 
+from app.encoding.trained_on import were_trained_on
 from model.data.face_set import join, load_face_set
-from model.networks.backbone import BackboneConfig, Encoder, embed, load_encoder, save_encoder
+from model.networks.backbone import BackboneConfig, Encoder, embed, load_encoder, load_record, save_encoder
 from model.training.teacher import SFACE, load_targets
 from model.training.train import CHECKPOINT_FILE, CollapseError, Trainer
 from tests.model.made_up import (
@@ -157,6 +160,43 @@ def test_a_checkpoint_that_was_not_finished_does_no_harm(finished: Path, faces: 
     assert make_trainer(make_recipe(), faces, tmp_path).stage_number == 2
 
 
+def test_weights_remember_what_they_were_trained_on(finished: Path, faces: Path, tmp_path: Path) -> None:
+    everybody = load_face_set(faces)
+    chips, trained = everybody.images(np.arange(len(everybody))), everybody.split == "train"
+    assert were_trained_on(chips, load_record(finished / "triplet.pt")).tolist() == trained.tolist()
+    # A run that starts from them has learnt from the same faces, whatever it goes on with.
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "triplet.pt").write_bytes((finished / "triplet.pt").read_bytes())
+    recipe = make_recipe({**TRIPLET, "steps": 1}, start={"weights": "first/triplet"}, subset={"people": 4, "faces": 3})
+    make_trainer(recipe, faces, tmp_path / "second").run()
+    assert load_record(tmp_path / "second" / "triplet.pt") == load_record(finished / "triplet.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ([], [], "training needs 32 people with two photographs or more, there are 8; calibration needs 40 people"),
+        (["triplet.identities=9"], ["--small"], "training needs 9 people with two photographs or more, there are 8"),
+        (["distil.batch_size=99"], ["--small"], "training needs 99 photographs for one batch, there are 41"),
+        (["distil.margin=-1"], [], "stages.0.margin: Input should be greater than 0"),
+        (["distil.steps"], [], "is not FIELD=VALUE or PART.FIELD=VALUE"),
+        ([], ["--faces", "nowhere"], "nowhere holds no packed faces"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(
+    faces: Path, tmp_path: Path, changes: list[str], options: list[str], words: str
+) -> None:
+    (tmp_path / "recipe.toml").write_text(as_toml(make_recipe()))
+    command = [sys.executable, "-m", "model.training.train", str(tmp_path / "recipe.toml"), "--faces", str(faces)]
+    command += ["--out", str(tmp_path / "out"), *options, *(f"--set={change}" for change in changes)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert result.stderr.startswith("refused: ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_recipe_in_the_same_folder_is_refused(finished: Path, faces: Path) -> None:
     with pytest.raises(ValueError, match="belongs to another recipe"):
         make_trainer(make_recipe(seed=2), faces, finished)
@@ -167,7 +207,7 @@ def test_killed_processes_leave_a_checkpoint_to_go_on_from(faces: Path, tmp_path
     (tmp_path / "recipe.toml").write_text(as_toml(recipe).replace("steps = 40", "steps = 10"))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "model.training.train", str(tmp_path / "recipe.toml"), "--out", str(out)]
-    command += ["--faces", str(faces), "--threads", "1", "--set", "distil.steps=40"]
+    command += ["--faces", str(faces), "--threads", "1", "--set", "distil.steps=40", "--small"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
         while not (out / CHECKPOINT_FILE).exists() and process.poll() is None and time.monotonic() < deadline:
@@ -176,7 +216,15 @@ def test_killed_processes_leave_a_checkpoint_to_go_on_from(faces: Path, tmp_path
     assert process.returncode == -signal.SIGKILL
     reached = torch.load(out / CHECKPOINT_FILE, weights_only=True)["step"]
     assert 1 <= reached < 40
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "train: 41 photographs, 8 people with two or more" in told
+    assert re.search(r"distil 39/40  \d+:\d\d left  loss ", told)
+    assert "held-out people, true accepts: " in told
+    # Steps that the kill made it do again count once.
+    with (out / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["loss"]] == list(range(3, 40, 3))
+    assert (out / "training.svg").stat().st_size > 0
     make_trainer(recipe, faces, tmp_path / "undisturbed").run()
     assert_same_weights(weights(out / "distil.pt"), weights(tmp_path / "undisturbed" / "distil.pt"))
 
