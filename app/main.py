@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +30,9 @@ from app.decisions import Calibration, load_calibration, read_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, WorkLimits, YunetDetector
-from app.gallery import SqliteGallery
-from app.gallery.sqlite.vault import FileKeyWrapper, Vault, load_wrapper
+from app.gallery import Gallery, SqliteGallery
+from app.gallery.sqlite.snapshot import GalleryCopy
+from app.gallery.sqlite.vault import VAULT_NAME, FileKeyWrapper, Vault, load_wrapper
 from app.openvino import available_cores
 from app.recognition.collections import CollectionService
 from app.recognition.criteria import Criteria
@@ -78,9 +79,25 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
     )
 
 
-def open_vault(settings: Settings) -> Vault | None:
-    """The keys of encrypted templates; None if they are not encrypted. Raises GalleryError."""
+def copy_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> GalleryCopy:
+    """What is in the gallery of the data directory, for reading; a service may be using it. Raises GalleryError."""
+    keys = open_vault(settings, create=False)
+    return GalleryCopy(settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, keys=keys)
+
+
+def no_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> GalleryCopy:  # noqa: ARG001
+    """An empty gallery, in memory, for what needs none; the data directory is not touched."""
+    return GalleryCopy(None, encoder_digest=encoder_sha256, crowding=crowding)
+
+
+def open_vault(settings: Settings, *, create: bool = True) -> Vault | None:
+    """The keys of encrypted templates; None if they are not encrypted, or, unless ``create``, if there are none yet.
+
+    Raises GalleryError.
+    """
     chosen = settings.gallery
+    if not create and not (chosen.data_dir / VAULT_NAME).exists():
+        return None
     if chosen.key_wrapper is not None:
         return Vault(chosen.data_dir, load_wrapper(chosen.key_wrapper))
     if chosen.master_key_file is not None:
@@ -107,7 +124,11 @@ def build_finder(settings: Settings) -> FaceFinder:
     )
 
 
-def build_service(settings: Settings) -> RecognitionService:
+OpenGallery = Callable[[Settings, str, Crowding], Gallery]
+"""Opens a gallery for the encoder with a digest, and with its crowding."""
+
+
+def build_service(settings: Settings, open_gallery: OpenGallery = open_gallery) -> RecognitionService:
     """Loads encoder and calibration and opens the gallery.
 
     Raises TesseraError, with a message for the operator, if one of them cannot be used.

@@ -8,16 +8,42 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
+from app.gallery.sqlite.database import DATABASE_NAME
 from app.logs import LogFormat, LogLevel
 from app.security.rates import RATE_PATTERN
 from app.variables import unknown_variables
 
 MEBIBYTE = 1024 * 1024
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "model" / "weights"
+FORMER_DATA_DIR = Path("data")
+"""The default of the first release: another folder wherever one started it."""
+
+
+def default_data_dir() -> Path:
+    """``tessera`` in the user's folder for data (XDG Base Directory Specification), wherever one stands.
+
+    Raises SettingsError where it is unknown, or where a gallery lies in what was the default before.
+    """
+    shared = Path(os.environ.get("XDG_DATA_HOME", ""))
+    try:
+        # The specification has relative paths ignored.
+        chosen = (shared if shared.is_absolute() else Path.home() / ".local" / "share") / "tessera"
+    except RuntimeError as error:
+        raise SettingsError(
+            "This user has no home directory, so there is no default data directory: set TESSERA_GALLERY__DATA_DIR."
+        ) from error
+    if (FORMER_DATA_DIR / DATABASE_NAME).exists():
+        former = FORMER_DATA_DIR.resolve()
+        raise SettingsError(
+            f"There is a gallery in {former}, which was the default data directory of the first release; the default "
+            f"is {chosen} now. To go on with it, name it (--data-dir or TESSERA_GALLERY__DATA_DIR) or move the whole "
+            f"folder to {chosen}. To leave it alone, name another one, or start from another folder."
+        )
+    return chosen
 
 
 class _Section(BaseModel):
@@ -168,7 +194,11 @@ class DecisionsSettings(_Section):
 class GallerySettings(_Section):
     """Where templates are kept."""
 
-    data_dir: Path = Field(default=Path("data"), description="folder of the database; one process at a time")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="folder of the database; one process at a time. Not set: `tessera` in `$XDG_DATA_HOME` or in "
+        "`~/.local/share`",
+    )
     master_key_file: Path | None = Field(
         default=None,
         description="file with a master key, 64 hexadecimal digits: templates are encrypted at rest; keep it elsewhere",
@@ -235,7 +265,8 @@ class Settings(BaseSettings):
     faces: FacesSettings = FacesSettings()
     encoding: EncodingSettings = EncodingSettings()
     decisions: DecisionsSettings = DecisionsSettings()
-    gallery: GallerySettings = GallerySettings()
+    # Not when this module is imported: the data directory depends on the user.
+    gallery: GallerySettings = Field(default_factory=GallerySettings)
     security: SecuritySettings = SecuritySettings()
 
     @model_validator(mode="before")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,22 +10,26 @@ from typing import Annotated
 
 import typer
 
+from app.api import presenters
 from app.api.schemas import AuditReportOut
 from app.audits.page import audit_page
 from app.audits.report import audit
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
+from app.cli.output import ExitCode, JsonOption, print_json, print_table, steps
+from app.cli.recording import recorder
 from app.encoding import load_weights
 from app.gallery import DEFAULT_COLLECTION
 from app.gallery.encryption import read_passphrase
 from app.gallery.files import new_file
+from app.gallery.sqlite import queries
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.inspection import accept_loss, inspect_directory
+from app.gallery.sqlite.snapshot import snapshot
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import SubjectLine, export_reader, export_writer, read_export, write_export
-from app.main import load_encoder_files, open_gallery, open_security, open_vault
-from app.security.trail import AuditTrail, Entry
+from app.main import copy_gallery, load_encoder_files, open_vault
 from app.settings import Settings
 
 FileArgument = Annotated[Path, typer.Argument(help="the file")]
@@ -36,9 +39,9 @@ PassphraseOption = Annotated[
 
 
 @contextmanager
-def opened_vault(settings: Settings) -> Iterator[Vault | None]:
-    """The keys of encrypted templates, for one command."""
-    keys = open_vault(settings)
+def opened_vault(settings: Settings, *, create: bool = False) -> Iterator[Vault | None]:
+    """The keys of encrypted templates, for one command; ``create``: it may be the first to encrypt any."""
+    keys = open_vault(settings, create=create)
     try:
         yield keys
     finally:
@@ -47,12 +50,14 @@ def opened_vault(settings: Settings) -> Iterator[Vault | None]:
 
 
 commands = typer.Typer(help="Maintains what is enrolled.", no_args_is_help=True)
+AUDIT_STEPS = 1000
+"""What the progress of an audit is shown in."""
 
 
 def record(settings: Settings, action: str, **details: object) -> None:
     """Writes into the audit trail what a command did. Raises SecurityStoreUnavailable."""
-    with closing(open_security(settings)) as store:
-        AuditTrail(store).record(Entry("command", action, "done", details=details)).result()
+    with recorder(settings) as trail:
+        trail.record(action, details=details)
 
 
 @commands.command("audit")
@@ -61,24 +66,58 @@ def audit_gallery(
     data_dir: DataDirOption = None,
     page: Annotated[Path | None, typer.Option(help="HTML file to write the report to")] = None,
 ) -> None:
-    """Audits a collection and prints the report as JSON; the service must not be running on the same folder."""
+    """Audits a collection as it is at this moment and prints the report as JSON; the service may be running."""
     with refusing():
         settings = load_settings(data_dir=data_dir)
         files = load_encoder_files(settings)
         with (
-            closing(open_gallery(settings, files.weights.sha256, files.crowding)) as gallery,
-            typer.progressbar(length=1000, label="audit", file=sys.stderr) as bar,
+            closing(copy_gallery(settings, files.weights.sha256, files.crowding)) as gallery,
+            steps("audit", AUDIT_STEPS) as step,
         ):
-            report = audit(
-                gallery,
-                collection,
-                files.calibration,
-                files.crowding,
-                lambda share: bar.update(int(1000 * share) - bar.pos),
-            )
-    if page is not None:
-        page.write_text(audit_page(report), encoding="utf-8")
-    typer.echo(AuditReportOut.model_validate(report).model_dump_json(indent=2))
+            report = audit(gallery, collection, files.calibration, files.crowding, _in_steps(step))
+        if page is not None:
+            page.write_text(audit_page(report), encoding="utf-8")
+    print_json(AuditReportOut.model_validate(report))
+
+
+def _in_steps(step: Callable[[str], None]) -> Callable[[float], None]:
+    """Turns a share, 0 to 1, into steps."""
+    done = 0
+
+    def show(share: float) -> None:
+        nonlocal done
+        while done < int(AUDIT_STEPS * share):
+            done += 1
+            step("")
+
+    return show
+
+
+@commands.command("info")
+def show_info(as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """Shows what is in the data directory: collections, encoder, size, encryption; the service may be running."""
+    with refusing():
+        directory = load_settings(data_dir=data_dir).gallery.data_dir.resolve()
+        with snapshot(directory) as connection:
+            collections = [presenters.collection(found) for found in queries.read_collections(connection)]
+            encrypted = connection.execute("SELECT COUNT(*) FROM templates WHERE seal IS NOT NULL").fetchone()[0]
+            info: dict[str, object] = {
+                "data_dir": str(directory),
+                "encoder": queries.stored_encoder(connection),
+                "subjects": sum(found.subjects for found in collections),
+                "templates": sum(found.templates for found in collections),
+                "encrypted_templates": encrypted,
+                "schema_version": connection.execute("PRAGMA user_version").fetchone()[0],
+                "writes": queries.read_position(connection).sequence,
+                "bytes": sum(path.stat().st_size for path in directory.glob(f"{DATABASE_NAME}*")),
+            }
+    if as_json:
+        print_json({**info, "collections": [found.model_dump(mode="json") for found in collections]})
+        return
+    print_table(("", ""), [(name.replace("_", " "), value) for name, value in info.items()])
+    columns = ("id", "subjects", "templates", "target_fmr", "target_fpir", "claim", "created_at")
+    typer.echo()
+    print_table(columns, [[getattr(found, column) for column in columns] for found in collections])
 
 
 @commands.command("backup")
@@ -104,7 +143,7 @@ def restore_gallery(
     with refusing():
         settings = load_settings(data_dir=data_dir)
         directory = settings.gallery.data_dir
-        with opened_vault(settings) as keys:
+        with opened_vault(settings, create=True) as keys:
             aside = restore(file, directory, replace=replace, now=datetime.now(UTC), keys=keys)
         record(settings, "restore", replaced=aside is not None)
     typer.echo(f"{file} is restored in {directory}")
@@ -145,7 +184,7 @@ def import_gallery(
         settings = load_settings(data_dir=data_dir)
         encoder = load_weights(settings.encoding.directory).sha256
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
-        with export_reader(file, passphrase) as stream, opened_vault(settings) as keys:
+        with export_reader(file, passphrase) as stream, opened_vault(settings, create=True) as keys:
             records = read_export(stream, encoder)
             changed = import_records(settings.gallery.data_dir, encoder, records, on_conflict, datetime.now(UTC), keys)
         record(settings, "import", subjects=changed, on_conflict=str(on_conflict))
@@ -175,7 +214,7 @@ def check_gallery(
     for problem in found.problems:
         typer.secho(f"- {problem}", fg="red")
     if found.problems:
-        raise typer.Exit(code=1)
+        raise typer.Exit(ExitCode.NO)
 
 
 @commands.command("rotate-key")
@@ -188,7 +227,7 @@ def rotate_key(data_dir: DataDirOption = None) -> None:
         settings = load_settings(data_dir=data_dir)
         with opened_vault(settings) as keys:
             if keys is None:
-                raise refuse("templates are not encrypted: no master key is set")
+                raise refuse("templates are not encrypted: no master key is set, or there are no keys of templates yet")
             count = keys.rotate()
         record(settings, "rotate_key", templates=count)
     typer.echo(f"the keys of {count} templates are wrapped by a new root key under the current master key")

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
+from app.cli.output import JsonOption, print_json, print_table
 from app.main import open_security
 from app.security.keys import ApiKey, KeyStore, Scope
 from app.security.rates import RATE_PATTERN
@@ -66,16 +65,41 @@ def create_key(
 
 
 @commands.command("list")
-def list_keys(data_dir: DataDirOption = None) -> None:
+def list_keys(as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
     """Shows all keys, without their secrets."""
     with _store(data_dir) as (store, _):
         keys = KeyStore(store).all()
-    table = Table("id", "name", "scopes", "collections", "rate", "created", "state")
-    for key in keys:
-        collections = "all" if key.collections is None else ", ".join(sorted(key.collections))
-        scopes = ", ".join(sorted(key.scopes))
-        table.add_row(key.id, key.name, scopes, collections, key.rate or "", f"{key.created_at:%F}", _state(key))
-    Console().print(table)
+    if as_json:
+        print_json([_shown(key) for key in keys])
+        return
+    print_table(
+        ("id", "name", "scopes", "collections", "rate", "created", "state"),
+        [
+            (
+                key.id,
+                key.name,
+                ", ".join(sorted(key.scopes)),
+                "all" if key.collections is None else ", ".join(sorted(key.collections)),
+                key.rate,
+                f"{key.created_at:%F}",
+                _state(key),
+            )
+            for key in keys
+        ],
+    )
+
+
+def _shown(key: ApiKey) -> dict[str, object]:
+    times = {name: getattr(key, name) for name in ("created_at", "expires_at", "revoked_at")}
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "collections": None if key.collections is None else sorted(key.collections),
+        "rate": key.rate,
+        **{name: None if time is None else time.isoformat() for name, time in times.items()},
+        "valid": key.valid(datetime.now(UTC)),
+    }
 
 
 @commands.command("revoke")

@@ -11,27 +11,40 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from app.cli.output import ExitCode
 from app.errors import TesseraError
 from app.settings import Settings
 
-DataDirOption = Annotated[Path | None, typer.Option(help="folder of the database  [default: data]")]
+DataDirOption = Annotated[
+    Path | None, typer.Option(help="folder of the database  [default: the setting, else ~/.local/share/tessera]")
+]
 
 
-def refuse(message: str) -> typer.Exit:
-    """Prints why a command cannot run; the caller raises the returned exception."""
-    typer.secho(f"tessera: {message}", fg="red", err=True)
-    return typer.Exit(code=1)
+def refuse(message: str, code: ExitCode = ExitCode.CANNOT) -> typer.Exit:
+    """Prints why a command cannot go on; the caller raises the returned exception."""
+    typer.secho(f"tessera: {' '.join(message.split())}", fg="red", err=True)
+    return typer.Exit(code=code)
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turns errors that an operator can fix into one line and exit code 1."""
+    """Turns errors that an operator can fix into one line and ``ExitCode.CANNOT``."""
     try:
         yield
     except ValidationError as error:
         raise refuse(_in_one_line(error)) from error
     except (TesseraError, SettingsError) as error:
         raise refuse(str(error)) from error
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        raise
+    except OSError as error:
+        raise refuse(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}") from error
+
+
+def read_photograph(path: Path, settings: Settings) -> bytes:
+    """A file, no further than one byte beyond the size that is refused then. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(settings.faces.max_image_bytes + 1)
 
 
 def _in_one_line(error: ValidationError) -> str:
@@ -52,3 +65,8 @@ def load_settings(host: str | None = None, port: int | None = None, data_dir: Pa
     gallery = {} if data_dir is None else {"data_dir": data_dir}
     # Values left out here come from the environment.
     return Settings(server=server, gallery=gallery)
+
+
+def settings_without_data() -> Settings:
+    """Settings for a command that reads no data directory: whether there is a default for one does not matter."""
+    return load_settings(data_dir=Path())

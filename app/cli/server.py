@@ -1,9 +1,10 @@
-"""``tessera serve``, ``tessera health`` and ``tessera version``."""
+"""``tessera serve`` and ``tessera health``."""
 
 from __future__ import annotations
 
 import http.client
 import ipaddress
+import json
 import logging
 import os
 import resource
@@ -12,6 +13,7 @@ import socket
 import ssl
 import sys
 import threading
+import urllib.error
 import urllib.request
 from functools import partial
 from typing import Annotated
@@ -19,12 +21,15 @@ from typing import Annotated
 import typer
 import uvicorn
 from fastapi import FastAPI
+from pydantic_settings import SettingsError
 
 from app.api.connections import BoundedHttpProtocol, ConnectionLimits
-from app.cli.options import DataDirOption, load_settings, refuse, refusing
+from app.cli.options import DataDirOption, load_settings, refuse, refusing, settings_without_data
+from app.cli.output import ExitCode
 from app.logs import configure_logging
 from app.main import build_authenticator, build_service, create_app, open_security
 from app.memory import share_arenas
+from app.recognition.service import RecognitionService
 from app.security.errors import SecurityStoreUnavailable
 from app.settings import ServerSettings, Settings, listed
 from app.version import VERSION
@@ -36,8 +41,13 @@ KEEP_ALIVE_SECONDS = 75
 it first. A server that closes first resets requests in flight."""
 WRITE_SECONDS = 60
 """How long a client may leave an answer unread."""
+HEALTH_SECONDS = 10
+MOST_ANSWER = 64 * 1024
+"""Bytes of a health check's answer that are read."""
 EXIT_SECONDS = 10
 """How long after the graceful period the process may take to end."""
+PAGE = "/docs"
+"""What a person opens in a browser."""
 SPARE_DESCRIPTORS = 100
 """Open files besides connections: databases, libraries."""
 
@@ -56,12 +66,7 @@ def serve(
         configure_logging(settings.server.log_format, settings.server.log_level)
         open_to_all = require_keys(settings)
         service = build_service(settings)
-    encoder = service.encoder
-    _LOGGER.info(
-        "tessera %s: encoder %s %s on %s %s, calibration %s, templates in %s, documentation at /docs",
-        *(VERSION, encoder.name, encoder.version, encoder.runtime, encoder.precision, service.calibration.version),
-        settings.gallery.data_dir.resolve(),
-    )
+        start = _start_lines(settings, service)
     if open_to_all:
         _LOGGER.warning(
             "Whoever reaches %s:%d may enrol, search and erase without a key (TESSERA_SECURITY__ALLOW_ANONYMOUS).",
@@ -71,10 +76,46 @@ def serve(
     # After a graceful stop uvicorn re-raises the signal, which would end the process as if it had been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _allow_descriptors(2 * settings.server.max_connections + SPARE_DESCRIPTORS)
+    server = _Server(_configuration(settings, create_app(settings, service)), start)
     try:
-        _Server(_configuration(settings, create_app(settings, service))).run()
+        server.run()
+    except SystemExit as ended:
+        # uvicorn has said why: an address that is taken, a certificate that cannot be read.
+        raise typer.Exit(ExitCode.CANNOT if ended.code else ExitCode.OK) from ended
     finally:
         service.close()
+    if not server.started:
+        raise typer.Exit(ExitCode.CANNOT)
+
+
+def _start_lines(settings: Settings, service: RecognitionService) -> tuple[str, ...]:
+    """What serves: one line each for data, encoder, decisions and keys."""
+    encoder, criteria = service.encoder, service.criteria
+    collections = service.gallery.collections()
+    return (
+        f"data directory {settings.gallery.data_dir.resolve()}: {sum(c.subjects for c in collections)} subjects in "
+        f"{len(collections)} collection(s)",
+        f"encoder {encoder.name} {encoder.version} on {encoder.runtime} {encoder.precision}",
+        f"decisions at a false match rate of {criteria.target_fmr:g}, claim {criteria.claim}, calibration "
+        f"{service.calibration.version}",
+        f"keys {_keys_needed(settings)}",
+    )
+
+
+def _keys_needed(settings: Settings) -> str:
+    if settings.security.allow_anonymous:
+        return "not needed (TESSERA_SECURITY__ALLOW_ANONYMOUS)"
+    if settings.server.beyond_loopback or _has_keys(settings):
+        return "needed for every request"
+    return "not needed on this machine while there are none (`tessera keys create NAME` makes one)"
+
+
+def _has_keys(settings: Settings) -> bool:
+    store = open_security(settings)
+    try:
+        return build_authenticator(settings, store).has_keys
+    finally:
+        store.close()
 
 
 def require_keys(settings: Settings) -> bool:
@@ -86,21 +127,34 @@ def require_keys(settings: Settings) -> bool:
         return False
     if settings.security.allow_anonymous:
         return True
-    store = open_security(settings)
-    try:
-        if not build_authenticator(settings, store).has_keys:
-            raise SecurityStoreUnavailable(
-                f"{settings.server.host} is reached from other machines, and there is no key yet. Create one with "
-                f"`tessera keys create NAME --data-dir {settings.gallery.data_dir}`, name a file with one in "
-                "TESSERA_SECURITY__ADMIN_KEY_FILE, or let everybody in with TESSERA_SECURITY__ALLOW_ANONYMOUS=true."
-            )
-    finally:
-        store.close()
+    if not _has_keys(settings):
+        raise SecurityStoreUnavailable(
+            f"{settings.server.host} is reached from other machines, and there is no key yet. Create one with "
+            f"`tessera keys create NAME --data-dir {settings.gallery.data_dir}`, name a file with one in "
+            "TESSERA_SECURITY__ADMIN_KEY_FILE, or let everybody in with TESSERA_SECURITY__ALLOW_ANONYMOUS=true."
+        )
     return False
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that ends in time: what still works after the graceful period, and cannot be interrupted, is ended."""
+    """uvicorn that says what serves, and ends in time.
+
+    What still works after the graceful period, and cannot be interrupted, is ended.
+    """
+
+    def __init__(self, config: uvicorn.Config, start: tuple[str, ...]) -> None:
+        super().__init__(config)
+        self._start = start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where it answers, once it does."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            scheme = "https" if self.config.is_ssl else "http"
+            address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+            for line in (f"tessera {VERSION} answers at {address}, its page is {address}{PAGE}", *self._start):
+                _LOGGER.info(line)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Everything that was acknowledged is on the disk, so the process may end at any moment."""
@@ -152,15 +206,22 @@ def _allow_descriptors(wanted: int) -> None:
 
 def health(
     url: Annotated[
-        str | None, typer.Option(help="address of the service  [default: 127.0.0.1 and the port of the settings]")
+        str | None, typer.Option(help="address of the service  [default: this machine, by the settings]")
     ] = None,
 ) -> None:
-    """Asks a running service whether it is ready; exit code 0 if so, 1 if not."""
+    """Asks a running service whether it is ready; exit code 0 if so, 1 if not.
+
+    Without --url it asks where the settings say that a service on this machine answers: port, TLS and address. A prefix
+    that a proxy removes plays no part, for the service answers without it.
+    """
+    request_headers = {}
     if url is None:
         with refusing():
-            url = own_address(load_settings().server)
+            url = own_address(settings_without_data().server)
+        # A name that the settings do not allow in this header is still the service's own address.
+        request_headers = {"Host": "localhost"}
     if not url.startswith(("http://", "https://")):
-        raise refuse(f"{url} is not an http or https address")
+        raise typer.BadParameter(f"{url} is not an http or https address")
     # No proxy: the check is whether this address itself answers. Its certificate is made out to another name.
     unverified = ssl.create_default_context()
     unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
@@ -168,14 +229,27 @@ def health(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)
     )
     try:
-        with direct.open(f"{url.rstrip('/')}/readyz", timeout=10) as response:
-            sys.stdout.write(response.read().decode() + "\n")
+        request = urllib.request.Request(f"{url.rstrip('/')}/readyz", headers=request_headers)  # noqa: S310
+        with direct.open(request, timeout=HEALTH_SECONDS) as response:
+            typer.echo(response.read(MOST_ANSWER).decode(errors="replace"))
+    except urllib.error.HTTPError as error:
+        raise refuse(f"{url} is not ready: {error.code}: {_detail(error)}", ExitCode.NO) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise refuse(f"{url} is not ready: {str(error).strip()}") from error
+        raise refuse(f"{url} is not ready: {str(error).strip()}", ExitCode.NO) from error
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    """What a problem says, or the reason of the status."""
+    try:
+        return str(json.loads(error.read(MOST_ANSWER))["detail"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return str(error.reason)
 
 
 def own_address(server: ServerSettings) -> str:
-    """Where a service with these settings answers on this machine."""
+    """Where a service with these settings answers on this machine. Raises SettingsError if the port is unknown."""
+    if not server.port:
+        raise SettingsError("TESSERA_SERVER__PORT is 0, so the system chose the port: give its address with --url.")
     scheme = "https" if server.tls_certificate else "http"
     try:
         address = ipaddress.ip_address(server.host)
@@ -183,8 +257,3 @@ def own_address(server: ServerSettings) -> str:
         return f"{scheme}://{server.host}:{server.port}"
     host = "127.0.0.1" if address.is_unspecified else str(address)
     return f"{scheme}://[{host}]:{server.port}" if ":" in host else f"{scheme}://{host}:{server.port}"
-
-
-def version() -> None:
-    """Shows the version."""
-    typer.echo(VERSION)

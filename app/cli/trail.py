@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
+from app.cli.output import ExitCode
 from app.gallery import DEFAULT_COLLECTION
 from app.main import open_security
 from app.security.trail import AuditTrail, Receipt
@@ -28,7 +29,7 @@ def verify_trail(receipt: ReceiptOption = None, data_dir: DataDirOption = None) 
         trail = AuditTrail(store)
         wrong, head = trail.verify(expected), trail.head()
     if wrong:
-        raise refuse("; ".join(wrong))
+        raise refuse("; ".join(wrong), ExitCode.NO)
     typer.echo(f"{head.sequence if head else 0} records, all as they were written")
 
 

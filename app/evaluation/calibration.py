@@ -102,6 +102,14 @@ def rule_of_three_fmr(pairs_of_subjects: int) -> float:
     return min(3 / max(pairs_of_subjects, 1), 1.0)
 
 
+def people_needed(fmr: float) -> int:
+    """The fewest people whose pairs can show this rate by the rule of three; its upper bound takes some more."""
+    people = 2
+    while rule_of_three_fmr(people * (people - 1) // 2) > fmr:
+        people += 1
+    return people
+
+
 def compared_subjects(counts: Counts) -> int:
     """How many pairs of subjects were compared, whichever of the two was the template."""
     either = counts.non_mated_total + counts.non_mated_total.T

@@ -78,7 +78,8 @@ class Idempotency:
 class EnrolmentRequest:
     """One subject and its photographs (encoded files).
 
-    may_displace: whether it may add so many templates that older ones are no longer compared.
+    may_displace: whether it may add so many templates that older ones are no longer compared. template_ids: one for
+    each photograph, unique in the whole gallery; made up if None.
     """
 
     images: Sequence[bytes]
@@ -89,6 +90,7 @@ class EnrolmentRequest:
     on_conflict: OnConflict = OnConflict.APPEND
     report_duplicates: bool = True
     may_displace: bool = True
+    template_ids: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

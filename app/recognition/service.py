@@ -140,9 +140,8 @@ class RecognitionService:
             return replay
         found, rejected = self._usable_faces(request)
         probes = self._encoded([(faces.faces_detected, faces.faces[0]) for faces in found.values()])
-        enrolled = tuple(
-            EnrolledImage(index, uuid.uuid4().hex, probe) for index, probe in zip(found, probes, strict=True)
-        )
+        ids = request.template_ids or [uuid.uuid4().hex for _ in request.images]
+        enrolled = tuple(EnrolledImage(index, ids[index], probe) for index, probe in zip(found, probes, strict=True))
         subject_id = request.subject_id or uuid.uuid4().hex
         # Looking for duplicates is a search, so it uses the threshold of a search.
         policy = self.criteria.identification(RequestedCriterion(), self.gallery, request.collection)

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from app.embeddings import fuse
 from app.encoding import EncoderRuntime
 from app.encoding.trained_on import were_trained_on
 from app.errors import TesseraError
-from app.evaluation.calibration import UNKNOWN, EncoderRun, LabelledEmbeddings, make_table
+from app.evaluation.calibration import UNKNOWN, EncoderRun, LabelledEmbeddings, make_table, people_needed
 from app.evaluation.groups import GroupFaces, Part
 from app.faces import FaceFinder, FacePolicy
 from app.gallery import Gallery, every_subject
@@ -34,14 +35,25 @@ PUBLIC_PEOPLE = (
 
 
 class SiteCalibrationError(CalibrationError):
-    """There are too few people or photographs to measure anything."""
+    """There are too few people or photographs to measure anything; ``skipped`` are the photographs without a face."""
+
+    skipped: tuple[Skipped, ...] = ()
+
+
+NEEDED = (
+    "To show a false match rate takes at least this many people, in each group for the claim every_group: "
+    + ", ".join(f"{people_needed(rate)} for {rate:g}" for rate in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6))
+    + "; to show a false non-match rate, some of them need two photographs or more."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A photograph that gave no face, and why."""
+    """A photograph that gave no face, and why; ``code`` as for ``TesseraError``, or ``unreadable``."""
 
+    person: str
     path: Path
+    code: str
     reason: str
 
 
@@ -61,39 +73,65 @@ class _Face:
     group: str = ""
 
 
+def count_photographs(folder: Path) -> int:
+    """How many files ``calibrate_folder`` would read. Raises SiteCalibrationError."""
+    return sum(1 for _ in _photographs(folder))
+
+
 def calibrate_folder(
-    folder: Path, finder: FaceFinder, encoder: EncoderRuntime, crowding: Crowding
+    folder: Path,
+    finder: FaceFinder,
+    encoder: EncoderRuntime,
+    crowding: Crowding,
+    *,
+    threads: int = 1,
+    read: Callable[[Path], bytes] = Path.read_bytes,
+    on_photograph: Callable[[], None] = lambda: None,
 ) -> tuple[Calibration, list[Skipped]]:
     """Measures the encoder on photographs; the largest face of each counts.
 
     One sub-folder per person, or one per group of people that holds one per person; each group is then also measured
-    within itself. Raises SiteCalibrationError.
+    within itself. ``threads``: photographs processed at once. ``read`` reads a file and may raise OSError.
+    ``on_photograph`` is called after each. Raises SiteCalibrationError.
     """
     _LOGGER.warning(PUBLIC_PEOPLE, f"{encoder.info.name} {encoder.info.version}")
-    faces, skipped = list[_Face](), list[Skipped]()
-    for photograph in _photographs(folder):
+
+    def face_of(photograph: _Photograph) -> _Face | Skipped:
         try:
-            face = finder.find(photograph.path.read_bytes(), FacePolicy.LARGEST).faces[0]
+            face = finder.find(read(photograph.path), FacePolicy.LARGEST).faces[0]
         except TesseraError as error:
-            skipped.append(Skipped(photograph.path, error.message))
-            continue
+            return Skipped(photograph.person, photograph.path, error.code, error.message)
+        except OSError as error:
+            return Skipped(photograph.person, photograph.path, "unreadable", str(error.strerror or error))
         if were_trained_on(face.chip[None], encoder.info.trained_on).any():
             raise SiteCalibrationError(
                 f"The encoder was trained on {photograph.path}: error rates on its own training photographs would "
                 "flatter it. Calibrate on people who were kept out of training."
             )
+        # One by one: what a face is encoded with changes the last digits, and they would depend on the threads.
         encodings = encoder.encode(face.chip[None])
-        faces.append(
-            _Face(
-                f"{photograph.group}/{photograph.person}",
-                encodings.embeddings[0],
-                float(encodings.norms[0]),
-                face.detected.box.side,
-                photograph.group,
-            )
+        return _Face(
+            f"{photograph.group}/{photograph.person}",
+            encodings.embeddings[0],
+            float(encodings.norms[0]),
+            face.detected.box.side,
+            photograph.group,
         )
-    run, description = encoder_run(encoder), f"{len(faces)} photographs of {folder.name}"
-    return _table(faces, run, crowding, description), skipped
+
+    faces, skipped = list[_Face](), list[Skipped]()
+    with ThreadPoolExecutor(threads) as pool:
+        for found in pool.map(face_of, _photographs(folder)):
+            on_photograph()
+            if isinstance(found, Skipped):
+                skipped.append(found)
+            else:
+                faces.append(found)
+    try:
+        table = _table(faces, encoder_run(encoder), crowding, f"{len(faces)} photographs of {folder.name}")
+    except SiteCalibrationError as error:
+        error.skipped = tuple(skipped)
+        raise
+    return table, skipped
 
 
 def encoder_run(encoder: EncoderRuntime) -> EncoderRun:
@@ -158,7 +196,7 @@ def _table(faces: Sequence[_Face], encoder: EncoderRun, crowding: Crowding, desc
         groups = [_group(name, [face for face in faces if face.group == name], crowding) for name in names]
         table = make_table(labelled, encoder, description, fuse, crowding, groups=groups)
     except ValueError as error:
-        raise SiteCalibrationError(f"These faces cannot calibrate an encoder: {error}.") from error
+        raise SiteCalibrationError(f"These faces cannot calibrate an encoder: {error}. {NEEDED}") from error
     # Its own name, so that answers and the audit trail tell it from the table beside the encoder and from others.
     digest = hashlib.sha256(table.model_dump_json().encode()).hexdigest()
     return table.model_copy(update={"version": f"{table.version}-own-{digest[:8]}"})

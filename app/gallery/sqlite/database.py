@@ -60,13 +60,18 @@ def connect(path: Path, *, read_only: bool = False, keys: Vault | None = None) -
         isolation_level=None,
         check_same_thread=False,
     )
+    configure(connection, keys)
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def configure(connection: sqlite3.Connection, keys: Vault | None) -> None:
+    """What every connection to a gallery needs, wherever its database is."""
     # A damaged letter must not keep the rest of the row from being read and named.
     connection.text_factory = _text
     connection.execute("PRAGMA foreign_keys = ON")
     vault.install(connection, keys)
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    return connection
 
 
 def _text(stored: bytes) -> str:

@@ -122,8 +122,8 @@ def accept_loss(directory: Path) -> None:
 
     Raises GalleryInUse, GalleryUnavailable.
     """
-    if not directory.is_dir():
-        raise GalleryUnavailable(f"There is no directory {directory}.")
+    if not any((directory / name).is_file() for name in (DATABASE_NAME, SEQUENCE_NAME)):
+        raise GalleryUnavailable(f"There is no gallery in {directory}, and no trace of one.")
     lock = DirectoryLock(directory)
     try:
         path = directory / DATABASE_NAME

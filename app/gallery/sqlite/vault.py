@@ -257,7 +257,8 @@ def require_vault(connection: sqlite3.Connection, vault: Vault | None) -> None:
         return
     if vault is None:
         raise EncryptionKeyMissing(
-            "The stored templates are encrypted. Name the master key in TESSERA_GALLERY__MASTER_KEY_FILE."
+            "The stored templates are encrypted. Name the master key in TESSERA_GALLERY__MASTER_KEY_FILE, and put "
+            f"{VAULT_NAME} back if it is missing beside them."
         )
     if vault.is_empty:
         raise EncryptionKeyMissing(
