@@ -45,6 +45,7 @@ from app.security.store import SecurityStore
 from app.security.trail import AuditTrail
 from app.settings import Settings, listed
 from app.version import VERSION
+from app.web.page import page_router
 
 SHORTEST_ADMIN_KEY = 32
 PRUNE_SECONDS = 24 * 3600.0
@@ -265,7 +266,11 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
         swagger_ui_oauth2_redirect_url=None,
         root_path=chosen.server.root_path,
     )
-    patch_fastapi(app, swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None})
+    patch_fastapi(
+        app,
+        redirect_from_root_to_docs=not chosen.server.page,
+        swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None},
+    )
     app.add_middleware(
         RequestMiddleware,
         metrics=metrics,
@@ -284,6 +289,8 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
     install_problem_handlers(app)
     for router in (recognition.router, subjects.router, collections.router, audits.router, health.router):
         app.include_router(router)
+    if chosen.server.page:
+        app.include_router(page_router())
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -98,6 +98,9 @@ class ServerSettings(_Section):
     root_path: str = Field(
         default="", pattern=r"^(/[\w.~-]+)*$", description="prefix that a reverse proxy removes, such as /faces"
     )
+    page: bool = Field(
+        default=True, description="serve the page for people at `/`; without it `/` leads to the documentation"
+    )
     tls_certificate: Path | None = Field(
         default=None, description="PEM file with the certificate chain, to serve HTTPS"
     )

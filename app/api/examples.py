@@ -130,7 +130,7 @@ SUBJECT: Example = {
     "metadata": {"name": "Ada Lovelace"},
     "created_at": "2026-03-01T09:30:00.000000Z",
     "updated_at": "2026-03-01T09:30:00.000000Z",
-    "templates": [{"id": TEMPLATE_ID, "created_at": "2026-03-01T09:30:00.000000Z"}],
+    "templates": [{"id": TEMPLATE_ID, "created_at": "2026-03-01T09:30:00.000000Z", "embedding_norm": 14.39}],
 }
 SUBJECT_PAGE: Example = {"subjects": [SUBJECT], "next_cursor": "YWRh"}
 COLLECTION: Example = {

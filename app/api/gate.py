@@ -17,7 +17,7 @@ from app.security.keys import Authenticator, Caller, Scope
 from app.security.rates import RateLimits, network_of
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json"})
-OPEN_PREFIXES = ("/docs", "/swagger-ui")
+OPEN_PREFIXES = ("/docs", "/swagger/", "/page/")
 PROXY_HEADERS = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 REFRESH_SECONDS = 1.0
@@ -106,7 +106,7 @@ class Gate:
 
 
 def is_open(scope: AsgiScope) -> bool:
-    """Whether a path needs no key: health, and documentation without data."""
+    """Whether a path needs no key: health, documentation and the page, all without data."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     return scope["method"] in SAFE_METHODS and (path in OPEN_PATHS or path.startswith(OPEN_PREFIXES))
 

@@ -71,10 +71,14 @@ class NewTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A stored template without its embedding."""
+    """A stored template without its embedding.
+
+    norm: of the embedding before it was scaled to 1.
+    """
 
     id: str
     created_at: datetime
+    norm: float
 
 
 @dataclass(frozen=True, slots=True)

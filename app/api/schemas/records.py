@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import examples
-from app.api.schemas.common import AttributesModel, Identifier, Metadata, RequestModel
+from app.api.schemas.common import AttributesModel, Identifier, Metadata, RequestModel, Rounded
 from app.api.schemas.decisions import Rate
 from app.decisions import Claim
 from app.gallery import Targets
@@ -26,8 +26,13 @@ class SubjectUpdate(RequestModel):
 class TemplateOut(AttributesModel):
     """A stored template."""
 
+    model_config = ConfigDict(from_attributes=True, populate_by_name=True)
+
     id: str
     created_at: datetime
+    embedding_norm: Rounded = Field(
+        validation_alias="norm", description="smaller the less the encoder recognised; weak below the limit in /model"
+    )
 
 
 class SubjectOut(AttributesModel):

@@ -178,7 +178,7 @@ def touch_subject(connection: sqlite3.Connection, subject: int, metadata: str | 
 
 
 _SUBJECTS = """
-    SELECT s.id, s.metadata, s.created_at, s.updated_at, t.id, t.created_at
+    SELECT s.id, s.metadata, s.created_at, s.updated_at, t.id, t.created_at, t.norm
     FROM subjects s LEFT JOIN templates t ON t.subject = s.key
 """
 
@@ -213,7 +213,7 @@ def _subject(collection: str, rows: Sequence[tuple[Any, ...]]) -> Subject:
             metadata=load_metadata(metadata),
             created_at=load_timestamp(created_at),
             updated_at=load_timestamp(updated_at),
-            templates=tuple(Template(id=row[4], created_at=load_timestamp(row[5])) for row in rows if row[4]),
+            templates=tuple(Template(row[4], load_timestamp(row[5]), row[6]) for row in rows if row[4]),
         )
     except ValueError as error:
         raise SubjectDamaged(

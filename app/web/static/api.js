@@ -1,0 +1,88 @@
+// Requests to the service that served this page.
+
+import { askForKey, currentKey } from "./key.js";
+
+const TRIES = 5;
+
+/** What the service answered instead; `detail` says what happened and what to do. */
+export class Problem extends Error {
+  constructor(detail, { code = "", status = 0, retryAfter = null } = {}) {
+    super(detail);
+    Object.assign(this, { detail, code, status, retryAfter });
+  }
+}
+
+/** Relative to the page, so that it works below any prefix. */
+const address = (path, query) => {
+  const url = new URL(path, document.baseURI);
+  for (const [name, value] of Object.entries(query ?? {})) if (value !== null) url.searchParams.set(name, value);
+  return url;
+};
+
+/**
+ * The JSON of an answer. Throws Problem; asks for a key where one is needed.
+ * options: query, fields (a form; photographs are Blobs), json, headers, signal, text (the answer is text),
+ * patient (waits and asks again while the service is busy).
+ */
+export async function call(method, path, options = {}) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await once(method, path, options);
+    } catch (error) {
+      if (error.status === 401 && (await askForKey(error))) continue;
+      const busy = options.patient && (error.status === 503 || error.status === 429) && error.retryAfter !== null;
+      if (!busy || attempt === TRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * error.retryAfter));
+    }
+  }
+}
+
+async function once(method, path, { query, fields, json, headers = {}, signal, text }) {
+  const key = currentKey();
+  const sent = { ...headers };
+  if (key) sent.Authorization = `Bearer ${key}`;
+  if (json) sent["Content-Type"] = "application/json";
+  let response;
+  try {
+    const body = json ? JSON.stringify(json) : fields && formOf(fields);
+    response = await fetch(address(path, query), { method, headers: sent, body, signal, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("The service does not answer. Check that it runs and that this machine reaches it.");
+  }
+  if (response.ok) return text ? response.text() : response.json();
+  throw await problemOf(response);
+}
+
+function formOf(fields) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    if (value === null || value === undefined) continue;
+    if (value instanceof Blob) form.append(name, value, "photograph");
+    else form.append(name, value);
+  }
+  return form;
+}
+
+async function problemOf(response) {
+  const { status } = response;
+  const wait = Number(response.headers.get("Retry-After") ?? NaN);
+  const retryAfter = Number.isFinite(wait) ? wait : null;
+  try {
+    const { detail, code } = await response.json();
+    return new Problem(detail, { code, status, retryAfter });
+  } catch {
+    return new Problem(`Something between this page and the service answered ${status}.`, { status, retryAfter });
+  }
+}
+
+let model = null;
+
+/** Encoder and calibration in use; asked for once. */
+export function modelInUse() {
+  model ??= call("GET", "model").catch((error) => {
+    model = null;
+    throw error;
+  });
+  return model;
+}

@@ -1,0 +1,138 @@
+// Audit: a whole collection checked, and what can be done about the findings.
+
+import { call } from "./api.js";
+import { collectionInUse, onCollection } from "./collection.js";
+import { button, during, h, problemBox } from "./dom.js";
+import { eraseSubject, eraseTemplate } from "./people.js";
+import { count, date, distance, oneIn } from "./words.js";
+
+const PAUSE = 500;
+const POPULATIONS = {
+  too_few: "The collection is too small to say whether its people are as far apart as those that were measured.",
+  as_measured: "These people are as far apart as those that were measured, as far as so many can show.",
+  easier: "These people are farther apart than those that were measured.",
+  harder:
+    "These people are harder to tell apart than those that were measured. Some may be enrolled twice; if not, ask for " +
+    "a lower rate than you need.",
+};
+
+export class Audit {
+  constructor(panel) {
+    this.start = button("Start an audit", () => this.started(), { class: "primary" });
+    this.place = h("div");
+    this.report = h("div", { class: "report", "aria-live": "polite" });
+    panel.append(
+      h("p", { class: "intro" }, "Is somebody enrolled twice? Does a template belong to somebody else? Who looks alike?"),
+      h("div", { class: "row" }, this.start),
+      this.place,
+      this.report,
+    );
+    onCollection(() => this.opened());
+  }
+
+  get path() {
+    return `collections/${encodeURIComponent(collectionInUse())}/audit`;
+  }
+
+  opened() {
+    const { hidden } = this.report.closest("[role=tabpanel]");
+    if (!hidden) this.follow(() => call("GET", this.path));
+  }
+
+  started() {
+    return during(this.start, this.place, () => this.follow(() => call("POST", this.path)));
+  }
+
+  /** Shows an audit until it is done, unless another one is followed meanwhile. */
+  async follow(ask) {
+    const turn = (this.turn = {});
+    try {
+      let job = await ask();
+      while (turn === this.turn && ["waiting", "running"].includes(job.status)) {
+        this.report.replaceChildren(...underWay(job));
+        await new Promise((resolve) => setTimeout(resolve, PAUSE));
+        job = await call("GET", this.path);
+      }
+      if (turn === this.turn) this.show(job);
+    } catch (error) {
+      if (turn !== this.turn) return;
+      const none = error.code === "audit_not_found";
+      this.report.replaceChildren(none ? h("p", { class: "empty" }, "This collection has not been audited yet.") : problemBox(error));
+    }
+  }
+
+  show({ report, error }) {
+    if (!report) {
+      this.report.replaceChildren(problemBox({ detail: error }));
+      return;
+    }
+    this.report.replaceChildren(
+      h(
+        "div",
+        { class: "card" },
+        h("h2", null, "Audited"),
+        h("p", null, POPULATIONS[report.population]),
+        h("p", { class: "hint" }, `${count(report.subjects, "subject")}, ${count(report.templates, "template")} · ${date(report.created_at)}`),
+        button("Save the report", () => this.save(), { class: "quiet" }),
+      ),
+      this.pairs("Possibly enrolled twice", report.duplicate_count, report.duplicates, "No two subjects are within the default threshold."),
+      this.templates("Templates that do not fit their subject", report.outlier_count, report.outliers, "Every template matches the others of its subject.", (found) =>
+        `distance to the others ${distance(found.distance)}, threshold ${distance(found.threshold)}`),
+      this.templates("Weak templates", report.weak_count, report.weak, "The encoder recognises enough in every template.", (found) =>
+        `quality ${found.norm.toFixed(1)}`),
+      this.pairs("Most alike", report.confusable.length, report.confusable, "There are fewer than two subjects."),
+    );
+  }
+
+  /** The same report as a document, with a plot. */
+  async save() {
+    await during(this.start, this.place, async () => {
+      const page = new Blob([await call("GET", `${this.path}/page`, { text: true })], { type: "text/html" });
+      const url = URL.createObjectURL(page);
+      h("a", { href: url, download: `audit-${collectionInUse()}.html` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10_000);
+    });
+  }
+
+  pairs(title, total, found, none) {
+    return section(title, total, found, none, ({ first, second, distance: apart, false_match_rate: rate }) => [
+      h("span", null, h("strong", null, first), " and ", h("strong", null, second)),
+      h("span", { class: "hint" }, `distance ${distance(apart)}; strangers as close: ${rate === null ? "more than half" : oneIn(rate)}`),
+      h("span", { class: "row" }, [first, second].map((id) => this.eraser(`Erase ${id}`, () => eraseSubject(id)))),
+    ]);
+  }
+
+  templates(title, total, found, none, words) {
+    return section(title, total, found, none, (one) => [
+      h("span", null, h("strong", null, one.subject_id), " ", h("code", null, one.template_id.slice(0, 8))),
+      h("span", { class: "hint" }, words(one)),
+      h("span", { class: "row" }, [
+        this.eraser("Erase the template", () => eraseTemplate(one.subject_id, one.template_id)),
+        this.eraser(`Erase ${one.subject_id}`, () => eraseSubject(one.subject_id)),
+      ]),
+    ]);
+  }
+
+  eraser(text, erase) {
+    const control = button(text, async () => {
+      if (await during(control, this.place, erase)) this.opened();
+    }, { class: "quiet" });
+    return control;
+  }
+}
+
+function underWay(job) {
+  const share = Math.round(100 * job.progress);
+  return [h("p", { role: "status" }, `${share} % done.`), h("progress", { max: 1, value: job.progress, "aria-label": "Audit" })];
+}
+
+function section(title, total, found, none, row) {
+  const shown = total > found.length ? ` (${found.length} shown)` : "";
+  const rows = found.map((one) => h("li", { class: "finding" }, row(one)));
+  return h(
+    "div",
+    { class: "card" },
+    h("h2", null, `${title}: ${total}${shown}`),
+    rows.length > 0 ? h("ul", { class: "plain" }, rows) : h("p", { class: "empty" }, none),
+  );
+}

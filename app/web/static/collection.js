@@ -1,0 +1,75 @@
+// The collection that all tabs work on.
+
+import { call } from "./api.js";
+import { button, during, h, modal } from "./dom.js";
+
+const ID = "[A-Za-z0-9][A-Za-z0-9._@:+~\\-]{0,127}";
+const listeners = [];
+let current = "default";
+
+export const collectionInUse = () => current;
+export const onCollection = (listener) => listeners.push(listener);
+
+function use(id) {
+  current = id;
+  listeners.forEach((listener) => listener(id));
+}
+
+/** The control in the header: a list, or a field for a key that may not list collections. */
+export function collectionControl() {
+  const place = h("div", { class: "collection" });
+  const show = async () => {
+    try {
+      const { collections } = await call("GET", "collections");
+      place.replaceChildren(...list(collections.map(({ id }) => id), show));
+    } catch {
+      place.replaceChildren(...field());
+    }
+  };
+  place.replaceChildren(...field());
+  return { element: place, refresh: show };
+}
+
+function list(ids, refresh) {
+  if (!ids.includes(current) && ids.length > 0) use(ids[0]);
+  const select = h("select", { id: "collection", onchange: () => use(select.value) });
+  select.append(...ids.map((id) => h("option", { value: id, selected: id === current }, id)));
+  return [h("label", { for: "collection" }, "Collection"), select, button("New …", () => create(refresh), { class: "quiet" })];
+}
+
+function field() {
+  const input = h("input", {
+    id: "collection", value: current, pattern: ID, required: true, size: 12, spellcheck: "false",
+    onchange: () => input.checkValidity() && use(input.value),
+  });
+  return [h("label", { for: "collection" }, "Collection"), input];
+}
+
+async function create(refresh) {
+  const id = await modal("New collection", (close) => {
+    const input = h("input", { id: "new-collection", required: true, pattern: ID, spellcheck: "false" });
+    const place = h("div");
+    const add = h("button", { class: "primary" }, "Create");
+    const submit = (event) => {
+      event.preventDefault();
+      during(add, place, async () => close((await call("POST", "collections", { json: { id: input.value } })).id));
+    };
+    return [
+      h("h2", null, "New collection"),
+      h("p", null, "An isolated set of people: nobody in it is compared with those of another one."),
+      h(
+        "form",
+        { onsubmit: submit },
+        h("label", { for: "new-collection" }, "Name"),
+        input,
+        h("p", { class: "hint" }, "Letters without accents, digits and . _ @ : + ~ -"),
+        place,
+        h("div", { class: "row end" }, button("Cancel", () => close()), add),
+      ),
+    ];
+  });
+  if (id) {
+    use(id);
+    await refresh();
+  }
+}

@@ -1,0 +1,152 @@
+// Compare: two photographs, one decision.
+
+import { call, modelInUse } from "./api.js";
+import { collectionInUse } from "./collection.js";
+import { drawAxis } from "./curves.js";
+import { button, h, problemBox } from "./dom.js";
+import { withChosenFaces } from "./faces.js";
+import { PhotographInput } from "./photograph.js";
+import { REASONS, distance, howOften, oneIn } from "./words.js";
+
+const LOOSEST = 0.1;
+const PAUSE = 150;
+const HEADLINES = { match: "The same person", no_match: "Not the same person", inconclusive: "Cannot say" };
+
+/** The rates that the slider offers: 1, 2, 5 of every decade that the calibration supports, and the service's own. */
+export function targets(model) {
+  const found = new Set([model.smallest_supported_fmr, model.target_fmr]);
+  for (let decade = 1e-9; decade < LOOSEST; decade *= 10)
+    for (const step of [1, 2, 5]) {
+      const rate = Number((step * decade).toPrecision(1));
+      if (rate > model.smallest_supported_fmr) found.add(rate);
+    }
+  found.add(LOOSEST);
+  return [...found].sort((a, b) => a - b);
+}
+
+export class Compare {
+  constructor(panel) {
+    this.first = new PhotographInput("First face", () => this.changed());
+    this.second = new PhotographInput("Second face", () => this.changed());
+    this.verdict = h("div", { class: "verdict", "aria-live": "polite" });
+    this.axis = h("div", { class: "axis" });
+    this.slider = h("input", { type: "range", id: "target", min: 0, step: 1, oninput: () => this.moved() });
+    this.said = h("output", { for: "target" });
+    this.result = h("div", { class: "card result", hidden: true }, this.verdict, this.axis, this.control());
+    panel.append(
+      h("p", { class: "intro" }, "Two faces: is it the same person? Nothing is stored."),
+      this.both(),
+      h("div", { class: "pair" }, this.first.element, this.second.element),
+      this.result,
+    );
+    new ResizeObserver(() => this.draw()).observe(this.axis);
+  }
+
+  both() {
+    return h(
+      "div",
+      { class: "row" },
+      button("Try two samples", () => {
+        this.first.sample("eileen-collins.jpg");
+        this.second.sample("eileen-collins-changed.jpg");
+      }),
+    );
+  }
+
+  control() {
+    return h(
+      "div",
+      { class: "control" },
+      h("label", { for: "target" }, "How many strangers may pass as the same person? At most ", this.said),
+      this.slider,
+      h("div", { class: "ends hint" }, h("span", null, "stricter"), h("span", null, "more permissive")),
+    );
+  }
+
+  paste(files) {
+    const place = [this.first, this.second].find((input) => input.element.contains(document.activeElement));
+    (place ?? (this.first.isEmpty ? this.first : this.second)).take(files);
+  }
+
+  /** Another face is meant. */
+  changed() {
+    if (!this.result) return;
+    this.asking?.abort();
+    this.answer = null;
+    const ready = Boolean(this.first.chosen && this.second.chosen);
+    this.result.hidden = !ready;
+    if (ready) this.ask();
+  }
+
+  moved() {
+    this.say();
+    clearTimeout(this.pause);
+    this.pause = setTimeout(() => this.ask(), PAUSE);
+  }
+
+  say() {
+    const text = oneIn(this.rates[this.slider.value]);
+    this.said.textContent = text;
+    this.slider.setAttribute("aria-valuetext", text);
+  }
+
+  /** Every decision is the service's, also those for a moved slider. */
+  async ask() {
+    this.asking?.abort();
+    this.asking = new AbortController();
+    const { signal } = this.asking;
+    this.result.classList.add("waiting");
+    try {
+      this.model = await modelInUse();
+      this.offer();
+      const answer = await this.decided(signal);
+      if (signal.aborted) return;
+      this.answer = answer;
+      this.tell();
+    } catch (error) {
+      if (signal.aborted) return;
+      this.answer = null;
+      this.verdict.replaceChildren(problemBox(error));
+    }
+    this.result.classList.remove("waiting");
+    this.draw();
+  }
+
+  offer() {
+    if (this.rates) return;
+    this.rates = targets(this.model);
+    this.slider.max = this.rates.length - 1;
+    this.slider.value = this.rates.indexOf(this.model.target_fmr);
+    this.say();
+  }
+
+  decided(signal) {
+    return withChosenFaces([this.first.chosen, this.second.chosen], async ([image, reference]) => {
+      const target = this.rates[this.slider.value];
+      const fields = { image, reference, face_policy: "largest", collection: collectionInUse(), target_fmr: target };
+      const answer = await call("POST", "verify", { fields, signal });
+      return { answer, probes: [answer.probe, answer.reference] };
+    });
+  }
+
+  tell() {
+    const { answer } = this;
+    const missed = answer.operating_point?.false_non_match_rate.value;
+    this.verdict.className = `verdict ${answer.decision}`;
+    this.verdict.replaceChildren(
+      h("h2", null, HEADLINES[answer.decision]),
+      ...(answer.reason ? [h("p", null, REASONS[answer.reason])] : []),
+      h("p", null, howOften(answer.false_match_rate, answer.worst_group)),
+      h(
+        "p",
+        { class: "hint" },
+        `Distance ${distance(answer.distance)}, threshold ${distance(answer.threshold)}` +
+          (missed === undefined ? "." : `; at this target, ${oneIn(missed)} pairs of photographs of the same person are missed.`),
+      ),
+    );
+  }
+
+  draw() {
+    if (this.model && !this.result.hidden) drawAxis(this.axis, this.model, this.answer);
+  }
+}

@@ -1,0 +1,176 @@
+// Enrolling by dropping photographs, or folders with one person in each.
+
+import { call } from "./api.js";
+import { collectionInUse } from "./collection.js";
+import { button, h, problemBox } from "./dom.js";
+import { chosen, clash, dropped, idOf } from "./folders.js";
+import { count, distance } from "./words.js";
+
+const AT_ONCE = 2;
+const SHOWN = 200;
+
+/** A name for one request, so that it may be sent again without being done twice. */
+const requestName = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+export class Enrol {
+  /** ondone: called when subjects may have been added. */
+  constructor(ondone) {
+    this.ondone = ondone;
+    this.subject = h("input", { id: "enrol-id", maxlength: 128, spellcheck: "false", placeholder: "such as ada" });
+    this.files = this.input({ multiple: true }, "Photographs of one person");
+    this.folder = this.input({ webkitdirectory: true }, "A folder with a folder for each person");
+    this.progress = h("progress", { "aria-label": "Photographs sent", hidden: true });
+    this.said = h("p", { role: "status" });
+    this.stop = button("Stop", () => (this.stopped = true), { hidden: true });
+    this.refused = h("ul", { class: "plain" });
+    this.alike = h("ul", { class: "plain" });
+    this.zone = this.dropZone();
+    this.element = h(
+      "div",
+      { class: "card" },
+      h("h2", null, "Enrol"),
+      this.zone,
+      h("div", { class: "row" }, this.progress, this.stop),
+      this.said,
+      this.refused,
+      this.alike,
+      this.files,
+      this.folder,
+    );
+  }
+
+  input(kind, label) {
+    const input = h("input", {
+      type: "file", class: "hidden", tabindex: "-1", "aria-label": label, ...kind,
+      onchange: async () => {
+        await this.enrol(chosen(input.files));
+        input.value = "";
+      },
+    });
+    return input;
+  }
+
+  dropZone() {
+    const zone = h(
+      "div",
+      { class: "drop" },
+      h("p", null, "Drop photographs of one person here, or folders with one person in each."),
+      h("label", { for: "enrol-id" }, "Subject id of photographs without a folder"),
+      this.subject,
+      h(
+        "div",
+        { class: "row" },
+        button("Choose photographs", () => this.files.click()),
+        button("Choose a folder", () => this.folder.click()),
+      ),
+      h("p", { class: "hint" }, "Templates are kept, photographs are not. One face in each, large and sharp."),
+    );
+    zone.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      zone.classList.add("over");
+    });
+    zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+    zone.addEventListener("drop", async (event) => {
+      event.preventDefault();
+      zone.classList.remove("over");
+      await this.enrol(await dropped(event.dataTransfer));
+    });
+    return zone;
+  }
+
+  paste(files) {
+    this.enrol(files.map((file) => ({ file, folder: null })));
+  }
+
+  refusal(items) {
+    if (this.running) return "Photographs are being enrolled; wait until that is done.";
+    if (items.length === 0) return "There are no photographs in there.";
+    const alone = items.some(({ folder }) => folder === null);
+    if (alone && !this.subject.value.trim()) return "Give the subject id of these photographs first: whose are they?";
+    return clash(items.map(({ folder }) => folder).filter((folder) => folder !== null));
+  }
+
+  /** Sends the photographs, each in a request of its own: one that is refused costs no other one. */
+  async enrol(items) {
+    const refusal = this.refusal(items);
+    if (refusal) {
+      this.said.replaceChildren(problemBox({ detail: refusal }));
+      return;
+    }
+    const plan = this.plan(items);
+    this.start(plan.length);
+    const next = plan.values();
+    await Promise.all(Array.from({ length: AT_ONCE }, () => this.work(next)));
+    this.finish(plan.length);
+  }
+
+  plan(items) {
+    const collection = collectionInUse();
+    return items.map(({ file, folder }) => ({
+      file,
+      name: folder === null ? file.name : `${folder}/${file.name}`,
+      fields: {
+        image: file,
+        subject_id: folder === null ? this.subject.value.trim() : idOf(folder),
+        // Its name as it was, where the id could not hold it.
+        metadata: folder === null || folder === idOf(folder) ? null : JSON.stringify({ name: folder }),
+        collection,
+      },
+    }));
+  }
+
+  start(total) {
+    Object.assign(this, { running: true, stopped: false, sent: 0, enrolled: 0, subjects: new Set(), failures: 0 });
+    this.refused.replaceChildren();
+    this.alike.replaceChildren();
+    Object.assign(this.progress, { max: total, value: 0, hidden: false });
+    this.stop.hidden = false;
+    this.tell(total);
+  }
+
+  tell(total) {
+    this.progress.value = this.sent;
+    this.said.textContent = `${this.sent} of ${count(total, "photograph")} sent.`;
+  }
+
+  finish(total) {
+    this.running = false;
+    this.progress.hidden = this.stop.hidden = true;
+    const left = total - this.sent;
+    this.said.textContent =
+      `${count(this.enrolled, "photograph")} enrolled, ${count(this.subjects.size, "subject")}; ${this.failures} refused` +
+      (left > 0 ? `, ${left} not sent.` : ".");
+    this.ondone();
+  }
+
+  async work(next) {
+    for (const item of next) {
+      if (this.stopped) return;
+      await this.one(item);
+      this.sent += 1;
+      this.tell(this.progress.max);
+    }
+  }
+
+  async one({ name, fields }) {
+    try {
+      const headers = { "Idempotency-Key": requestName() };
+      const answer = await call("POST", "enroll", { fields, headers, patient: true });
+      this.enrolled += 1;
+      this.subjects.add(answer.subject_id);
+      for (const other of answer.possible_duplicates) this.resembles(answer.subject_id, other);
+    } catch (error) {
+      this.failures += 1;
+      if (error.status === 401 || error.status === 403) this.stopped = true;
+      if (this.failures <= SHOWN)
+        this.refused.append(h("li", { class: "refused" }, h("strong", null, name), ` ${error.detail ?? error}`));
+    }
+  }
+
+  resembles(id, other) {
+    const text = `${id} looks like ${other.subject_id}, who is enrolled (distance ${distance(other.distance)}).`;
+    const known = [...this.alike.children].some((line) => line.textContent.startsWith(`${id} looks like ${other.subject_id},`));
+    if (!known && this.alike.children.length < SHOWN) this.alike.append(h("li", { class: "note" }, text));
+  }
+}

@@ -1,0 +1,90 @@
+// Identify: whose face is this, among the people of a collection?
+
+import { call } from "./api.js";
+import { collectionInUse, onCollection } from "./collection.js";
+import { h, problemBox } from "./dom.js";
+import { withChosenFaces } from "./faces.js";
+import { PhotographInput } from "./photograph.js";
+import { REASONS, count, distance, howOften, oneIn } from "./words.js";
+
+const DECISIONS = { match: "match", no_match: "no match", inconclusive: "cannot say" };
+
+export class Identify {
+  constructor(panel) {
+    this.photograph = new PhotographInput("Who is this?", () => this.changed());
+    this.result = h("div", { class: "card result", hidden: true, "aria-live": "polite" });
+    panel.append(
+      h("p", { class: "intro" }, "One face: who of this collection is it? Nothing is stored."),
+      h("div", { class: "columns" }, this.photograph.element, this.result),
+    );
+    onCollection(() => this.changed());
+  }
+
+  paste(files) {
+    this.photograph.take(files);
+  }
+
+  async changed() {
+    if (!this.result) return;
+    this.asking?.abort();
+    this.result.hidden = !this.photograph.chosen;
+    if (this.result.hidden) return;
+    this.asking = new AbortController();
+    const { signal } = this.asking;
+    this.result.replaceChildren(h("p", { class: "hint" }, "Searching …"));
+    try {
+      const answer = await this.found(signal);
+      if (!signal.aborted) this.tell(answer);
+    } catch (error) {
+      if (!signal.aborted) this.result.replaceChildren(problemBox(error));
+    }
+  }
+
+  found(signal) {
+    return withChosenFaces([this.photograph.chosen], async ([image]) => {
+      const fields = { image, collection: collectionInUse(), face_policy: "largest" };
+      const answer = await call("POST", "identify", { fields, signal });
+      return { answer, probes: [answer.probe] };
+    });
+  }
+
+  tell(answer) {
+    const nearest = answer.candidates[0];
+    const parts = [h("div", { class: `verdict ${answer.decision}` }, h("h2", null, headline(answer)))];
+    if (answer.reason) parts.push(h("p", null, REASONS[answer.reason]));
+    if (nearest) parts.push(h("p", null, howOften(nearest.false_match_rate, nearest.worst_group)));
+    parts.push(h("p", { class: "hint" }, searched(answer)));
+    if (nearest) parts.push(candidates(answer.candidates));
+    this.result.replaceChildren(...parts);
+  }
+}
+
+function headline({ decision, subject_id: subject }) {
+  if (decision === "match") return `This is ${subject}`;
+  return decision === "no_match" ? "Nobody in this collection" : "Cannot say";
+}
+
+function searched({ gallery_subjects: subjects, false_positive_identification_rate: rate, margin }) {
+  const among = `Searched among ${count(subjects, "subject")}.`;
+  const often = rate ? ` Of searches for people who are not enrolled, ${oneIn(rate)} would find somebody.` : "";
+  return among + often + (margin === null ? "" : ` The next candidate is ${distance(margin)} farther.`);
+}
+
+function candidates(found) {
+  const head = ["subject", "distance", "threshold", "strangers as close", "decision"].map((name, place) =>
+    h("th", { scope: "col", class: place > 0 && place < 3 ? "number" : false }, name),
+  );
+  const rows = found.map((one) =>
+    h(
+      "tr",
+      { class: one.decision },
+      h("th", { scope: "row" }, one.subject_id ?? "(not shown to this key)"),
+      h("td", { class: "number" }, distance(one.distance)),
+      h("td", { class: "number" }, distance(one.threshold)),
+      h("td", null, one.false_match_rate ? (one.false_match_rate.at_most ? "at most " : "") + oneIn(one.false_match_rate.value) : "most"),
+      h("td", null, DECISIONS[one.decision]),
+    ),
+  );
+  const table = h("table", null, h("thead", null, h("tr", null, head)), h("tbody", null, rows));
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Candidates, nearest first" }, table);
+}

@@ -1,0 +1,48 @@
+// The key for this tab: asked for once, kept until the tab is closed, sent with every request.
+
+import { button, h, modal, problemBox } from "./dom.js";
+
+const NAME = "tessera-key";
+let asking = null;
+
+export const currentKey = () => sessionStorage.getItem(NAME);
+export const forgetKey = () => sessionStorage.removeItem(NAME);
+
+/** Shows the dialog; true once a key was entered. Several requests that were refused at once share one dialog. */
+export function askForKey(error) {
+  asking ??= ask(error).finally(() => (asking = null));
+  return asking;
+}
+
+async function ask(error) {
+  const entered = await modal("Key", (close) => {
+    const input = h("input", {
+      id: "key", type: "password", autocomplete: "off", spellcheck: "false", placeholder: "tessera_…", required: true,
+    });
+    const submit = (event) => {
+      event.preventDefault();
+      if (input.value.trim()) close(input.value.trim());
+    };
+    return [
+      h("h2", null, "This service asks for a key"),
+      error ? problemBox(error) : null,
+      h(
+        "form",
+        { onsubmit: submit },
+        h("label", { for: "key" }, "Key"),
+        input,
+        h("p", { class: "hint" }, "It stays in this tab and is forgotten when the tab is closed."),
+        h(
+          "div",
+          { class: "row end" },
+          button("Not now", () => close()),
+          currentKey() ? button("Forget the key", () => close("")) : null,
+          h("button", { class: "primary" }, "Use this key"),
+        ),
+      ),
+    ].filter(Boolean);
+  });
+  if (entered === "") forgetKey();
+  else if (entered) sessionStorage.setItem(NAME, entered);
+  return Boolean(entered);
+}

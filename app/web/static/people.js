@@ -1,0 +1,159 @@
+// People: who is enrolled in a collection, enrolling, erasing.
+
+import { call, modelInUse } from "./api.js";
+import { collectionInUse, onCollection } from "./collection.js";
+import { button, confirmed, during, h } from "./dom.js";
+import { Enrol } from "./enrol.js";
+import { count, date } from "./words.js";
+
+const PAGE = 25;
+
+/** Erases a template; true if it was meant and done. */
+export async function eraseTemplate(subject, template) {
+  const question = `The template ${template} of ${subject} is erased for good.`;
+  if (!(await confirmed(question, "Erase the template"))) return false;
+  const path = `subjects/${encodeURIComponent(subject)}/templates/${encodeURIComponent(template)}`;
+  await call("DELETE", path, { query: { collection: collectionInUse() } });
+  return true;
+}
+
+/** Erases a subject; true if it was meant and done. */
+export async function eraseSubject(subject) {
+  const question = `${subject} and all their templates are erased for good.`;
+  if (!(await confirmed(question, "Erase the subject"))) return false;
+  await call("DELETE", `subjects/${encodeURIComponent(subject)}`, { query: { collection: collectionInUse() } });
+  return true;
+}
+
+export class People {
+  constructor(panel) {
+    this.cursors = [null];
+    this.enrol = new Enrol(() => this.reload());
+    this.search = h("input", { type: "search", id: "search", maxlength: 128, spellcheck: "false" });
+    this.find = h("button", null, "Find");
+    this.list = h("div", { class: "list" });
+    this.pages = h("div", { class: "row" });
+    panel.append(
+      h("p", { class: "intro" }, "The people of this collection: their ids and templates. No photographs are kept."),
+      h("div", { class: "columns" }, this.listCard(), this.enrol.element),
+    );
+    onCollection(() => this.reload());
+  }
+
+  listCard() {
+    const submit = (event) => {
+      event.preventDefault();
+      this.reload();
+    };
+    return h(
+      "div",
+      { class: "card" },
+      h("h2", null, "Enrolled"),
+      h(
+        "form",
+        { class: "row", onsubmit: submit },
+        h("label", { for: "search" }, "Subject id"),
+        this.search,
+        this.find,
+      ),
+      this.list,
+      this.pages,
+    );
+  }
+
+  opened() {
+    this.isOpen = true;
+    this.reload();
+  }
+
+  paste(files) {
+    this.enrol.paste(files);
+  }
+
+  reload() {
+    if (!this.isOpen) return undefined;
+    this.cursors = [null];
+    return this.load();
+  }
+
+  async load() {
+    const id = this.search.value.trim();
+    await during(this.find, this.list, async () => {
+      const { weak_below: weakBelow } = await modelInUse();
+      const page = id ? await this.one(id) : await this.page();
+      this.list.replaceChildren(...page.subjects.map((subject) => this.row(subject, weakBelow)));
+      if (page.subjects.length === 0)
+        this.list.replaceChildren(h("p", { class: "empty" }, "Nobody is enrolled in this collection yet."));
+      this.turnPages(page.next_cursor);
+    });
+  }
+
+  async one(id) {
+    const query = { collection: collectionInUse() };
+    return { subjects: [await call("GET", `subjects/${encodeURIComponent(id)}`, { query })], next_cursor: null };
+  }
+
+  page() {
+    return call("GET", "subjects", { query: { collection: collectionInUse(), limit: PAGE, cursor: this.cursors.at(-1) } });
+  }
+
+  turnPages(next) {
+    const back = button("Previous", () => {
+      this.cursors.pop();
+      this.load();
+    });
+    const on = button("Next", () => {
+      this.cursors.push(next);
+      this.load();
+    });
+    back.disabled = this.cursors.length < 2;
+    on.disabled = next === null;
+    const shown = back.disabled && on.disabled ? [] : [back, h("span", { class: "hint" }, `Page ${this.cursors.length}`), on];
+    this.pages.replaceChildren(...shown);
+  }
+
+  row(subject, weakBelow) {
+    const { id, metadata, templates, created_at: created } = subject;
+    const place = h("div");
+    const erase = button("Erase the subject", () => this.erasing(erase, place, () => eraseSubject(id)), { class: "danger" });
+    const known = Object.entries(metadata).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
+    return h(
+      "details",
+      { class: "subject" },
+      h(
+        "summary",
+        null,
+        h("span", { class: "id" }, id),
+        h("span", { class: "hint" }, `${count(templates.length, "template")} · ${date(created)}`),
+      ),
+      known.length > 0 ? h("p", { class: "hint" }, known.join(" · ")) : null,
+      h("ul", { class: "plain" }, templates.map((template) => this.template(subject, template, weakBelow, place))),
+      place,
+      erase,
+    );
+  }
+
+  template(subject, template, weakBelow, place) {
+    const weak = template.embedding_norm < weakBelow;
+    const erase = button("Erase", () => this.erasing(erase, place, () => eraseTemplate(subject.id, template.id)), {
+      class: "quiet", "aria-label": `Erase the template ${template.id}`,
+    });
+    return h(
+      "li",
+      { class: "template" },
+      h("span", null, h("code", null, template.id.slice(0, 8)), ` · ${date(template.created_at)}`),
+      h(
+        "span",
+        { class: weak ? "weak" : "hint" },
+        `quality ${template.embedding_norm.toFixed(1)}, ${weak ? `weak: below ${weakBelow.toFixed(1)}` : "good"}`,
+      ),
+      subject.templates.length > 1 ? erase : null,
+    );
+  }
+
+  async erasing(control, place, erase) {
+    const done = await during(control, place, erase);
+    if (done) this.search.value = "";
+    if (done) await this.load();
+  }
+}

@@ -1,0 +1,39 @@
+// Numbers of the service in words. Nothing is decided here.
+
+const ENGLISH = new Intl.NumberFormat("en");
+const DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+export const distance = (value) => value.toFixed(2);
+export const count = (number, one, many = `${one}s`) => `${ENGLISH.format(number)} ${number === 1 ? one : many}`;
+export const date = (text) => DAY.format(new Date(text));
+
+/** "1 in 31,000"; from a tenth on, "31 in 100". */
+export function oneIn(rate) {
+  if (rate >= 0.1) return `${Math.round(100 * rate)} in 100`;
+  if (rate <= 0) return "none";
+  return `1 in ${ENGLISH.format(Number((1 / rate).toPrecision(2)))}`;
+}
+
+function strangers(rate) {
+  if (rate >= 0.1) return `${Math.round(100 * rate)} strangers in 100 come`;
+  return `1 stranger in ${ENGLISH.format(Number((1 / rate).toPrecision(2)))} comes`;
+}
+
+/** How often two different people come as close, from an answer's `false_match_rate` and `worst_group`. */
+export function howOften(rate, worst) {
+  if (!rate) return "More than half of all strangers come this close.";
+  const all = `${rate.at_most ? "At most" : "About"} ${strangers(rate.value)} this close`;
+  if (!worst || worst.value <= rate.value) return `${all}.`;
+  const bound = worst.at_most ? "at most " : "";
+  return `${all}; in the group where it is most frequent (${worst.group}), ${bound}${oneIn(worst.value)}.`;
+}
+
+export const REASONS = {
+  weak_probe: "The encoder recognises too little in the first face to say no by it.",
+  weak_reference: "The encoder recognises too little in the second face to say no by it.",
+  ambiguous_subjects: "Two people match, and they are too close to each other to say which one it is.",
+  empty_gallery: "Nobody is enrolled in this collection yet.",
+};
+
+/** "too dark, extreme pose" */
+export const issues = (quality) => quality.issues.map((issue) => issue.replaceAll("_", " ")).join(", ");
