@@ -1,0 +1,107 @@
+"""The tab that compares, in a browser against a running service."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.app.api.helpers import base64_of
+from tests.app.photographs import two_faces
+from tests.app.process import Server
+
+pytestmark = pytest.mark.slow
+
+
+def place(page: Page, label: str) -> Locator:
+    return page.get_by_role("group", name=label)
+
+
+def choose(page: Page, label: str, name: str, content: bytes) -> None:
+    """Chooses a file for a place."""
+    place(page, label).locator("input[type=file]").set_input_files(
+        {"name": name, "mimeType": "image/jpeg", "buffer": content}
+    )
+
+
+def headline(page: Page) -> Locator:
+    return page.locator(".verdict h2")
+
+
+def test_two_samples_are_compared(page: Page) -> None:
+    page.get_by_role("button", name="Try two samples").click()
+    expect(headline(page)).to_have_text("The same person")
+    expect(page.locator(".verdict")).to_contain_text("1 stranger in")
+    described = re.compile(r"These two faces have a distance of 0\.\d\d; up to \d\.\d\d it is a match\.")
+    expect(page.locator(".axis svg")).to_have_attribute("aria-label", described)
+
+
+def test_a_slider_asks_the_service(page: Page, server: Server, ada: bytes, grace: bytes) -> None:
+    choose(page, "First face", "a.jpg", ada)
+    choose(page, "Second face", "b.jpg", grace)
+    expect(headline(page)).to_have_text("Not the same person")
+    slider = page.get_by_role("slider")
+    slider.focus()
+    with page.expect_response(lambda response: response.url.endswith("/verify")) as caught:
+        slider.press("End")
+    expect(page.locator("output")).to_have_text("10 in 100")
+    shown = caught.value.json()
+    assert shown["criterion"]["value"] == 0.1
+    body = {"image": base64_of(ada), "reference": base64_of(grace), "target_fmr": 0.1}
+    asked = httpx.post(f"{server.url}/verify", json=body, timeout=60).json()
+    assert (shown["decision"], shown["threshold"]) == (asked["decision"], pytest.approx(asked["threshold"]))
+    expect(page.locator(".axis text.threshold")).to_have_text(f"threshold {asked['threshold']:.2f}")
+
+
+def test_another_face_of_a_photograph_is_the_one_compared(page: Page, ada: bytes, grace: bytes) -> None:
+    choose(page, "First face", "both.jpg", two_faces())
+    first = place(page, "First face")
+    expect(first).to_contain_text("2 faces: number 1 is meant")
+    choose(page, "Second face", "grace.jpg", grace)
+    expect(headline(page)).to_have_text("Not the same person")
+    first.get_by_role("button", name="Face 2 of 2").press("Enter")
+    expect(headline(page)).to_have_text("The same person")
+    expect(first.get_by_role("button", name="Face 2 of 2")).to_have_attribute("aria-pressed", "true")
+    choose(page, "Second face", "ada.jpg", ada)
+    expect(headline(page)).to_have_text("Not the same person")
+
+
+def test_what_the_service_refuses_is_shown_as_it_says_it(page: Page) -> None:
+    choose(page, "First face", "text.jpg", b"no photograph at all")
+    expect(place(page, "First face").get_by_role("alert")).to_contain_text("JPEG")
+
+
+def test_a_photograph_is_taken_with_the_camera(page: Page, ada: bytes) -> None:
+    place(page, "First face").get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Take the photograph").click()
+    expect(place(page, "First face")).to_contain_text("1 face.")
+    choose(page, "Second face", "ada.jpg", ada)
+    expect(headline(page)).to_have_text("The same person")
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_photograph_is_dropped_and_pasted(page: Page, ada: bytes, event: str) -> None:
+    script = """([event, text]) => {
+        const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], "a.jpg", { type: "image/jpeg" }));
+        const target = event === "drop" ? document.querySelector(".photograph") : document.body;
+        const fired = event === "drop"
+          ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
+          : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true });
+        target.dispatchEvent(fired);
+    }"""
+    page.evaluate(script, [event, base64.b64encode(ada).decode()])
+    expect(place(page, "First face")).to_contain_text("1 face.")
+
+
+def test_tabs_and_faces_are_reached_by_keyboard(page: Page) -> None:
+    tab = page.get_by_role("tab", name="Compare")
+    tab.focus()
+    tab.press("ArrowRight")
+    expect(page.get_by_role("tabpanel", name="People")).to_be_visible()
+    page.get_by_role("tab", name="People").press("ArrowLeft")
+    expect(page.get_by_role("tabpanel", name="Compare")).to_be_visible()
