@@ -59,7 +59,7 @@ export function drawAxis(place, model, answer) {
       beyond(at(measured), at(END), up(last.strangers)),
       ticks(at),
       label(at(0.5 - crowding), up(0.1) - 6, "same person", "mated"),
-      label(at(1.5 - crowding), up(0.1) - 6, "strangers", "strangers"),
+      label(at(1.62 - crowding), up(0.1) - 6, "strangers", "strangers"),
       answer ? marks(answer, at, width) : null,
     ),
     h("p", { class: "hint" }, `Distance of two faces; half of all pairs of strangers are farther apart than ${shown(measured)}.`),
