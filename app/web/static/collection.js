@@ -26,7 +26,6 @@ export function collectionControl() {
       place.replaceChildren(...field());
     }
   };
-  place.replaceChildren(...field());
   return { element: place, refresh: show };
 }
 
