@@ -7,7 +7,9 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from types import ModuleType
+from typing import Any, cast
 
 import cv2
 from fastapi import FastAPI
@@ -30,7 +32,7 @@ from app.decisions import Calibration, load_calibration, read_calibration
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, WorkLimits, YunetDetector
-from app.gallery import Gallery, SqliteGallery
+from app.gallery import Gallery, GalleryUnavailable, SqliteGallery
 from app.gallery.sqlite.snapshot import GalleryCopy
 from app.gallery.sqlite.vault import VAULT_NAME, FileKeyWrapper, Vault, load_wrapper
 from app.openvino import available_cores
@@ -73,8 +75,18 @@ def load_encoder_files(settings: Settings) -> EncoderFiles:
     return EncoderFiles(weights, calibration, load_crowding(directory, calibration.cohort_sha256))
 
 
-def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> SqliteGallery:
-    """The gallery of the data directory. Raises GalleryError."""
+def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> Gallery:
+    """The gallery in PostgreSQL if the settings name one, else that of the data directory. Raises GalleryError."""
+    chosen = settings.gallery
+    if chosen.url is not None:
+        gallery = postgres_parts().PostgresGallery(
+            chosen.url.get_secret_value(),
+            encoder_digest=encoder_sha256,
+            crowding=crowding,
+            read_url=None if chosen.read_url is None else chosen.read_url.get_secret_value(),
+            connections=chosen.connections,
+        )
+        return cast(Gallery, gallery)
     return SqliteGallery(
         settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, keys=open_vault(settings)
     )
@@ -89,6 +101,16 @@ def copy_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
 def no_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> GalleryCopy:  # noqa: ARG001
     """An empty gallery, in memory, for what needs none; the data directory is not touched."""
     return GalleryCopy(None, encoder_digest=encoder_sha256, crowding=crowding)
+
+
+def postgres_parts() -> ModuleType:
+    """The gallery in PostgreSQL, whose packages are an extra. Raises GalleryUnavailable without them."""
+    try:
+        return import_module("app.gallery.postgres.gallery")
+    except ImportError as error:
+        raise GalleryUnavailable(
+            f"gallery.url is set, but {error.name} is not installed: pip install 'tessera-face[postgres]'."
+        ) from error
 
 
 def open_vault(settings: Settings, *, create: bool = True) -> Vault | None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.decisions import Claim
@@ -202,6 +202,16 @@ class GallerySettings(_Section):
         description="folder of the database; one process at a time. Not set: `tessera` in `$XDG_DATA_HOME` or in "
         "`~/.local/share`",
     )
+    url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://... of a database with pgvector that keeps templates, keys and the audit trail "
+        "instead of the data directory, for several replicas; give the password in PGPASSFILE or PGPASSWORD",
+    )
+    read_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://... of a standby that searches are sent to; they may miss what was written last",
+    )
+    connections: PositiveInt = Field(default=16, description="most connections to PostgreSQL of one replica")
     master_key_file: Path | None = Field(
         default=None,
         description="file with a master key, 64 hexadecimal digits: templates are encrypted at rest; keep it elsewhere",
@@ -288,6 +298,13 @@ class Settings(BaseSettings):
             raise ValueError("server.max_body_bytes is above server.max_bytes_in_flight: no such body could be held")
         if self.gallery.master_key_file is not None and self.gallery.key_wrapper is not None:
             raise ValueError("gallery.master_key_file and gallery.key_wrapper exclude each other")
+        if self.gallery.url is not None and (self.gallery.master_key_file or self.gallery.key_wrapper):
+            raise ValueError(
+                "gallery.url excludes gallery.master_key_file and gallery.key_wrapper: templates in PostgreSQL are not "
+                "encrypted by the service; encrypt the disk of the database"
+            )
+        if self.gallery.read_url is not None and self.gallery.url is None:
+            raise ValueError("gallery.read_url goes with gallery.url")
         if (self.server.tls_certificate is None) != (self.server.tls_key is None):
             raise ValueError("server.tls_certificate and server.tls_key go together")
         if self.faces.max_image_pixels > self.faces.max_request_pixels:

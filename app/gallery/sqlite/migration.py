@@ -13,13 +13,13 @@ from app.gallery.sqlite import digests
 _SCRIPT_NAME = re.compile(r"(\d{4})_\w+\.sql")
 
 
-def shipped_scripts() -> tuple[str, ...]:
-    """The SQL of ``app/gallery/sqlite/migrations``, in order; script n leads from version n - 1 to version n.
+def shipped_scripts(package: str = "app.gallery.sqlite") -> tuple[str, ...]:
+    """The SQL of a package's ``migrations``, in order; script n leads from version n - 1 to version n.
 
     Raises RuntimeError when the numbers are not 1, 2, 3, ...
     """
     numbered = {}
-    for entry in files("app.gallery.sqlite").joinpath("migrations").iterdir():
+    for entry in files(package).joinpath("migrations").iterdir():
         if match := _SCRIPT_NAME.fullmatch(entry.name):
             numbered[int(match[1])] = entry.read_text(encoding="utf-8")
     if not numbered or sorted(numbered) != list(range(1, len(numbered) + 1)):

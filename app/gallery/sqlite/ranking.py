@@ -108,17 +108,25 @@ def nearest_subjects(
     embeddings. So near ties at the cut are decided by exact distances.
     """
     wanted = top_k + SPARE
-    probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
     while True:
         count = min(wanted, index.size)
         if count == 0:
             return []
         found = index.search(probe, count, crowded=crowded)
         ranked = rank(probe, fetch(found.keys.tolist()), crowded=crowded)
-        if count == index.size:
-            return ranked[:top_k]
-        best_score_left = float(found.scores[-1]) + SCORE_TOLERANCE
-        nearest_left = probe_square + (1.0 - UNIT_NORM_TOLERANCE) ** 2 - 2.0 * best_score_left
-        if len(ranked) >= top_k and ranked[top_k - 1].ranking_distance(crowded=crowded) < nearest_left - _CLIPPED:
+        if count == index.size or is_settled(probe, ranked, top_k, float(found.scores[-1]), crowded=crowded):
             return ranked[:top_k]
         wanted *= _GROWTH
+
+
+def is_settled(
+    probe: Embedding, ranked: Sequence[RankedSubject], top_k: int, lowest_score: float, *, crowded: bool
+) -> bool:
+    """Whether no subject beyond those that were fetched can be among the ``top_k`` best.
+
+    lowest_score: of those that were fetched, as rounded numbers gave it.
+    """
+    best_score_left = lowest_score + SCORE_TOLERANCE
+    probe_square = float(np.dot(probe.astype(np.float64), probe.astype(np.float64)))
+    nearest_left = probe_square + (1.0 - UNIT_NORM_TOLERANCE) ** 2 - 2.0 * best_score_left
+    return len(ranked) >= top_k and ranked[top_k - 1].ranking_distance(crowded=crowded) < nearest_left - _CLIPPED

@@ -1,0 +1,1 @@
+"""The gallery in PostgreSQL with pgvector, for several replicas of the service."""

@@ -1,0 +1,345 @@
+"""The gallery for several replicas: PostgreSQL keeps the truth and, with pgvector, finds the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection as AnyOf
+from datetime import datetime
+from typing import Any, TypeVar
+
+import numpy as np
+from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
+
+from app.crowding import Crowding, NoCrowding
+from app.embeddings import EMBEDDING_SIZE, Embedding
+from app.gallery.postgres import queries, receipts
+from app.gallery.postgres.search import EXACT_UP_TO, nearest_subjects
+from app.gallery.postgres.subjects import Maker, SubjectRecord, erase_subject, erase_template, hold, store_subject
+from app.gallery.postgres.templates import bind_cohort, read_templates, read_vectors
+from app.gallery.protocol import (
+    DEFAULT_COLLECTION,
+    CollectionExists,
+    CollectionNotEmpty,
+    DiskFull,
+    GalleryUnavailable,
+    LastTemplate,
+    OnConflict,
+    PendingReceipt,
+    Receipt,
+    ReceiptExists,
+    SubjectExists,
+    SubjectNotFound,
+    TooManyTemplates,
+)
+from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
+from app.gallery.sqlite.gallery import utc_now
+from app.gallery.sqlite.migration import shipped_scripts
+from app.gallery.sqlite.ranking import RankedSubject, checked, rank
+from app.gallery.sqlite.templates import Damage, log_damage
+from app.gallery.sqlite.values import dump_metadata, load_metadata
+from app.postgres import RETRY_AFTER_SECONDS, Connection, Postgres, PostgresUnavailable, without_time_limit
+
+CONNECTIONS = 16
+_OLDEST_PGVECTOR = (0, 8)
+_ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
+
+T = TypeVar("T")
+
+
+def unavailable(reason: PostgresUnavailable) -> GalleryUnavailable:
+    """The gallery's error; the client is told when to try again."""
+    kind = DiskFull if reason.full else GalleryUnavailable
+    return kind(str(reason), retry_after=RETRY_AFTER_SECONDS)
+
+
+class PostgresGallery:
+    """A ``Gallery`` in a PostgreSQL database, for any number of processes.
+
+    A write is one transaction; it returns when the server has it on disk, and on the synchronous standbys that the
+    server is told to wait for. Writers of one subject wait for each other. A search is one statement, so it sees one
+    state of the database. Small collections are compared one by one; of large ones, an HNSW index finds candidates,
+    nearly always all that matter, and their distances are computed exactly, as everywhere.
+
+    Erasure: what is erased cannot be found or read by anybody from that moment on. PostgreSQL overwrites it on disk
+    when VACUUM has freed its place and something else is stored there.
+
+    Args:
+        url: ``postgresql://...`` of the primary.
+        encoder_digest: identifies the encoder that makes the embeddings.
+        crowding: computes the crowding of embeddings; values stored with another cohort are recomputed.
+        read_url: of a standby to search in; such searches may miss the last writes.
+        connections: most at once, to each of the two.
+        exact_up_to: subjects in a collection that are compared one by one.
+        clock: returns the current time in UTC.
+
+    Raises:
+        EncoderMismatch: the database holds templates of another encoder.
+        GalleryUnavailable: it cannot be reached, lacks pgvector, is of a newer release or may lose writes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        encoder_digest: str,
+        crowding: Crowding = NoCrowding(),  # noqa: B008
+        read_url: str | None = None,
+        connections: int = CONNECTIONS,
+        exact_up_to: int = EXACT_UP_TO,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        if not encoder_digest:
+            raise ValueError("The encoder's digest is empty.")
+        self._clock, self._crowding, self._digest, self._exact_up_to = clock, crowding, encoder_digest, exact_up_to
+        self._logged: set[Damage] = set()
+        self._database = Postgres(url, unavailable, connections=connections)
+        self._searched = self._database
+        try:
+            self._database.migrate("gallery", shipped_scripts("app.gallery.postgres"), self._open, _require_pgvector)
+            if read_url is not None:
+                self._searched = Postgres(read_url, unavailable, connections=connections, read_only=True)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self, connection: Connection) -> None:
+        encoder = queries.bind_encoder(connection, self._database.place, self._digest)
+        self._maker = Maker(encoder, self._digest, self._crowding)
+        bind_cohort(connection, self._crowding)
+        queries.insert_collection(connection, DEFAULT_COLLECTION, self._clock())
+
+    def _write(self, work: Callable[[Connection, datetime], T]) -> T:
+        def do(connection: Connection) -> T:
+            receipts.delete_old_receipts(connection, self._clock())
+            return work(connection, self._clock())
+
+        return self._database.write(do)
+
+    def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
+        if not collection:
+            raise ValueError("A collection's id is empty.")
+
+        def create(connection: Connection, now: datetime) -> Collection:
+            key = queries.insert_collection(connection, collection, now)
+            if key is None:
+                raise CollectionExists(f"There is a collection {collection!r} already.")
+            queries.set_targets(connection, key, targets)
+            return Collection(id=collection, created_at=now, subjects=0, templates=0, targets=targets)
+
+        return self._write(create)
+
+    def update_collection(self, collection: str, targets: Targets) -> Collection:
+        def update(connection: Connection, _: datetime) -> Collection:
+            key = queries.collection_key(connection, collection, "FOR NO KEY UPDATE")
+            queries.set_targets(connection, key, targets)
+            return queries.read_collection(connection, key)
+
+        return self._write(update)
+
+    def targets(self, collection: str) -> Targets:
+        with self._database.reading() as connection:
+            return queries.read_targets(connection, collection)
+
+    def collections(self) -> list[Collection]:
+        with self._database.reading() as connection:
+            return queries.read_collections(connection)
+
+    def identity(self, collection: str) -> str:
+        with self._database.reading() as connection:
+            return str(queries.collection_key(connection, collection))
+
+    def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
+        with self._database.reading() as connection:
+            return receipts.stored_templates(connection, ids)
+
+    def delete_collection(self, collection: str, *, force: bool = False) -> int:
+        def delete(connection: Connection, _: datetime) -> int:
+            without_time_limit(connection)
+            key = queries.collection_key(connection, collection, "FOR UPDATE")
+            size, stored = queries.read_size(connection, collection)[1:]
+            if size.subjects and not force:
+                raise CollectionNotEmpty(
+                    f"Collection {collection!r} has {size.subjects} subject(s); add force=true to erase them with it.",
+                    subjects=size.subjects,
+                )
+            # One table after the other is faster than row by row.
+            for table in ("templates", "subjects", "sizes"):
+                queries.delete_all(connection, table, key)
+            if collection != DEFAULT_COLLECTION:
+                queries.delete_collection(connection, key)
+            return stored
+
+        return self._write(delete)
+
+    def enroll(
+        self,
+        collection: str,
+        subject_id: str,
+        templates: Sequence[NewTemplate],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        on_conflict: OnConflict = OnConflict.APPEND,
+        receipt: PendingReceipt | None = None,
+        most: int | None = None,
+    ) -> Subject:
+        if not subject_id or not templates:
+            raise ValueError("An enrolment has a subject id and at least one template.")
+        for template in templates:
+            checked(template.embedding)
+        encoded = None if metadata is None else dump_metadata(metadata)
+
+        def store(connection: Connection, _: datetime) -> Subject:
+            owner = queries.collection_key(connection, collection, "FOR KEY SHARE")
+            # Before the subject is read: a duplicate of this request may have created it.
+            if receipt is not None:
+                receipts.lock_key(connection, receipt.key)
+                if receipts.find_receipt(connection, receipt.key, self._clock()):
+                    raise ReceiptExists("Another request has been answered under this idempotency key.")
+            queries.lock_subject(connection, owner, subject_id)
+            key = queries.find_subject(connection, owner, subject_id, "FOR UPDATE")
+            if key is not None and on_conflict is OnConflict.REJECT:
+                raise SubjectExists(f"There is a subject {subject_id!r} in collection {collection!r} already.")
+            subject = SubjectRecord(owner, collection, key, subject_id)
+            held = hold(connection, subject, replace=on_conflict is OnConflict.REPLACE)
+            if most is not None and len(held.embeddings) + len(templates) > most:
+                raise TooManyTemplates(
+                    f"The subject {subject_id!r} has {len(held.embeddings)} templates; with {len(templates)} more "
+                    f"there would be more than {most}. Delete some, or replace them."
+                )
+            now = self._clock()
+            stored = store_subject(connection, subject, held, [(t, now) for t in templates], self._maker, encoded, now)
+            enrolled = queries.read_subject(connection, collection, subject_id)
+            if receipt is not None:
+                ids = [template.id for template in templates]
+                receipts.insert_receipt(connection, receipt, (owner, stored), enrolled, ids, now)
+            return enrolled
+
+        return self._write(store)
+
+    def receipt(self, key: str) -> Receipt | None:
+        with self._database.reading() as connection:
+            return receipts.find_receipt(connection, key, self._clock())
+
+    def subject(self, collection: str, subject_id: str) -> Subject:
+        with self._database.reading() as connection:
+            return queries.read_subject(connection, collection, subject_id)
+
+    def subjects(self, collection: str, *, after: str | None, limit: int) -> list[Subject]:
+        if limit < 1:
+            raise ValueError("The limit is 1 or more.")
+        with self._database.reading() as connection:
+            return queries.read_subjects(connection, collection, after or "", limit)
+
+    def update_subject(self, collection: str, subject_id: str, metadata: Mapping[str, Any]) -> Subject:
+        encoded = dump_metadata(metadata)
+
+        def update(connection: Connection, _: datetime) -> Subject:
+            owner, subject = queries.subject_key(connection, collection, subject_id, "FOR NO KEY UPDATE")
+            queries.touch_subject(connection, owner, subject, encoded, self._clock())
+            return queries.read_subject(connection, collection, subject_id)
+
+        return self._write(update)
+
+    def delete_subject(self, collection: str, subject_id: str) -> int:
+        def delete(connection: Connection, _: datetime) -> int:
+            owner, subject = queries.subject_key(connection, collection, subject_id, "FOR UPDATE")
+            return erase_subject(connection, owner, subject)
+
+        return self._write(delete)
+
+    def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:
+        def delete(connection: Connection, _: datetime) -> Subject:
+            owner, subject = queries.subject_key(connection, collection, subject_id, "FOR UPDATE")
+            key = queries.template_key(connection, owner, subject, template_id)
+            if queries.count_templates(connection, owner, subject) == 1:
+                raise LastTemplate(
+                    f"{template_id!r} is the last template of subject {subject_id!r}; delete the subject instead."
+                )
+            erase_template(connection, owner, subject, key, self._crowding)
+            queries.touch_subject(connection, owner, subject, None, self._clock())
+            return queries.read_subject(connection, collection, subject_id)
+
+        return self._write(delete)
+
+    def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
+        if limit < 1:
+            raise ValueError("The limit is 1 or more.")
+        with self._database.reading() as connection:
+            return read_vectors(connection, collection, after or "", limit)
+
+    def size(self, collection: str) -> CollectionSize:
+        with self._database.reading() as connection:
+            return queries.read_size(connection, collection)[1]
+
+    def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]:
+        if top_k < 1:
+            raise ValueError("top_k is 1 or more.")
+        probe = checked(probe)
+        with self._searched.reading() as connection:
+            key, size, _ = queries.read_size(connection, collection)
+            found = nearest_subjects(
+                connection,
+                key,
+                probe,
+                top_k,
+                crowded=crowded,
+                on_damage=self._found_damage,
+                indexed=size.subjects > self._exact_up_to,
+            )
+        return [_candidate(ranked) for ranked in found]
+
+    def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
+        probe = checked(probe)
+        with self._database.reading() as connection:
+            templates = read_templates(connection, collection, subject_id)
+        if not templates:
+            raise SubjectNotFound(f"There is no subject {subject_id!r} in collection {collection!r}.")
+        return _candidate(rank(probe, templates)[0])
+
+    def _found_damage(self, damage: Damage) -> None:
+        if damage not in self._logged:
+            log_damage(damage)
+        self._logged.add(damage)
+
+    def check(self) -> None:
+        with self._database.reading() as connection:
+            broken = queries.broken_indexes(connection)
+        if broken:
+            raise GalleryUnavailable(f"The index {broken[0]} is not valid: REINDEX INDEX {broken[0]} builds it anew.")
+        self.search(DEFAULT_COLLECTION, _ANY_PROBE, 1)
+
+    def close(self) -> None:
+        self._searched.close()
+        self._database.close()
+
+
+def _require_pgvector(connection: Connection) -> None:
+    """Raises GalleryUnavailable unless pgvector is there or can be installed."""
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    if row is None:
+        try:
+            connection.execute("CREATE EXTENSION vector SCHEMA public")
+        except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
+            raise GalleryUnavailable(
+                f"The database lacks pgvector ({str(error).splitlines()[0]}): install it on the server, and run CREATE "
+                "EXTENSION vector in the database as its superuser."
+            ) from error
+        return
+    if tuple(map(int, str(row[0]).split(".")[:2])) < _OLDEST_PGVECTOR:
+        raise GalleryUnavailable(
+            f"pgvector {row[0]} is too old, 0.8 or newer is needed: ALTER EXTENSION vector UPDATE in the database."
+        )
+
+
+def _candidate(ranked: RankedSubject) -> Candidate:
+    nearest = ranked.nearest
+    metadata = load_metadata(nearest.metadata)
+    return Candidate(
+        nearest.subject_id,
+        nearest.id,
+        ranked.distance,
+        metadata,
+        ranked.templates,
+        ranked.norm,
+        nearest.crowding,
+    )

@@ -1,0 +1,78 @@
+"""The SQL of receipts. Every function works inside the transaction of the connection it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from app.gallery.protocol import PendingReceipt, Receipt
+from app.gallery.records import Subject
+from app.gallery.sqlite.receipts import RECEIPT_LIFETIME
+from app.postgres import Connection, constant
+
+_LOCK = 0x7E55
+"""The first half of the keys of advisory locks; the second is a hash of the client's key."""
+
+
+def lock_key(connection: Connection, key: str) -> None:
+    """Keeps other requests with this key waiting until the end of the transaction."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, key))
+
+
+def find_receipt(connection: Connection, key: str, now: datetime) -> Receipt | None:
+    """The receipt under this key, unless it was stored 24 hours or more from now.
+
+    A clock that was set back leaves receipts of the future: they count for as long, not until the clock catches up.
+    """
+    row = connection.execute(
+        "SELECT key, fingerprint, body FROM receipts WHERE key = %s AND created_at > %s AND created_at < %s",
+        (key, now - RECEIPT_LIFETIME, now + RECEIPT_LIFETIME),
+    ).fetchone()
+    return None if row is None else Receipt(*row)
+
+
+def insert_receipt(
+    connection: Connection,
+    receipt: PendingReceipt,
+    keys: tuple[int, int],
+    subject: Subject,
+    enrolled: Collection[str],
+    now: datetime,
+) -> None:
+    """Renders a receipt and keeps it while the templates that it names exist, and until it is too old.
+
+    keys: of the collection and the subject. enrolled: the ids of the subject's own templates that it names.
+    """
+    erased = frozenset(receipt.names) - stored_templates(connection, receipt.names, "ORDER BY id FOR KEY SHARE")
+    body = receipt.render(subject, erased)
+    connection.execute(
+        """
+        INSERT INTO receipts (key, fingerprint, body, collection, subject, created_at) VALUES (%s, %s, %s, %s, %s, %s)
+        """,
+        (receipt.key, receipt.fingerprint, body, *keys, now),
+    )
+    named = {*receipt.names, *enrolled} - erased
+    connection.execute(
+        "INSERT INTO receipt_templates (receipt, template) SELECT %s, key FROM templates WHERE id = ANY(%s)",
+        (receipt.key, sorted(named)),
+    )
+
+
+def stored_templates(connection: Connection, ids: Collection[str], lock: str = "") -> frozenset[str]:
+    """Which of these template ids are stored. lock: keeps them from being erased meanwhile."""
+    if not ids:
+        return frozenset()
+    rows = connection.execute(constant(f"SELECT id FROM templates WHERE id = ANY(%s) {lock}"), (list(ids),))  # noqa: S608
+    return frozenset(row[0] for row in rows)
+
+
+def delete_old_receipts(connection: Connection, now: datetime) -> None:
+    """Erases the receipts that do not count any more, except those that somebody else is about to erase."""
+    connection.execute(
+        """
+        DELETE FROM receipts WHERE key IN (
+            SELECT key FROM receipts WHERE created_at <= %s OR created_at >= %s FOR UPDATE SKIP LOCKED
+        )
+        """,
+        (now - RECEIPT_LIFETIME, now + RECEIPT_LIFETIME),
+    )

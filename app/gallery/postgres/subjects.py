@@ -1,0 +1,112 @@
+"""Stores and erases subjects with their templates, inside the transaction of the connection that is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from app.crowding import Crowding
+from app.embeddings import MOST_FUSED
+from app.gallery.postgres import queries
+from app.gallery.postgres.templates import compared, insert_templates, set_compared, stored_rows
+from app.gallery.records import NewTemplate
+from app.gallery.sqlite.ranking import vectors_of
+from app.gallery.sqlite.templates import Damage
+from app.postgres import Connection
+
+
+class Maker(NamedTuple):
+    """What templates come from: the key of their encoder, its digest, and the crowding that goes with it."""
+
+    encoder: int
+    digest: str
+    crowding: Crowding
+
+
+class SubjectRecord(NamedTuple):
+    """A subject that is locked: keys and ids of its collection and its own; no key: there is none yet."""
+
+    collection: int
+    collection_id: str
+    key: int | None
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a subject keeps, oldest first, and how many templates it had."""
+
+    embeddings: tuple[bytes, ...]
+    counted: int
+
+
+def hold(connection: Connection, subject: SubjectRecord, *, replace: bool) -> Held:
+    """The templates that a subject keeps: none if they are to be replaced, which erases them.
+
+    Raises TemplateDamaged, SubjectDamaged for those that cannot be added to.
+    """
+    if subject.key is None:
+        return Held((), 0)
+    if replace:
+        return Held((), queries.delete_templates(connection, subject.collection, subject.key))
+    rows = stored_rows(connection, subject.collection, subject.key)
+    return Held(tuple(row.embedding for row in rows), len(rows))
+
+
+def store_subject(
+    connection: Connection,
+    subject: SubjectRecord,
+    held: Held,
+    new: Sequence[tuple[NewTemplate, datetime]],
+    maker: Maker,
+    metadata: str | None,
+    now: datetime,
+) -> int:
+    """Adds templates, each with its time, to what the subject keeps; returns its key. ValueError for a taken id.
+
+    metadata: JSON text; None keeps what is stored, {} for a new subject.
+    """
+    embeddings = np.concatenate([vectors_of(held.embeddings), np.stack([t.embedding for t, _ in new])])
+    found = compared(embeddings, maker.crowding)
+    if subject.key is None:
+        key = queries.insert_subject(connection, subject.collection, subject.id, (metadata or "{}", now, *found))
+        changes = [(found.fused, 1, len(embeddings))]
+    else:
+        key = subject.key
+        queries.touch_subject(connection, subject.collection, key, metadata, now)
+        set_compared(connection, subject.collection, key, found)
+        before = min(held.counted, MOST_FUSED)
+        changes = [(before, -1, -held.counted), (found.fused, 1, len(embeddings))]
+    insert_templates(
+        connection, (subject.collection, subject.collection_id), (key, subject.id), new, (maker.encoder, maker.digest)
+    )
+    queries.count(connection, subject.collection, key, changes)
+    return key
+
+
+def erase_subject(connection: Connection, collection: int, subject: int) -> int:
+    """Erases a locked subject with everything of it; returns how many templates that were."""
+    templates = queries.delete_templates(connection, collection, subject)
+    queries.delete_subject(connection, collection, subject)
+    queries.count(connection, collection, subject, [(min(templates, MOST_FUSED), -1, -templates)])
+    return templates
+
+
+def erase_template(connection: Connection, collection: int, subject: int, template: int, crowding: Crowding) -> None:
+    """Erases one of several templates of a locked subject."""
+    queries.delete_template(connection, template)
+    damage: list[Damage] = []
+    rows = stored_rows(connection, collection, subject, damaged=damage.append)
+    if not damage:
+        set_compared(connection, collection, subject, compared(vectors_of([r.embedding for r in rows]), crowding))
+    before, after = len(rows) + 1, len(rows)
+    queries.count(
+        connection,
+        collection,
+        subject,
+        [(min(before, MOST_FUSED), -1, -before), (min(after, MOST_FUSED), 1, after)],
+    )

@@ -1,0 +1,3 @@
+from tests.app.postgres import postgres, url
+
+__all__ = ["postgres", "url"]
