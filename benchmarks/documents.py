@@ -11,15 +11,19 @@ is replaced. ``--check`` changes nothing and fails where a document is out of da
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.main
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from app.cli import cli
+from app.cli.output import MEANINGS
 from app.decisions import load_calibration
 from app.encoding import load_weights
 from app.settings import DEFAULT_WEIGHTS, Settings
@@ -38,14 +42,46 @@ def settings_table() -> Iterator[str]:
     yield "| variable | default | meaning |"
     yield "|---|---|---|"
     for section, field in Settings.model_fields.items():
-        model = type(field.default)
+        model = field.annotation
+        assert isinstance(model, type)
         assert issubclass(model, BaseModel)
         for name, setting in model.model_fields.items():
-            default = setting.default
-            assert default is not PydanticUndefined
+            # What a function gives depends on the machine; its description says how.
+            default = "" if setting.default is PydanticUndefined else setting.default
             shown = "model/weights" if default == DEFAULT_WEIGHTS else str(default)
             shown = shown.lower() if isinstance(default, bool) else shown
             yield f"| `TESSERA_{section.upper()}__{name.upper()}` | `{shown}` | {setting.description} |"
+
+
+def commands() -> Iterator[str]:
+    """Every command with its arguments and options, in the order of ``tessera --help``."""
+    yield from _described(typer.main.get_command(cli), "tessera")
+
+
+def _described(command: Any, name: str) -> Iterator[str]:
+    """A command, or all those of a group. Typer's own classes: it does not export them."""
+    if found := getattr(command, "commands", None):
+        for own, one in found.items():
+            yield from _described(one, f"{name} {own}")
+        return
+    context = typer.Context(command)
+    records = [parameter.get_help_record(context) for parameter in command.params]
+    arguments = [p.get_help_record(context)[0].split()[0] for p in command.params if p.param_type_name == "argument"]
+    yield f"### `{' '.join([name, *arguments])}`\n"
+    yield f"{inspect.cleandoc(command.help)}\n"
+    yield "| argument or option | meaning |"
+    yield "|---|---|"
+    for words, meaning in records:
+        yield f"| `{words.replace('|', ', ')}` | {meaning} |"
+    yield ""
+
+
+def exit_codes() -> Iterator[str]:
+    """What commands end with."""
+    yield "| exit code | meaning |"
+    yield "|---|---|"
+    for code, meaning in MEANINGS.items():
+        yield f"| {int(code)} | {meaning} |"
 
 
 def reports() -> dict[str, Report]:
@@ -80,6 +116,8 @@ def all_tables() -> dict[str, Table]:
     """All tables, by the name that documents use."""
     found: dict[str, Table] = {
         "settings": settings_table,
+        "commands": commands,
+        "exit codes": exit_codes,
         "encoders": lambda: iter([markdown_table(reports())]),
         "encoders lfw": lambda: iter([all_pairs_table(reports())]),
         "encoders groups": lambda: iter([groups_table(reports())]),

@@ -30,7 +30,9 @@ from app.settings import Settings
 
 
 def calibrate(
-    out: Annotated[Path, typer.Argument(help="file to write, for TESSERA_DECISIONS__CALIBRATION; replaced")],
+    out: Annotated[
+        Path, typer.Argument(help="file to write, for TESSERA_DECISIONS__CALIBRATION; replaced", metavar="OUT")
+    ],
     photographs: Annotated[
         Path | None,
         typer.Option(help="folder with a sub-folder of photographs a person, or of people a group of people"),

@@ -42,6 +42,7 @@ def enroll(
             help="folder with a sub-folder of photographs for each person, named by subject id, or a CSV file with the "
             "columns subject_id, path and, if you like, metadata (a JSON object); paths are relative to the file",
             exists=True,
+            metavar="SOURCE",
         ),
     ],
     collection: Annotated[str, typer.Option(help="where to enrol; it must exist")] = DEFAULT_COLLECTION,

@@ -32,7 +32,7 @@ from app.gallery.transfer import SubjectLine, export_reader, export_writer, read
 from app.main import copy_gallery, load_encoder_files, open_vault
 from app.settings import Settings
 
-FileArgument = Annotated[Path, typer.Argument(help="the file")]
+FileArgument = Annotated[Path, typer.Argument(help="the file", metavar="FILE")]
 PassphraseOption = Annotated[
     Path | None, typer.Option("--passphrase-file", help="file with the passphrase that encrypts the export")
 ]

@@ -25,7 +25,7 @@ DURATION = re.compile(r"(\d{1,5})([hd])")
 COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+~-]{0,127}")
 DEFAULT_SCOPES = ",".join(scope for scope in Scope if scope is not Scope.ADMIN)
 
-KeyId = Annotated[str, typer.Argument(help="the id, as `tessera keys list` shows it")]
+KeyId = Annotated[str, typer.Argument(help="the id, as `tessera keys list` shows it", metavar="KEY")]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def _store(data_dir: Path | None, *, create: bool = False) -> Iterator[tuple[Sec
 
 @commands.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="whose key it is, for the list")],
+    name: Annotated[str, typer.Argument(help="whose key it is, for the list", metavar="NAME")],
     scopes: Annotated[str, typer.Option(help=f"separated by commas: {', '.join(Scope)}")] = DEFAULT_SCOPES,
     collections: Annotated[
         str | None, typer.Option(help="separated by commas; all of them, also later ones, if left out")

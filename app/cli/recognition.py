@@ -76,7 +76,7 @@ def verify(
 
 
 def identify(  # noqa: PLR0913, PLR0917
-    photograph: Annotated[Path, typer.Argument(help="a photograph of a face")],
+    photograph: Annotated[Path, typer.Argument(help="a photograph of a face", metavar="PHOTOGRAPH")],
     collection: Annotated[str, typer.Option(help="where to search")] = DEFAULT_COLLECTION,
     top_k: Annotated[int, typer.Option(help="most candidates to show", min=1, max=MAX_TOP_K)] = 5,
     target_fpir: Annotated[

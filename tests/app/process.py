@@ -29,11 +29,17 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def tessera(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a command of ``tessera`` to its end."""
+    return tessera_in(ROOT, *arguments, **variables)
+
+
+def tessera_in(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """As ``tessera``, from another folder."""
     command = [sys.executable, "-m", "app.cli", *arguments]
+    variables = {"PYTHONPATH": str(ROOT)} | variables
     return subprocess.run(
         command,
         check=False,
-        cwd=ROOT,
+        cwd=folder,
         env=environment(**variables),
         capture_output=True,
         text=True,

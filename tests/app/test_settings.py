@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 
 from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
@@ -25,12 +26,43 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_defaults_are_safe_and_usable() -> None:
     settings = Settings()
     assert settings.server.host == "127.0.0.1"
-    assert settings.gallery.data_dir == Path("data")
     assert settings.gallery.report_duplicates is True
     assert settings.faces.enforce_quality is True
     assert settings.decisions.claim is Claim.EVERY_GROUP
     assert settings.encoding.weights == DEFAULT_WEIGHTS
     assert (settings.encoding.directory / "encoder.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("shared", "parent"),
+    [(None, "home/.local/share"), ("relative", "home/.local/share"), ("", "home/.local/share"), ("{}/xdg", "xdg")],
+)
+def test_the_data_directory_does_not_depend_on_where_one_stands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: str | None, parent: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if shared is None:
+        monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_DATA_HOME", shared.format(tmp_path))
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        assert Settings().gallery.data_dir == tmp_path / parent / "tessera"
+
+
+def test_a_gallery_where_it_was_before_is_neither_taken_nor_left_out_silently(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    Settings()
+    (tmp_path / "data" / "gallery.sqlite3").touch()
+    with pytest.raises(SettingsError, match="TESSERA_GALLERY__DATA_DIR") as refused:
+        Settings()
+    assert str(tmp_path / "data") in str(refused.value)
+    monkeypatch.setenv("TESSERA_GALLERY__DATA_DIR", "data")
+    assert Settings().gallery.data_dir == Path("data")
 
 
 @pytest.mark.parametrize("name", ["", "../weights", "a/b", ".hidden"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("pyarrow")
@@ -33,9 +35,20 @@ def test_an_unknown_table_is_an_error() -> None:
         documents.renewed("<!-- generated: nothing -->\n<!-- end -->", {})
 
 
+def test_every_command_and_option_is_described() -> None:
+    text = "\n".join(documents.commands())
+    for name in ("serve", "verify", "identify", "enroll", "doctor", "subjects list", "gallery info", "keys create"):
+        assert f"### `tessera {name}" in text
+    assert (
+        "| `--face-policy <single, largest, all>` | which face of a photograph is meant  [default: largest] |" in text
+    )
+    assert "| `A <path>` | a photograph of a face  [required] |" in text
+    assert not re.search(r"\| *\|$", text, re.MULTILINE), "an option without a word of help"
+
+
 def test_every_setting_has_a_row() -> None:
     rows = list(documents.settings_table())[2:]
-    assert len(rows) == sum(len(type(f.default).model_fields) for f in Settings.model_fields.values())
+    assert len(rows) == sum(len(f.annotation.model_fields) for f in Settings.model_fields.values() if f.annotation)
     assert "| `TESSERA_SERVER__PORT` | `8000` | port to listen on; 0 lets the system choose one |" in rows
     assert (
         "| `TESSERA_DECISIONS__INCONCLUSIVE` | `true` | answer inconclusive where it applies; else no_match |" in rows

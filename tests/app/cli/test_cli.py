@@ -13,16 +13,18 @@ import httpx
 import pytest
 
 from app.crowding import COHORT_FILE, read_cohort, write_cohort
+from app.encoding import load_weights
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 from app.version import VERSION
-from tests.app.process import PATIENCE, Server, tessera
+from tests.app.gallery.sqlite.support import opened
+from tests.app.process import PATIENCE, Server, tessera, tessera_in
 
 pytestmark = pytest.mark.slow
 
 
-def refused(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a command says when it refuses."""
-    assert result.returncode == 1, result.stderr
+def refused(result: subprocess.CompletedProcess[str], code: int = 3) -> str:
+    """The one line that a command says when it cannot do what it was asked, or says no."""
+    assert result.returncode == code, result.stderr
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
     assert line.startswith("tessera: ")
@@ -36,8 +38,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_version() -> None:
-    result = tessera("version")
-    assert (result.returncode, result.stdout.strip()) == (0, VERSION)
+    for arguments in (["version"], ["--version"]):
+        result = tessera(*arguments)
+        assert (result.returncode, result.stdout.strip()) == (0, VERSION)
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", VERSION)
 
 
@@ -53,8 +56,11 @@ def test_loopback_is_the_default(server: Server) -> None:
 
 def test_the_start_says_what_runs(server: Server) -> None:
     log = server.log.read_text()
-    assert "encoder tessera" in log
-    assert str(server.log.parent / "data") in log
+    assert f"answers at {server.url}, its page is {server.url}/docs" in log
+    assert f"{server.log.parent / 'data'}: 0 subjects in 1 collection(s)" in log
+    assert re.search(r"encoder tessera-\w+ \S+ on openvino (bf16|f32)\n", log)
+    assert "false match rate 0.0001, claim every_group" in log
+    assert "not needed on this machine while there are none" in log
 
 
 def test_health_of_a_running_service(server: Server) -> None:
@@ -94,15 +100,32 @@ def test_health_of_something_that_is_not_well(handler: type[http.server.BaseHTTP
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as unwell:
         thread = threading.Thread(target=unwell.serve_forever, daemon=True)
         thread.start()
-        line = refused(tessera("health", "--url", f"http://127.0.0.1:{unwell.server_port}"))
+        line = refused(tessera("health", "--url", f"http://127.0.0.1:{unwell.server_port}"), 1)
         unwell.shutdown()
         thread.join(PATIENCE)
     assert text in line
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://[", "http://127.0.0.1:9"])
+@pytest.mark.parametrize("url", ["http://[", "http://127.0.0.1:9"])
 def test_health_of_nothing(url: str) -> None:
-    assert url in refused(tessera("health", "--url", url))
+    assert url in refused(tessera("health", "--url", url), 1)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000"])
+def test_health_of_what_is_no_address_is_a_mistake_of_use(url: str) -> None:
+    assert tessera("health", "--url", url).returncode == 2
+
+
+def test_health_of_a_port_that_the_system_chose_asks_for_it() -> None:
+    assert "--url" in refused(tessera("health", TESSERA_SERVER__PORT="0"))
+
+
+def test_health_needs_no_data_directory(server: Server, tmp_path: Path) -> None:
+    former = tmp_path / "data"
+    former.mkdir()
+    (former / "gallery.sqlite3").touch()
+    plain = tessera_in(tmp_path, "health", TESSERA_SERVER__PORT=str(server.port))
+    assert plain.returncode == 0, plain.stderr
 
 
 def test_a_data_directory_in_use_is_refused(server: Server) -> None:
@@ -179,7 +202,7 @@ def test_a_setting_that_cannot_be_is_refused(tmp_path: Path, variable: str, valu
 
 def test_a_port_in_use_is_an_error(server: Server, tmp_path: Path) -> None:
     result = tessera("serve", "--port", str(server.port), "--data-dir", str(tmp_path / "data"))
-    assert result.returncode not in {0, None}
+    assert result.returncode == 3
     assert "address already in use" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -205,6 +228,8 @@ def test_a_target_that_the_calibration_cannot_support_is_refused_at_the_start(tm
 
 def test_an_audit_prints_json_and_writes_its_page(tmp_path: Path) -> None:
     page = tmp_path / "audit.html"
+    with opened(tmp_path / "data", load_weights(EncodingSettings().directory).sha256):
+        pass
     result = tessera("gallery", "audit", "--data-dir", str(tmp_path / "data"), "--page", str(page))
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
@@ -212,6 +237,6 @@ def test_an_audit_prints_json_and_writes_its_page(tmp_path: Path) -> None:
     assert "Audit of the collection default" in page.read_text()
 
 
-def test_an_audit_of_a_folder_in_use_is_refused(server: Server) -> None:
-    line = refused(tessera("gallery", "audit", "--data-dir", str(server.log.parent / "data")))
-    assert str(server.process.pid) in line
+def test_an_audit_of_a_folder_in_use_reads_a_copy(server: Server) -> None:
+    result = tessera("gallery", "audit", "--data-dir", str(server.log.parent / "data"))
+    assert (result.returncode, json.loads(result.stdout)["subjects"]) == (0, 0)

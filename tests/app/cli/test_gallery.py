@@ -49,10 +49,10 @@ def test_what_was_backed_up_or_exported_while_the_service_runs_answers_the_same(
     assert "2 subjects, 2 templates" in run("export", str(tmp_path / "e.jsonl.gz"), "--data-dir", data, *secret)
     assert "2 subjects, 2 templates" in run("check", "--data-dir", data)
     assert all((tmp_path / name).stat().st_mode & 0o777 == 0o600 for name in ("backup", "e.jsonl.gz"))
-    assert "nothing is overwritten" in run("backup", str(tmp_path / "backup"), "--data-dir", data, code=1)
-    assert "nothing is overwritten" in run("export", str(tmp_path / "backup"), "--data-dir", data, code=1)
+    assert "nothing is overwritten" in run("backup", str(tmp_path / "backup"), "--data-dir", data, code=3)
+    assert "nothing is overwritten" in run("export", str(tmp_path / "backup"), "--data-dir", data, code=3)
     for command in ("restore", "import"):
-        assert str(server.process.pid) in run(command, str(tmp_path / "backup"), "--data-dir", data, code=1)
+        assert str(server.process.pid) in run(command, str(tmp_path / "backup"), "--data-dir", data, code=3)
     # The service does not mind that others read its database.
     assert identified(server, ada) == expected
     assert httpx.get(f"{server.url}/readyz").status_code == 200
@@ -68,14 +68,14 @@ def test_a_check_says_what_is_wrong_and_loss_can_be_accepted(server: Server, tmp
     data = str(tmp_path / "data")
     run("backup", str(tmp_path / "backup"), "--data-dir", data)
     ok(httpx.post(f"{server.url}/enroll", files=files(ada), data={"subject_id": "late"}), 201)
-    assert str(server.process.pid) in run("check", "--accept-loss", "--data-dir", data, code=1)
+    assert str(server.process.pid) in run("check", "--accept-loss", "--data-dir", data, code=3)
     server.kill()
     for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"):
         (tmp_path / "data" / name).unlink(missing_ok=True)
     shutil.copy(tmp_path / "backup", tmp_path / "data" / DATABASE_NAME)
     assert "lacks the last 1 acknowledged" in run("check", "--data-dir", data, code=1)
     refused = tessera("serve", "--port", "0", "--data-dir", data)
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     assert "lacks the last 1 acknowledged" in refused.stderr
     run("check", "--accept-loss", "--data-dir", data)
     run("check", "--data-dir", data)
@@ -97,7 +97,7 @@ def test_who_has_to_be_enrolled_again(tmp_path: Path) -> None:
     with opened(old) as gallery:
         enrol(gallery, people(3))
     empty = tessera("gallery", "reenroll", str(tmp_path / "nowhere"), "--data-dir", str(new))
-    assert empty.returncode == 1
+    assert empty.returncode == 3
     listed = tessera("gallery", "reenroll", str(old), "--data-dir", str(new))
     assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == ["person-00", "person-01", "person-02"]
     with opened(new, "sha256:" + "b" * 64) as gallery:

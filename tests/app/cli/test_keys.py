@@ -76,12 +76,12 @@ def test_keys_from_creation_to_revocation(tmp_path: Path) -> None:
 def test_beyond_loopback_a_key_is_needed_before_it_listens(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     serve = ("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", data)
-    refused = run(*serve, code=1)[1]
+    refused = run(*serve, code=3)[1]
     assert "tessera keys create" in refused
     assert "TESSERA_SECURITY__ALLOW_ANONYMOUS" in refused
     short = tmp_path / "short"
     short.write_text("secret")
-    assert "too short" in run(*serve, code=1, TESSERA_SECURITY__ADMIN_KEY_FILE=str(short))[1]
+    assert "too short" in run(*serve, code=3, TESSERA_SECURITY__ADMIN_KEY_FILE=str(short))[1]
     with Server(tmp_path / "data", "--host", "0.0.0.0", TESSERA_SECURITY__ALLOW_ANONYMOUS="true") as server:
         assert re.search(r"WARNING .* without a key", server.log.read_text())
         ok(httpx.get(f"http://127.0.0.1:{server.port}/subjects", timeout=PATIENCE))
@@ -110,10 +110,10 @@ def test_keys_that_cannot_be_are_refused(tmp_path: Path, arguments: tuple[str, s
 def test_nothing_is_created_to_be_read(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     for command in (("keys", "list"), ("keys", "revoke", "x"), ("audit", "verify"), ("audit", "head")):
-        assert "missing" in run(*command, "--data-dir", data, code=1)[1]
+        assert "missing" in run(*command, "--data-dir", data, code=3)[1]
     assert not (tmp_path / "data").exists()
     run("keys", "create", "x", "--data-dir", data)
-    assert "there is no key y" in run("keys", "revoke", "y", "--data-dir", data, code=1)[1]
+    assert "there is no key y" in run("keys", "revoke", "y", "--data-dir", data, code=3)[1]
 
 
 @pytest.mark.parametrize(("proxies", "status"), [("127.0.0.1", 200), ("", 429), ("192.0.2.1", 429)])

@@ -37,7 +37,7 @@ def test_what_an_operator_can_mend_is_one_line(
     monkeypatch.setenv("TESSERA_SERVER__PORT", port)
     with pytest.raises(typer.Exit) as ended, refusing():
         load_settings()
-    assert ended.value.exit_code == 1
+    assert ended.value.exit_code == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tessera: setting server.port: ")
 

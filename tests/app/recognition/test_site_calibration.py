@@ -221,7 +221,7 @@ def test_what_is_enrolled_is_measured_with_its_crowding(tmp_path: Path) -> None:
 def test_the_command_refuses_in_one_line_and_writes_nothing(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "own.json"
     result = tessera("calibrate", str(out), "--photographs", str(photographs))
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "2 subjects cannot show" in result.stderr
     assert "skipped" not in result.stdout
     assert not out.exists()
@@ -245,7 +245,7 @@ def test_the_command_writes_what_the_service_takes(tmp_path: Path, encoder: Enco
     audit = tessera("gallery", "audit", "--data-dir", str(data), TESSERA_DECISIONS__CALIBRATION=str(out))
     assert audit.returncode == 0, audit.stderr
     missing = tessera("serve", "--data-dir", str(data), TESSERA_DECISIONS__CALIBRATION=str(tmp_path / "none.json"))
-    assert missing.returncode == 1
+    assert missing.returncode == 3
     assert "none.json" in missing.stderr
     with pytest.raises(CalibrationError):
         read_calibration(out, "cd" * 32)
