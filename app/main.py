@@ -9,22 +9,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 import cv2
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
-from fastapi_swagger import patch_fastapi
 from starlette.middleware.cors import CORSMiddleware
 
 from app.api.admission import AdmissionControl
 from app.api.dependencies import Components, Security
+from app.api.document import install_document
+from app.api.field_errors import query_errors
 from app.api.gate import Gate, GateSettings
 from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
-from app.api.problems import Problem, install_problem_handlers
-from app.api.request_parsing import request_definitions
+from app.api.problems import install_problem_handlers
 from app.api.routes import audits, collections, health, recognition, subjects
 from app.audits.jobs import AuditJobs
 from app.crowding import Crowding, load_crowding
@@ -288,11 +288,6 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
         swagger_ui_oauth2_redirect_url=None,
         root_path=chosen.server.root_path,
     )
-    patch_fastapi(
-        app,
-        redirect_from_root_to_docs=not chosen.server.page,
-        swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None},
-    )
     app.add_middleware(
         RequestMiddleware,
         metrics=metrics,
@@ -308,30 +303,19 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-Id"],
             expose_headers=["Retry-After", "Server-Timing", "X-Request-Id"],
         )
-    install_problem_handlers(app)
+    install_problem_handlers(app, query_errors)
     for router in (recognition.router, subjects.router, collections.router, audits.router, health.router):
         app.include_router(router)
+    install_document(app)
     if chosen.server.page:
         app.include_router(page_router())
+    else:
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                routes=app.routes,
-                servers=app.servers,
-            )
-            document["components"]["securitySchemes"] = {
-                "key": {"type": "http", "scheme": "bearer", "description": "tessera_..., from `tessera keys create`"}
-            }
-            document["security"] = [{"key": []}]
-            document["components"]["schemas"] |= {"Problem": Problem.model_json_schema()} | request_definitions()
-            app.openapi_schema = document
-        return app.openapi_schema
+        @app.get("/", include_in_schema=False)
+        async def root() -> RedirectResponse:
+            # Relative: a prefix or a scheme that only a proxy knows is not lost.
+            return RedirectResponse("docs")
 
-    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict
 
 Example = dict[str, Any]
 
-IMAGE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkS"
+
+def _photograph(name: str) -> str:
+    """A tiny photograph as base64: Eileen Collins (NASA, public domain), upright and mirrored."""
+    return base64.b64encode((Path(__file__).parent / "photographs" / f"{name}.webp").read_bytes()).decode()
+
+
+IMAGE, REFERENCE = _photograph("first"), _photograph("second")
 TEMPLATE_ID = "0c9e8f4b6a5d4f0e9b7a3c2d1e0f5a6b"
 
 ENCODER_SHA256 = "9d3e557f91269360238c5408454af48ede435b0f612e7c07d5d8bf190bf35450"
@@ -76,7 +84,8 @@ _CANDIDATE: Example = {
 }
 
 ENROLL_REQUEST: Example = {"image": [IMAGE], "subject_id": "ada", "metadata": {"name": "Ada Lovelace"}}
-VERIFY_REQUEST: Example = {"image": IMAGE, "subject_id": "ada", "target_fmr": 0.0001}
+VERIFY_REQUEST: Example = {"image": IMAGE, "reference": REFERENCE}
+VERIFY_SUBJECT_REQUEST: Example = {"image": IMAGE, "subject_id": "ada", "target_fmr": 0.0001}
 IDENTIFY_REQUEST: Example = {"image": IMAGE, "top_k": 3, "target_fpir": 0.01}
 DETECT_REQUEST: Example = {"image": IMAGE}
 SUBJECT_UPDATE: Example = {"metadata": {"name": "Ada King"}}
@@ -219,6 +228,6 @@ AUDIT: Example = {
 METRICS = 'tessera_http_requests_total{method="POST",route="/verify",status="200"} 42.0\n'
 
 
-def config(example: Example) -> ConfigDict:
-    """A schema configuration that carries an example."""
-    return ConfigDict(json_schema_extra={"examples": [example]})
+def config(*given: Example) -> ConfigDict:
+    """A schema configuration that carries examples; the first one is shown."""
+    return ConfigDict(json_schema_extra={"examples": list(given)})

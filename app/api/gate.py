@@ -16,8 +16,8 @@ from app.security.errors import Unauthenticated
 from app.security.keys import Authenticator, Caller, Scope
 from app.security.rates import RateLimits, network_of
 
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json"})
-OPEN_PREFIXES = ("/docs", "/swagger/", "/page/")
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
+OPEN_PREFIXES = ("/docs/", "/page/")
 PROXY_HEADERS = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 REFRESH_SECONDS = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,8 +214,11 @@ def operation_of(request: Request) -> str:
     return str(getattr(request.scope.get("route"), "path", "")).rpartition("/")[2]
 
 
-def install_problem_handlers(app: FastAPI) -> None:
-    """Turns every expected exception into a problem; the middleware catches the others."""
+def install_problem_handlers(app: FastAPI, refused: Callable[[Sequence[Any]], RequestError]) -> None:
+    """Turns every expected exception into a problem; the middleware catches the others.
+
+    ``refused`` describes what FastAPI refuses in a path, a query or headers.
+    """
 
     @app.exception_handler(TesseraError)
     async def expected(request: Request, error: TesseraError) -> JSONResponse:
@@ -229,8 +233,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = [{"field": ".".join(str(p) for p in e["loc"][1:]), "message": e["msg"]} for e in error.errors()]
-        problem = invalid_fields(fields)
+        problem = refused(error.errors())
         request.state.problem = problem.code
         return problem_response(problem.code, problem.message, request.state.request_id, problem.details)
 

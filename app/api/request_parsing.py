@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
 import pydantic_core
 from fastapi import Request
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import models_json_schema
 
 from app.api.dependencies import components_of
+from app.api.field_errors import FILE_FIELDS, field_errors, one_photograph, takes_one, unknown_field
 from app.api.middleware import too_large
 from app.api.problems import RequestError, invalid_fields
-from app.api.schemas import REQUESTS
 from app.settings import ServerSettings
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -24,14 +24,13 @@ Body = TypeVar("Body", bound=BaseModel)
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 UTF_8 = frozenset({"", "utf-8", "utf8"})
-SCHEMA_REFERENCE = "#/components/schemas/{model}"
-FILE_FIELDS = ("image", "reference")
 JSON_FIELDS = ("metadata",)
 REPEATABLE_FIELDS = ("image",)
 MAX_FORM_FIELDS = 16
 MAX_SEGMENTS = 512
 """Parts of a form that are looked at: enough to tell how many images there are too many."""
 MAX_CONTENT_TYPE = 512
+MEDIA_TYPE_NAME = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}")
 LARGE_BODY = 64 * 1024
 """Larger bodies are parsed on a thread: decoding megabytes of base64 would block the event loop."""
 RECORD_BODY = 16 * 1024
@@ -49,15 +48,17 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         components.admission.require_room()
         media_type, options = _media_type(request)
         if media_type not in (JSON, MULTIPART):
-            raise RequestError(
-                "unsupported_media_type", "Send multipart/form-data with files or application/json with base64 images."
+            raise _unsupported(
+                media_type,
+                "Send multipart/form-data with files, such as `curl -F image=@photograph.jpg`, or application/json "
+                "with base64 images",
             )
-        data = await _read(request, settings.max_body_bytes)
+        data, path = await _read(request, settings.max_body_bytes), _path(request)
         if media_type == JSON:
-            return await _on_thread_if_large(data, lambda: _parsed_json(model, data, settings))
+            return await _on_thread_if_large(data, lambda: _parsed_json(model, path, data, settings))
         boundary = options.get("boundary", "")
         return await _on_thread_if_large(
-            data, lambda: _validated(model, _read_form(data, boundary, settings), settings)
+            data, lambda: _validated(model, path, _read_form(model, path, data, boundary, settings), settings)
         )
 
     return read
@@ -68,40 +69,14 @@ def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
 
     async def read(request: Request) -> Body:
         settings = components_of(request).settings.server
-        if _media_type(request)[0] != JSON:
-            raise RequestError("unsupported_media_type", "Send application/json.")
+        media_type, _ = _media_type(request)
+        if media_type != JSON:
+            raise _unsupported(media_type, "Send application/json")
         most = min(RECORD_BODY + 6 * settings.max_metadata_bytes, settings.max_body_bytes)
-        data = await _read(request, most)
-        return await _on_thread_if_large(data, lambda: _parsed_json(model, data, settings))
+        data, path = await _read(request, most), _path(request)
+        return await _on_thread_if_large(data, lambda: _parsed_json(model, path, data, settings))
 
     return read
-
-
-def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of a body sent as multipart or JSON."""
-    described = openapi_json_body(model)
-    schema = model.model_json_schema(ref_template=SCHEMA_REFERENCE)
-    form = {
-        "type": "object",
-        "properties": {name: _form_field(name, field) for name, field in schema["properties"].items()},
-        "required": schema["required"],
-        "additionalProperties": False,
-    }
-    described["requestBody"]["content"][MULTIPART] = {"schema": form}
-    return described
-
-
-def openapi_json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of a JSON body; ``request_definitions`` holds the schema it refers to."""
-    reference = {"$ref": SCHEMA_REFERENCE.format(model=model.__name__)}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": reference}}}}
-
-
-def request_definitions() -> dict[str, Any]:
-    """The schemas of all request bodies, by name."""
-    models: list[tuple[type[BaseModel], Literal["validation"]]] = [(model, "validation") for model in REQUESTS]
-    definitions: dict[str, Any] = models_json_schema(models, ref_template=SCHEMA_REFERENCE)[1]["$defs"]
-    return definitions
 
 
 def _media_type(request: Request) -> tuple[str, dict[str, str]]:
@@ -115,13 +90,15 @@ def _media_type(request: Request) -> tuple[str, dict[str, str]]:
     return media_type, options
 
 
-def _form_field(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    if name == "metadata":
-        return {"type": "string", "description": "a JSON object kept with the subject; replaces the old one"}
-    if name not in FILE_FIELDS:
-        return schema
-    file = {"type": "string", "format": "binary", "description": "a JPEG, PNG or WebP"}
-    return {"type": "array", "minItems": 1, "items": file} if "oneOf" in schema else file
+def _unsupported(media_type: str, advice: str) -> RequestError:
+    given = f"`{media_type}`" if MEDIA_TYPE_NAME.fullmatch(media_type) else "none that can be read"
+    return RequestError("unsupported_media_type", f"{advice}; the Content-Type of this request is {given}.")
+
+
+def _path(request: Request) -> str:
+    """The path as the documentation has it."""
+    path: str = getattr(request.scope.get("route"), "path", request.url.path)
+    return path
 
 
 async def _read(request: Request, most: int) -> bytes:
@@ -139,7 +116,7 @@ async def _on_thread_if_large(data: bytes, parse: Callable[[], Body]) -> Body:
     return parse() if len(data) < LARGE_BODY else await anyio.to_thread.run_sync(parse)
 
 
-def _parsed_json(model: type[Body], data: bytes, settings: ServerSettings) -> Body:
+def _parsed_json(model: type[Body], path: str, data: bytes, settings: ServerSettings) -> Body:
     # Base64 has none of these characters: a body with many of them is no request, and costs memory to take apart.
     marks = sum(data.count(mark) for mark in (b",", b"[", b"{"))
     if marks > JSON_MARKS + settings.max_metadata_bytes:
@@ -148,12 +125,14 @@ def _parsed_json(model: type[Body], data: bytes, settings: ServerSettings) -> Bo
         fields = pydantic_core.from_json(data, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError("malformed_body", f"The body is not valid JSON: {error}.") from error
-    return _validated(model, fields, settings)
+    return _validated(model, path, fields, settings)
 
 
-def _read_form(data: bytes, boundary: str, settings: ServerSettings) -> dict[str, Any]:
+def _read_form(
+    model: type[BaseModel], path: str, data: bytes, boundary: str, settings: ServerSettings
+) -> dict[str, Any]:
     try:
-        return _form_fields(_segments(data, boundary, settings))
+        return _form_fields(model, path, _segments(data, boundary, settings))
     except ParserLimitReached as error:
         raise RequestError("malformed_body", f"The form is beyond its limits: {error}.") from error
     except (MultipartError, UnicodeError) as error:
@@ -179,15 +158,23 @@ def _segments(data: bytes, boundary: str, settings: ServerSettings) -> list[tupl
     return found
 
 
-def _form_fields(segments: list[tuple[MultipartSegment, bytes]]) -> dict[str, Any]:
+def _form_fields(model: type[BaseModel], path: str, segments: list[tuple[MultipartSegment, bytes]]) -> dict[str, Any]:
     fields: dict[str, list[Any]] = {}
     for segment, content in segments:
         if segment.disposition != "form-data" or segment.name is None:
             raise RequestError("malformed_body", "Every part of the form needs a Content-Disposition with its name.")
         name = segment.name
+        if name not in model.model_fields:
+            raise unknown_field(name, model.model_fields, path)
+        if not content and not segment.filename:
+            # What a browser sends for a field that was left empty, or for no chosen file.
+            continue
         if name in fields and name not in REPEATABLE_FIELDS:
             raise invalid_fields([{"field": name, "message": "given more than once"}])
         fields.setdefault(name, []).append(_form_value(name, content, file=segment.filename is not None))
+    for name, values in fields.items():
+        if len(values) > 1 and takes_one(model, name):
+            raise invalid_fields([{"field": name, "message": one_photograph(model, len(values))}])
     return {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
 
 
@@ -207,15 +194,11 @@ def _form_value(name: str, content: bytes, *, file: bool) -> Any:
     return text
 
 
-def _validated(model: type[Body], fields: Any, settings: ServerSettings) -> Body:
+def _validated(model: type[Body], path: str, fields: Any, settings: ServerSettings) -> Body:
     try:
         body = model.model_validate(fields)
     except ValidationError as error:
-        details = [
-            {"field": ".".join(str(part) for part in e["loc"]) or "body", "message": e["msg"]}
-            for e in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise invalid_fields(details) from error
+        raise field_errors(error.errors(include_url=False, include_input=False), model, path) from error
     images = getattr(body, "image", None)
     if isinstance(images, list) and len(images) > settings.max_images:
         raise _too_many_images(settings)

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from app.api import presenters, schemas
 from app.api.dependencies import CallerDependency, ComponentsDependency, allow
+from app.api.document import openapi_json_body
 from app.api.problems import problems
-from app.api.request_parsing import json_body_of, openapi_json_body
+from app.api.request_parsing import json_body_of
 from app.security.keys import Scope
 
 router = APIRouter(prefix="/collections", tags=["collections"])

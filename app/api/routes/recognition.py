@@ -11,8 +11,9 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from app.api import presenters, schemas
 from app.api.dependencies import CallerDependency, ComponentsDependency, allow
+from app.api.document import openapi_body
 from app.api.problems import problems
-from app.api.request_parsing import body_of, openapi_body
+from app.api.request_parsing import body_of
 from app.decisions import Decision
 from app.gallery import OnConflict
 from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Identification, Replay, Verification

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from app.api import schemas
 from app.api.dependencies import CallerDependency, ComponentsDependency, allow
+from app.api.document import openapi_json_body
 from app.api.problems import invalid_fields, problems
-from app.api.request_parsing import json_body_of, openapi_json_body
+from app.api.request_parsing import json_body_of
 from app.gallery import DEFAULT_COLLECTION
 from app.security.keys import Scope
 

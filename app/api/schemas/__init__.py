@@ -27,18 +27,13 @@ from app.api.schemas.records import (
     SubjectUpdate,
 )
 
-REQUESTS = (
-    EnrollRequest,
-    VerifyRequest,
-    IdentifyRequest,
-    DetectRequest,
-    SubjectUpdate,
-    NewCollection,
-    CollectionUpdate,
-)
+FORMS = (EnrollRequest, VerifyRequest, IdentifyRequest, DetectRequest)
+"""Request bodies with photographs: forms or JSON."""
+REQUESTS = (*FORMS, SubjectUpdate, NewCollection, CollectionUpdate)
 """All request bodies."""
 
 __all__ = [
+    "FORMS",
     "ID_PATTERN",
     "REQUESTS",
     "AuditOut",

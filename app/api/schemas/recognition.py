@@ -49,10 +49,10 @@ class EnrollRequest(_Request):
 class VerifyRequest(_Request, ThresholdChoice):
     """A photograph with either a second photograph or an enrolled subject."""
 
-    model_config = examples.config(examples.VERIFY_REQUEST)
+    model_config = examples.config(examples.VERIFY_REQUEST, examples.VERIFY_SUBJECT_REQUEST)
 
     image: Image
-    reference: Image | None = None
+    reference: Image | None = Field(default=None, description="a second photograph to compare with: JPEG, PNG or WebP")
     subject_id: Identifier | None = None
     face_policy: FacePolicy = FacePolicy.LARGEST
     target_fmr: Rate | None = Field(
