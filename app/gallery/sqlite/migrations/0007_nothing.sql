@@ -1,0 +1,2 @@
+-- Nothing changes at this version.
+SELECT 1;
