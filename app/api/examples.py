@@ -139,7 +139,9 @@ SUBJECT: Example = {
     "metadata": {"name": "Ada Lovelace"},
     "created_at": "2026-03-01T09:30:00.000000Z",
     "updated_at": "2026-03-01T09:30:00.000000Z",
-    "templates": [{"id": TEMPLATE_ID, "created_at": "2026-03-01T09:30:00.000000Z", "embedding_norm": 14.39}],
+    "templates": [
+        {"id": TEMPLATE_ID, "created_at": "2026-03-01T09:30:00.000000Z", "embedding_norm": 14.39, "chip": False}
+    ],
 }
 SUBJECT_PAGE: Example = {"subjects": [SUBJECT], "next_cursor": "YWRh"}
 COLLECTION: Example = {
@@ -150,6 +152,8 @@ COLLECTION: Example = {
     "target_fmr": 0.001,
     "target_fpir": None,
     "claim": None,
+    "keep_chips": False,
+    "chips": 0,
 }
 COLLECTION_LIST: Example = {"collections": [COLLECTION]}
 ERASED: Example = {

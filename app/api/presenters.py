@@ -219,6 +219,8 @@ def collection(found: Collection) -> schemas.CollectionOut:
         target_fmr=found.targets.fmr,
         target_fpir=found.targets.fpir,
         claim=None if found.targets.claim is None else Claim(found.targets.claim),
+        keep_chips=found.keep_chips,
+        chips=found.chips,
     )
 
 

@@ -115,6 +115,9 @@ KINDS: dict[str, ProblemKind] = {
     "backup_failed": ProblemKind(503, "Backup failed", "The backup is damaged: nothing was changed."),
     "gallery_in_use": ProblemKind(503, "Gallery in use", "Another process has the data directory open."),
     "encryption_key_missing": ProblemKind(503, "Encryption key missing", "The stored templates are encrypted."),
+    "chips_need_encryption": ProblemKind(
+        422, "Chips need encryption", "Chips are kept only where templates are encrypted: set a master key."
+    ),
     "encoder_mismatch": ProblemKind(503, "Encoder mismatch", "The stored templates come from another encoder."),
     "encoder_weights_invalid": ProblemKind(503, "Encoder unusable", "The encoder cannot be loaded."),
     "calibration_invalid": ProblemKind(503, "Calibration unusable", "The calibration is not this encoder's."),

@@ -6,6 +6,7 @@
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     BackupError,
+    ChipsNeedEncryption,
     CollectionExists,
     CollectionNotEmpty,
     CollectionNotFound,
@@ -45,6 +46,7 @@ __all__ = [
     "DEFAULT_COLLECTION",
     "BackupError",
     "Candidate",
+    "ChipsNeedEncryption",
     "Collection",
     "CollectionExists",
     "CollectionNotEmpty",

@@ -126,6 +126,12 @@ class EncoderMismatch(GalleryError):
     code = "encoder_mismatch"
 
 
+class ChipsNeedEncryption(GalleryError):
+    """Chips are to be kept, and this gallery does not encrypt what it stores."""
+
+    code = "chips_need_encryption"
+
+
 class EncryptionKeyMissing(GalleryError):
     """The templates are encrypted, and the master key is missing or another one."""
 
@@ -175,12 +181,24 @@ class Gallery(Protocol):
     types); a ``limit`` or ``top_k`` below 1.
     """
 
-    def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
-        """Raises CollectionExists."""
+    def create_collection(
+        self,
+        collection: str,
+        targets: Targets = Targets(),  # noqa: B008
+        *,
+        keep_chips: bool = False,
+    ) -> Collection:
+        """``keep_chips``: whether the chips of new templates are stored with them, encrypted.
+
+        Raises CollectionExists; ChipsNeedEncryption if ``keep_chips`` and the gallery is not encrypted.
+        """
         ...
 
-    def update_collection(self, collection: str, targets: Targets) -> Collection:
-        """Replaces the targets."""
+    def update_collection(self, collection: str, targets: Targets, *, keep_chips: bool | None = None) -> Collection:
+        """Replaces the targets. ``keep_chips`` False erases the chips kept so far, too; None leaves it as it is.
+
+        Raises ChipsNeedEncryption as ``create_collection`` does.
+        """
         ...
 
     def targets(self, collection: str) -> Targets:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.embeddings import Embedding
+from app.types import Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,18 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """An isolated set of subjects."""
+    """An isolated set of subjects.
+
+    keep_chips: whether the chips of new templates are stored. chips: how many templates have one.
+    """
 
     id: str
     created_at: datetime
     subjects: int
     templates: int
     targets: Targets = Targets()
+    keep_chips: bool = False
+    chips: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +67,27 @@ class GalleryStatistics:
 class NewTemplate:
     """An embedding to store under an id chosen by the caller (unique in the whole database).
 
-    norm: of the embedding before it was scaled to 1.
+    norm: of the embedding before it was scaled to 1. chip: uint8 [112, 112, 3], stored only where the collection keeps
+    chips.
     """
 
     id: str
     embedding: Embedding
     norm: float
+    chip: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """A stored template without its embedding.
 
-    norm: of the embedding before it was scaled to 1.
+    norm: of the embedding before it was scaled to 1. chip: whether its chip is stored.
     """
 
     id: str
     created_at: datetime
     norm: float
+    chip: bool = False
 
 
 @dataclass(frozen=True, slots=True)

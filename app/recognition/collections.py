@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.gallery import Collection, Gallery, Targets
+from app.gallery import Collection, CollectionNotFound, Gallery, Targets
 from app.recognition.criteria import Criteria
 
 
@@ -16,15 +16,25 @@ class CollectionService:
         """All collections with their counts, ordered by id."""
         return self._gallery.collections()
 
-    def create(self, collection: str, targets: Targets) -> Collection:
-        """Raises CollectionExists, TargetUnsupported."""
-        self._criteria.check(targets)
-        return self._gallery.create_collection(collection, targets)
+    def get(self, collection: str) -> Collection:
+        """One collection with its counts. Raises CollectionNotFound."""
+        for found in self._gallery.collections():
+            if found.id == collection:
+                return found
+        raise CollectionNotFound(f"There is no collection {collection!r}.")
 
-    def update(self, collection: str, targets: Targets) -> Collection:
-        """Replaces the targets. Raises CollectionNotFound, TargetUnsupported."""
+    def create(self, collection: str, targets: Targets, *, keep_chips: bool = False) -> Collection:
+        """Raises CollectionExists, TargetUnsupported, ChipsNeedEncryption."""
         self._criteria.check(targets)
-        return self._gallery.update_collection(collection, targets)
+        return self._gallery.create_collection(collection, targets, keep_chips=keep_chips)
+
+    def update(self, collection: str, targets: Targets, *, keep_chips: bool | None = None) -> Collection:
+        """Replaces the targets; ``keep_chips`` None leaves that as it is, False erases the chips kept so far.
+
+        Raises CollectionNotFound, TargetUnsupported, ChipsNeedEncryption.
+        """
+        self._criteria.check(targets)
+        return self._gallery.update_collection(collection, targets, keep_chips=keep_chips)
 
     def delete(self, collection: str, *, force: bool = False) -> int:
         """Erases a collection; returns how many templates it had. Raises CollectionNotFound.

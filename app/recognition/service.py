@@ -165,7 +165,7 @@ class RecognitionService:
                 subject = self.gallery.enroll(
                     request.collection,
                     subject_id,
-                    [NewTemplate(e.template_id, e.probe.embedding, e.probe.norm) for e in enrolled],
+                    [NewTemplate(e.template_id, e.probe.embedding, e.probe.norm, e.probe.face.chip) for e in enrolled],
                     metadata=request.metadata,
                     on_conflict=request.on_conflict,
                     receipt=receipt,

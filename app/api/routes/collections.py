@@ -45,6 +45,7 @@ async def list_collections(components: ComponentsDependency, caller: CallerDepen
         "body_too_large",
         "collection_exists",
         "target_unsupported",
+        "chips_need_encryption",
         "gallery_unavailable",
     ),
 )
@@ -56,15 +57,30 @@ async def create_collection(
 ) -> schemas.CollectionOut:
     """Creates an empty collection, with its own targets if given."""
     caller.require_collection(body.id)
-    async with components.recorded_change(request, "create_collection", body.id):
-        created = await components.on_thread(components.collections.create, body.id, body.targets())
+    keep_chips = bool(body.keep_chips)
+    async with components.recorded_change(request, "create_collection", body.id) as outcome:
+        created = await components.on_thread(
+            components.collections.create, body.id, body.targets(), keep_chips=keep_chips
+        )
+        outcome.details = {"keep_chips": keep_chips}
     return presenters.collection(created)
+
+
+@router.get(
+    "/{collection}",
+    dependencies=[allow(Scope.READ)],
+    summary="Get a collection",
+    responses=problems("invalid_request", "collection_not_found", "gallery_unavailable"),
+)
+async def get_collection(components: ComponentsDependency, collection: CollectionId) -> schemas.CollectionOut:
+    """Its counts, targets, and how many templates have a chip."""
+    return presenters.collection(await components.on_thread(components.collections.get, collection))
 
 
 @router.put(
     "/{collection}",
     dependencies=[allow(Scope.ADMIN)],
-    summary="Set the targets of a collection",
+    summary="Set the targets of a collection, and whether it keeps chips",
     openapi_extra=openapi_json_body(schemas.CollectionUpdate),
     responses=problems(
         "invalid_request",
@@ -73,6 +89,7 @@ async def create_collection(
         "body_too_large",
         "collection_not_found",
         "target_unsupported",
+        "chips_need_encryption",
         "gallery_unavailable",
     ),
 )
@@ -82,9 +99,16 @@ async def update_collection(
     collection: CollectionId,
     body: Annotated[schemas.CollectionUpdate, Depends(json_body_of(schemas.CollectionUpdate))],
 ) -> schemas.CollectionOut:
-    """Replaces both targets and the claim; one left out falls back to the service's."""
-    async with components.recorded_change(request, "update_collection", collection):
-        updated = await components.on_thread(components.collections.update, collection, body.targets())
+    """Replaces both targets and the claim; one left out falls back to the service's.
+
+    `keep_chips` left out stays as it is; `false` erases the chips kept so far.
+    """
+    erases = body.keep_chips is False
+    async with components.recorded_change(request, "update_collection", collection, erases=erases) as outcome:
+        updated = await components.on_thread(
+            components.collections.update, collection, body.targets(), keep_chips=body.keep_chips
+        )
+        outcome.details = {"keep_chips": updated.keep_chips}
     return presenters.collection(updated)
 
 

@@ -33,6 +33,7 @@ class TemplateOut(AttributesModel):
     embedding_norm: Rounded = Field(
         validation_alias="norm", description="smaller the less the encoder recognised; weak below the limit in /model"
     )
+    chip: bool = Field(description="whether its chip is kept (keep_chips of the collection)")
 
 
 class SubjectOut(AttributesModel):
@@ -58,13 +59,19 @@ class SubjectPage(BaseModel):
 
 
 class CollectionUpdate(RequestModel):
-    """The default targets of a collection; null means the service's."""
+    """The default targets of a collection, null: the service's; and whether it keeps chips."""
 
     model_config = examples.config(examples.COLLECTION_UPDATE)
 
     target_fmr: Rate | None = Field(default=None, description="false match rate of /verify")
     target_fpir: Rate | None = Field(default=None, description="false positive identification rate of /identify")
     claim: Claim | None = Field(default=None, description="for whom these rates are promised")
+    keep_chips: bool | None = Field(
+        default=None,
+        description="keep the aligned face (chip) of every template enrolled from now on, encrypted, so that another "
+        "encoder can embed it; needs encrypted templates. false erases the chips kept so far. null: as it is; no for "
+        "a new collection",
+    )
 
     def targets(self) -> Targets:
         """These targets as the service takes them."""
@@ -91,6 +98,8 @@ class CollectionOut(BaseModel):
     target_fmr: float | None = Field(description="null: the service's")
     target_fpir: float | None = Field(description="null: the service's")
     claim: Claim | None = Field(description="null: the service's")
+    keep_chips: bool = Field(description="whether the chips of new templates are kept, encrypted")
+    chips: int = Field(description="how many of the templates have a chip")
 
 
 class CollectionList(BaseModel):

@@ -40,7 +40,7 @@ from app.gallery.records import (
     SubjectVectors,
     Targets,
 )
-from app.gallery.sqlite import queries, receipts
+from app.gallery.sqlite import chips, queries, receipts
 from app.gallery.sqlite.database import DATABASE_NAME, Database
 from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
 from app.gallery.sqlite.locks import DirectoryLock
@@ -128,6 +128,7 @@ class SqliteGallery:
     def _open(self, directory: Path, encoder_digest: str) -> int:
         with self._database.writing() as connection:
             now = self._clock()
+            chips.refuse_open(connection, self._keys)
             encoder = queries.bind_encoder(connection, directory, encoder_digest)
             if self._keys is not None and seal_templates(connection, self._keys):
                 self._database.expect_erasure()
@@ -176,26 +177,47 @@ class SqliteGallery:
             self._database.expect_erasure()
             return work(connection, now)
 
-    def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
+    def create_collection(
+        self,
+        collection: str,
+        targets: Targets = Targets(),  # noqa: B008
+        *,
+        keep_chips: bool = False,
+    ) -> Collection:
         if not collection:
             raise ValueError("A collection's id is empty.")
+        if keep_chips:
+            chips.require_keys(self._keys)
         with self._writing() as (connection, now):
             if collection in queries.collection_ids(connection):
                 raise CollectionExists(f"There is a collection {collection!r} already.")
             key = queries.insert_collection(connection, collection, now)
             queries.set_targets(connection, key, targets)
+            chips.set_keeping(connection, key, keep=keep_chips)
             index = self._index_of(collection, key)
             self._database.commit()
             self._indexes[collection] = index
-        return Collection(id=collection, created_at=now, subjects=0, templates=0, targets=targets)
+        return Collection(
+            id=collection, created_at=now, subjects=0, templates=0, targets=targets, keep_chips=keep_chips
+        )
 
-    def update_collection(self, collection: str, targets: Targets) -> Collection:
-        with self._writing() as (connection, _):
+    def update_collection(self, collection: str, targets: Targets, *, keep_chips: bool | None = None) -> Collection:
+        if keep_chips:
+            chips.require_keys(self._keys)
+
+        def update(connection: sqlite3.Connection, _: datetime) -> Collection:
             key = queries.collection_key(connection, collection)
             queries.set_targets(connection, key, targets)
+            if keep_chips is not None:
+                chips.set_keeping(connection, key, keep=keep_chips)
             updated = queries.read_collection(connection, key)
             self._database.commit()
-        return updated
+            return updated
+
+        if keep_chips is False:
+            return self._erasing(update)
+        with self._writing() as (connection, now):
+            return update(connection, now)
 
     def targets(self, collection: str) -> Targets:
         with self._database.reading() as connection:

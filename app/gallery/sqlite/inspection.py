@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app.gallery.protocol import GalleryError, GalleryUnavailable
 from app.gallery.sqlite import queries
+from app.gallery.sqlite.chips import damaged_chips
 from app.gallery.sqlite.database import DATABASE_NAME, answering, connect
 from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.migration import shipped_scripts
@@ -67,6 +68,12 @@ def _problems(connection: sqlite3.Connection, *, thorough: bool, keys: Vault | N
         yield f"Row {key} of {table} refers to a row of {parent} that is not there. {_RESTORE}"
     for damage in damaged_subjects(connection):
         yield damage.error().message
+    if keys is not None:
+        for collection, subject, template in damaged_chips(connection, keys):
+            yield (
+                f"The chip of template {template!r} of subject {subject!r} in collection {collection!r} is damaged: "
+                "erase the template, enrol the subject again with on_conflict=replace, or restore a backup."
+            )
     yield from _misfits(connection)
     yield from _bad_times(connection)
 

@@ -68,7 +68,8 @@ def _refuse_other_encoders(connection: sqlite3.Connection, directory: Path, dige
         f"{templates} stored template(s) in {directory} come from encoder {', '.join(map(_short_digest, others))}, "
         f"but this server runs encoder {_short_digest(digest)}, and embeddings of two encoders cannot be compared. "
         "Serve with the encoder they come from (TESSERA_ENCODING__ENCODER chooses it), or start with a new data "
-        "directory and enrol everyone again: photographs are not kept, so the templates cannot be made anew.",
+        "directory and enrol everyone again. Where collections keep chips, `tessera gallery reenroll --to` makes the "
+        "templates anew; otherwise no picture is kept that they could be made of.",
         templates=templates,
         stored_encoders=list(others),
         encoder=digest,
@@ -121,7 +122,8 @@ _COLLECTIONS = """
     SELECT c.id, c.created_at,
            (SELECT COUNT(*) FROM subjects s WHERE s.collection = c.key),
            (SELECT COUNT(*) FROM templates t WHERE t.collection = c.key),
-           c.target_fmr, c.target_fpir, c.claim
+           (SELECT COUNT(*) FROM chips h WHERE h.collection = c.key),
+           c.keep_chips, c.target_fmr, c.target_fpir, c.claim
     FROM collections c
 """
 
@@ -137,9 +139,10 @@ def read_collection(connection: sqlite3.Connection, collection: int) -> Collecti
 
 
 def _collection(row: tuple[Any, ...]) -> Collection:
-    id_, created_at, subjects, templates, *targets = row
+    id_, created_at, subjects, templates, chips, keep_chips, *targets = row
     try:
-        return Collection(id_, load_timestamp(created_at), subjects, templates, Targets(*targets))
+        moment = load_timestamp(created_at)
+        return Collection(id_, moment, subjects, templates, Targets(*targets), bool(keep_chips), chips)
     except ValueError as error:
         raise GalleryUnavailable(
             f"The stored record of collection {id_!r} is damaged: {error} Erase the collection or restore a backup."
@@ -178,8 +181,8 @@ def touch_subject(connection: sqlite3.Connection, subject: int, metadata: str | 
 
 
 _SUBJECTS = """
-    SELECT s.id, s.metadata, s.created_at, s.updated_at, t.id, t.created_at, t.norm
-    FROM subjects s LEFT JOIN templates t ON t.subject = s.key
+    SELECT s.id, s.metadata, s.created_at, s.updated_at, t.id, t.created_at, t.norm, h.template IS NOT NULL
+    FROM subjects s LEFT JOIN templates t ON t.subject = s.key LEFT JOIN chips h ON h.template = t.key
 """
 
 
@@ -213,7 +216,9 @@ def _subject(collection: str, rows: Sequence[tuple[Any, ...]]) -> Subject:
             metadata=load_metadata(metadata),
             created_at=load_timestamp(created_at),
             updated_at=load_timestamp(updated_at),
-            templates=tuple(Template(row[4], load_timestamp(row[5]), row[6]) for row in rows if row[4]),
+            templates=tuple(
+                Template(row[4], load_timestamp(row[5]), row[6], chip=bool(row[7])) for row in rows if row[4]
+            ),
         )
     except ValueError as error:
         raise SubjectDamaged(

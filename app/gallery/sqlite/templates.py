@@ -21,6 +21,7 @@ from app.crowding import Crowding
 from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding, fused_template
 from app.gallery.protocol import SubjectDamaged, TemplateDamaged
 from app.gallery.records import NewTemplate, SubjectVectors
+from app.gallery.sqlite import chips
 from app.gallery.sqlite.digests import matches, template_digest
 from app.gallery.sqlite.index import Batch, Keys
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
@@ -128,7 +129,10 @@ def insert_templates(
     now: datetime,
     keys: Vault | None = None,
 ) -> None:
-    """Stores new templates of a subject, encrypted if there are ``keys``; ValueError when an id is taken."""
+    """Stores new templates of a subject, encrypted if there are ``keys``; ValueError when an id is taken.
+
+    Their chips are stored with them if the collection keeps chips.
+    """
     collection, collection_id, subject_id, digest = connection.execute(
         """
         SELECT c.key, c.id, s.id, e.digest FROM subjects s JOIN collections c ON c.key = s.collection, encoders e
@@ -149,6 +153,7 @@ def insert_templates(
             """,
             (template.id, collection, subject, encoder, kept, timestamp(now), norm, check, seal),
         )
+    chips.insert_chips(connection, collection, {t.id: t.chip for t in templates if t.chip is not None}, keys)
 
 
 def _refuse_taken(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
@@ -178,6 +183,7 @@ def erase_unreadable(connection: sqlite3.Connection, keys: Vault) -> int:
 
     Returns how many templates were erased.
     """
+    chips.erase_unreadable_chips(connection, keys)
     lost = keys.lost(seals(connection))
     connection.executemany("DELETE FROM templates WHERE seal = ? AND seal IS NOT NULL", [(seal,) for seal in lost])
     connection.execute(
