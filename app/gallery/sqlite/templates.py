@@ -319,13 +319,23 @@ def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
     )
 
 
-def all_templates(connection: sqlite3.Connection, subject: int) -> list[tuple[NewTemplate, str]]:
-    """Every template of a subject with its time as stored, oldest first. Raises TemplateDamaged, SubjectDamaged."""
-    query = f"SELECT t.created_at, {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {_OWNERS}"  # noqa: S608
+def all_templates(
+    connection: sqlite3.Connection, subject: int, is_erased: Callable[[bytes], bool] = lambda _: False
+) -> list[tuple[NewTemplate, str]]:
+    """Every template of a subject with its time as stored, oldest first. Raises TemplateDamaged, SubjectDamaged.
+
+    Encrypted templates that do not open are left out if ``is_erased`` says of their seals that they were erased
+    meanwhile.
+    """
+    query = f"SELECT t.created_at, t.seal, {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {_OWNERS}"  # noqa: S608
     times, rows = [], []
-    for created_at, *values in connection.execute(f"{query} WHERE t.subject = ? ORDER BY t.key", (subject,)):
+    for created_at, seal, *values in connection.execute(f"{query} WHERE t.subject = ? ORDER BY t.key", (subject,)):
+        row = _Row._make(values)
+        # Nothing but erasing a template destroys its key, and by then the template is gone from the database.
+        if row.embedding is None and isinstance(seal, bytes) and is_erased(seal):
+            continue
         times.append(created_at)
-        rows.append(_Row._make(values))
+        rows.append(row)
     if rows and (damage := _damage_of(rows, crowding=False)) is not None:
         raise damage.error()
     return [

@@ -37,19 +37,31 @@ class OnImportConflict(StrEnum):
 def exporting(directory: Path, keys: Vault | None = None) -> Iterator[tuple[str, Iterator[Record]]]:
     """The encoder's digest and the records of a data directory, as they are at one moment; a service may be using it.
 
+    Encrypted templates that are erased before they are read are left out, and subjects who have no others. Chips are
+    not among the records, nor whether a collection keeps them.
+
     Raises BackupError, GalleryUnavailable; the records raise TemplateDamaged and SubjectDamaged.
     """
     path = directory / DATABASE_NAME
     if not path.is_file():
         raise BackupError(f"There is no gallery in {directory}.")
-    with answering(), closing(connect(path, read_only=True, keys=keys)) as connection:
+    with (
+        answering(),
+        closing(connect(path, read_only=True, keys=keys)) as connection,
+        closing(connect(path, read_only=True)) as present,
+    ):
         require_vault(connection, keys)
         refuse_loss(directory, lambda: queries.read_position(connection))
         connection.execute("BEGIN")
-        yield queries.stored_encoder(connection), _records(connection)
+        yield queries.stored_encoder(connection), _records(connection, present)
 
 
-def _records(connection: sqlite3.Connection) -> Iterator[Record]:
+def _records(connection: sqlite3.Connection, present: sqlite3.Connection) -> Iterator[Record]:
+    """The records of one moment; ``present`` sees what has been erased since, and can therefore not be read."""
+
+    def is_erased(seal: bytes) -> bool:
+        return present.execute("SELECT 1 FROM templates WHERE seal = ?", (seal,)).fetchone() is None
+
     for collection in queries.read_collections(connection):
         yield CollectionLine(
             id=collection.id,
@@ -61,7 +73,10 @@ def _records(connection: sqlite3.Connection) -> Iterator[Record]:
         after = ""
         while page := queries.read_subjects(connection, collection.id, after, _PAGE):
             for subject in page:
-                stored = all_templates(connection, queries.subject_key(connection, collection.id, subject.id))
+                key = queries.subject_key(connection, collection.id, subject.id)
+                stored = all_templates(connection, key, is_erased)
+                if not stored:
+                    continue
                 yield SubjectLine(
                     collection=collection.id,
                     id=subject.id,
