@@ -15,6 +15,7 @@ from app.embeddings import MOST_FUSED, Embedding
 from app.gallery import CollectionSize, NewTemplate, Subject, Targets
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
+    ChipsNeedEncryption,
     CollectionExists,
     CollectionNotEmpty,
     CollectionNotFound,
@@ -28,6 +29,7 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TemplateNotFound,
 )
+from app.types import CHIP_SIDE, Pixels
 
 _NUMBERS = count()
 
@@ -66,6 +68,15 @@ def near(random: np.random.Generator, centre: Embedding, spread: float = 0.02) -
 
 def template(embedding: Embedding, id_: str | None = None, norm: float = 10.0) -> NewTemplate:
     return NewTemplate(id_ or f"t{next(_NUMBERS)}", embedding, norm)
+
+
+def chip(seed: int) -> Pixels:
+    """A smooth picture with some noise, as those of faces are; another one for every seed."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:CHIP_SIDE, 0:CHIP_SIDE]
+    waves = [np.sin(rows / f + columns / g) for f, g in random.uniform(5, 30, (3, 2))]
+    picture = 128 + 90 * np.stack(waves, axis=-1) + random.normal(0, 3, (CHIP_SIDE, CHIP_SIDE, 3))
+    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def ids(subject: Subject) -> list[str]:
@@ -187,6 +198,31 @@ class GalleryContract:
             gallery.delete_subject(collection, "bob")
             assert gallery.delete_collection(collection) == 0
         assert [each.id for each in gallery.collections()] == ["default"]
+
+    def test_chips_are_kept_where_a_collection_asks_and_the_gallery_encrypts(self, gallery: Gallery) -> None:
+        pictured = NewTemplate("t0", axis(0), 10.0, chip(0))
+        gallery.enroll("default", "ada", [pictured])
+        assert [(c.keep_chips, c.chips) for c in gallery.collections()] == [(False, 0)]
+        try:
+            created = gallery.create_collection("a", keep_chips=True)
+        except ChipsNeedEncryption:
+            with pytest.raises(ChipsNeedEncryption):
+                gallery.update_collection("default", Targets(fmr=1e-3), keep_chips=True)
+            assert [(c.id, c.keep_chips, c.targets) for c in gallery.collections()] == [("default", False, Targets())]
+            return
+        assert (created.keep_chips, created.chips) == (True, 0)
+        enrolled = gallery.enroll("a", "ada", [NewTemplate("t1", axis(1), 10.0, chip(1)), template(axis(2), "t2")])
+        assert [t.chip for t in enrolled.templates] == [True, False]
+        assert [t.chip for t in gallery.subjects("a", after=None, limit=9)[0].templates] == [True, False]
+        assert [(c.id, c.keep_chips, c.chips) for c in gallery.collections()] == [("a", True, 1), ("default", False, 0)]
+        assert gallery.update_collection("a", Targets(fmr=1e-3)).keep_chips, "what is not named is left as it is"
+        gallery.delete_template("a", "ada", "t1")
+        assert gallery.collections()[0].chips == 0
+        gallery.enroll("a", "ada", [NewTemplate("t3", axis(3), 10.0, chip(3))])
+        assert gallery.update_collection("a", Targets(), keep_chips=False).chips == 0
+        assert [t.chip for t in gallery.subject("a", "ada").templates] == [False, False]
+        with pytest.raises(CollectionNotFound):
+            gallery.update_collection("none", Targets(), keep_chips=False)
 
     def test_a_collection_made_again_has_another_identity(self, gallery: Gallery) -> None:
         gallery.create_collection("a")
