@@ -25,7 +25,15 @@ from PIL import Image
 from app.faces import FacePolicy
 from model import commands
 from model.data.face_set import CHIP_SIDE, CHIPS_FILE, LABEL_COLUMNS, SIDE_COLUMN, begin_packing, codes, write_table
-from model.data.folder import MIN_EYE_DISTANCE, Cut, Packer, choose_heldout, count_elsewhere, cut_faces, list_photographs
+from model.data.folder import (
+    MIN_EYE_DISTANCE,
+    Cut,
+    Packer,
+    choose_heldout,
+    count_elsewhere,
+    cut_faces,
+    list_photographs,
+)
 from model.data.left_out import SHEET_FILE, write_left_out
 from model.data.sufficiency import (
     ADVICE,

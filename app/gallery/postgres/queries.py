@@ -215,7 +215,7 @@ def touch_subject(connection: Connection, collection: int, subject: int, metadat
 
 
 _SUBJECTS = """
-    SELECT s.id, s.metadata, s.created_at, s.updated_at, t.id, t.created_at
+    SELECT s.id, s.metadata, s.created_at, s.updated_at, t.id, t.created_at, t.norm
     FROM subjects s LEFT JOIN templates t ON t.collection = s.collection AND t.subject = s.key
 """
 
@@ -256,7 +256,7 @@ def _subject(collection: str, rows: Sequence[Sequence[Any]]) -> Subject:
             metadata=load_metadata(metadata),
             created_at=created_at,
             updated_at=updated_at,
-            templates=tuple(Template(id=row[4], created_at=row[5]) for row in rows if row[4] is not None),
+            templates=tuple(Template(id=row[4], created_at=row[5], norm=row[6]) for row in rows if row[4] is not None),
         )
     except ValueError as error:
         raise SubjectDamaged(

@@ -12,8 +12,8 @@ from tests.model.support import make_chips
 pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
 
-from model.data.face_set import CHIPS_FILE, UNLABELLED, FaceSet, load_face_set, write_table
 from model.data.composites import BANDS, FEATHER, blend, main, make_composites, swap_parts
+from model.data.face_set import CHIPS_FILE, UNLABELLED, FaceSet, load_face_set, write_table
 
 cli = typer.Typer()
 cli.command()(main)

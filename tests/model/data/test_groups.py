@@ -21,8 +21,8 @@ from model.data.groups import (
     HELD_OUT,
     GroupMembers,
     adults,
-    for_cohort,
     evaluation_groups,
+    for_cohort,
     people,
 )
 from model.data.lookalikes import digest

@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.commands import StoppedError
-from model.commands import StoppedError
 from model.data.face_set import CHIPS_FILE, UNLABELLED, load_face_set
 from model.data.folder import ChipWriter, choose_heldout, list_photographs
 from model.data.prepare import app, decode_chip
@@ -66,8 +65,18 @@ def test_parquet_unpacks_chips_and_labels(tmp_path: Path) -> None:
 
 def test_several_files_are_one_set_and_a_name_is_one_person(tmp_path: Path) -> None:
     chips = make_chips([0, 1, 2])
-    first: dict[str, list[Any]] = {"image": [encoded(chips[0]), encoded(chips[1])], "identity": ["b", "a"], "split": ["train"] * 2}
-    second: dict[str, list[Any]] = {"image": [encoded(chips[2])], "identity": ["b"], "split": ["train"], "origin": ["Asian"], "age": ["9"]}
+    first: dict[str, list[Any]] = {
+        "image": [encoded(chips[0]), encoded(chips[1])],
+        "identity": ["b", "a"],
+        "split": ["train"] * 2,
+    }
+    second: dict[str, list[Any]] = {
+        "image": [encoded(chips[2])],
+        "identity": ["b"],
+        "split": ["train"],
+        "origin": ["Asian"],
+        "age": ["9"],
+    }
     for name, table in (("1", first), ("2", second)):
         pq.write_table(pa.table({**table, "source": [name] * len(table["image"])}), tmp_path / f"{name}.parquet")
     result = run("parquet", tmp_path / "1.parquet", tmp_path / "2.parquet", tmp_path / "out")
