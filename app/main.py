@@ -79,7 +79,7 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
     """The gallery in PostgreSQL if the settings name one, else that of the data directory. Raises GalleryError."""
     chosen = settings.gallery
     if chosen.url is not None:
-        gallery = postgres_parts().PostgresGallery(
+        gallery = postgres_part("gallery.postgres.gallery").PostgresGallery(
             chosen.url.get_secret_value(),
             encoder_digest=encoder_sha256,
             crowding=crowding,
@@ -92,8 +92,10 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
     )
 
 
-def copy_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> GalleryCopy:
-    """What is in the gallery of the data directory, for reading; a service may be using it. Raises GalleryError."""
+def open_copy(settings: Settings, encoder_sha256: str, crowding: Crowding) -> Gallery:
+    """What is in the gallery, for reading; services may be using it. Raises GalleryError."""
+    if settings.gallery.url is not None:
+        return open_gallery(settings, encoder_sha256, crowding)
     keys = open_vault(settings, create=False)
     return GalleryCopy(settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, keys=keys)
 
@@ -103,10 +105,10 @@ def no_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> G
     return GalleryCopy(None, encoder_digest=encoder_sha256, crowding=crowding)
 
 
-def postgres_parts() -> ModuleType:
-    """The gallery in PostgreSQL, whose packages are an extra. Raises GalleryUnavailable without them."""
+def postgres_part(name: str) -> ModuleType:
+    """A module of ``app`` that needs the packages of an extra. Raises GalleryUnavailable without them."""
     try:
-        return import_module("app.gallery.postgres.gallery")
+        return import_module(f"app.{name}")
     except ImportError as error:
         raise GalleryUnavailable(
             f"gallery.url is set, but {error.name} is not installed: pip install 'tessera-face[postgres]'."
@@ -185,8 +187,18 @@ def build_service(settings: Settings, open_gallery: OpenGallery = open_gallery) 
 
 
 def open_security(settings: Settings, *, create: bool = True) -> SecurityStore:
-    """Keys and audit trail of the data directory. Raises SecurityStoreUnavailable."""
-    return SecurityStore(settings.gallery.data_dir, settings.security.secret_file, create=create)
+    """Keys and audit trail, where the gallery is. Raises SecurityStoreUnavailable."""
+    directory, secret_file, url = settings.gallery.data_dir, settings.security.secret_file, settings.gallery.url
+    if url is None:
+        return SecurityStore(directory, secret_file, create=create)
+    store = postgres_part("security.postgres").PostgresSecurityStore
+    return cast(SecurityStore, store(url.get_secret_value(), directory, secret_file, create=create))
+
+
+def open_lockout(settings: Settings, store: SecurityStore) -> Lockout:
+    """Failed verifications, counted where the keys are. Raises SecurityStoreUnavailable."""
+    kind = Lockout if settings.gallery.url is None else postgres_part("security.postgres").SharedLockout
+    return cast(Lockout, kind(store, enabled=settings.security.lockout))
 
 
 def build_authenticator(settings: Settings, store: SecurityStore) -> Authenticator:
@@ -242,7 +254,7 @@ def build_components(
             server.threads or THREADS_A_CORE * cores, server.max_waiting, server.request_seconds, metrics
         ),
         metrics=metrics,
-        security=Security(store, Lockout(store, enabled=security.lockout), trail),
+        security=Security(store, open_lockout(settings, store), trail),
     )
 
 

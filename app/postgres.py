@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ RETRY_AFTER_SECONDS = 3
 WAIT_SECONDS = 5.0
 """How long a request waits for a connection."""
 STATEMENT_SECONDS = 10.0
+COMMIT_SECONDS = 10.0
+"""How long a commit may wait for synchronous standbys."""
 RECONNECT_SECONDS = 1.0
 """A connection attempt is given up so soon: the next request makes another one, without a growing pause."""
 _MIGRATION_LOCK = 0x7E55E7A0
@@ -226,6 +229,10 @@ def _commit(connection: Connection) -> None:
             warnings.append(notice.message_primary or "")
 
     connection.add_notice_handler(noticed)
+    # The server's own limits of time do not hold for this wait.
+    cancelling = threading.Timer(COMMIT_SECONDS, connection.cancel_safe)
+    cancelling.daemon = True
+    cancelling.start()
     try:
         connection.execute("COMMIT")
     except psycopg.OperationalError as error:
@@ -234,6 +241,7 @@ def _commit(connection: Connection) -> None:
             "the same request with the same Idempotency-Key again."
         ) from error
     finally:
+        cancelling.cancel()
         connection.remove_notice_handler(noticed)
     if warnings:
         raise PostgresUnavailable(

@@ -16,7 +16,7 @@ from app.crowding import Crowding, crowding_beside
 from app.decisions import Calibration
 from app.encoding import EncoderWeights, load_weights
 from app.evaluation.calibration import EncoderRun, describe
-from app.main import THREADS_A_CORE, build_encoder, build_finder, copy_gallery
+from app.main import THREADS_A_CORE, build_encoder, build_finder, open_copy
 from app.openvino import available_cores
 from app.recognition.site_calibration import (
     NEEDED,
@@ -87,7 +87,7 @@ def _from_folder(photographs: Path, settings: Settings, report: Path | None) -> 
 def _from_gallery(collection: str, settings: Settings) -> Calibration:
     (weights, crowding), encoding = _weights_of(settings), settings.encoding
     run = EncoderRun(weights.name, weights.version, weights.sha256, encoding.runtime, encoding.precision)
-    with closing(copy_gallery(settings, weights.sha256, crowding)) as gallery:
+    with closing(open_copy(settings, weights.sha256, crowding)) as gallery:
         return calibrate_gallery(gallery, collection, run, crowding)
 
 

@@ -14,7 +14,8 @@ from app.api import presenters
 from app.api.schemas import AuditReportOut
 from app.audits.page import audit_page
 from app.audits.report import audit
-from app.cli.options import DataDirOption, load_settings, refuse, refusing
+from app.cli.copying import copy_gallery
+from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table, steps
 from app.cli.recording import recorder
 from app.encoding import load_weights
@@ -24,12 +25,12 @@ from app.gallery.files import new_file
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.database import DATABASE_NAME
-from app.gallery.sqlite.inspection import accept_loss, inspect_directory
+from app.gallery.sqlite.inspection import Inspection, accept_loss, inspect_directory
 from app.gallery.sqlite.snapshot import snapshot
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import SubjectLine, export_reader, export_writer, read_export, write_export
-from app.main import copy_gallery, load_encoder_files, open_vault
+from app.main import load_encoder_files, open_copy, open_vault, postgres_part
 from app.settings import Settings
 
 FileArgument = Annotated[Path, typer.Argument(help="the file", metavar="FILE")]
@@ -52,6 +53,7 @@ def opened_vault(settings: Settings, *, create: bool = False) -> Iterator[Vault 
 commands = typer.Typer(help="Maintains what is enrolled.", no_args_is_help=True)
 AUDIT_STEPS = 1000
 """What the progress of an audit is shown in."""
+commands.command("copy")(copy_gallery)
 
 
 def record(settings: Settings, action: str, **details: object) -> None:
@@ -71,7 +73,7 @@ def audit_gallery(
         settings = load_settings(data_dir=data_dir)
         files = load_encoder_files(settings)
         with (
-            closing(copy_gallery(settings, files.weights.sha256, files.crowding)) as gallery,
+            closing(open_copy(settings, files.weights.sha256, files.crowding)) as gallery,
             steps("audit", AUDIT_STEPS) as step,
         ):
             report = audit(gallery, collection, files.calibration, files.crowding, _in_steps(step))
@@ -97,7 +99,7 @@ def _in_steps(step: Callable[[str], None]) -> Callable[[float], None]:
 def show_info(as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
     """Shows what is in the data directory: collections, encoder, size, encryption; the service may be running."""
     with refusing():
-        directory = load_settings(data_dir=data_dir).gallery.data_dir.resolve()
+        directory = data_directory(load_settings(data_dir=data_dir)).resolve()
         with snapshot(directory) as connection:
             collections = [presenters.collection(found) for found in queries.read_collections(connection)]
             encrypted = connection.execute("SELECT COUNT(*) FROM templates WHERE seal IS NOT NULL").fetchone()[0]
@@ -125,6 +127,7 @@ def back_up_gallery(file: FileArgument, data_dir: DataDirOption = None) -> None:
     """Copies the gallery to a new file and verifies the copy; the service may be running."""
     with refusing():
         settings = load_settings(data_dir=data_dir)
+        data_directory(settings)
         with opened_vault(settings) as keys:
             found = back_up(settings.gallery.data_dir, file, keys)
         record(settings, "backup", templates=found.templates)
@@ -142,6 +145,7 @@ def restore_gallery(
     """Puts a backup in the data directory after verifying it; the service must not be running."""
     with refusing():
         settings = load_settings(data_dir=data_dir)
+        data_directory(settings)
         directory = settings.gallery.data_dir
         with opened_vault(settings, create=True) as keys:
             aside = restore(file, directory, replace=replace, now=datetime.now(UTC), keys=keys)
@@ -158,6 +162,7 @@ def export_gallery(
     """Writes everyone who is enrolled as lines of JSON, gzipped if the name ends in .gz; the service may be running."""
     with refusing():
         settings = load_settings(data_dir=data_dir)
+        data_directory(settings)
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
         with (
             opened_vault(settings) as keys,
@@ -182,6 +187,7 @@ def import_gallery(
     """Stores what an export holds, all of it or nothing; the service must not be running."""
     with refusing():
         settings = load_settings(data_dir=data_dir)
+        data_directory(settings)
         encoder = load_weights(settings.encoding.directory).sha256
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
         with export_reader(file, passphrase) as stream, opened_vault(settings, create=True) as keys:
@@ -202,7 +208,11 @@ def check_gallery(
     """Looks for damage and loss and says what to do; exit code 1 if there is any. The service may be running."""
     with refusing():
         settings = load_settings(data_dir=data_dir)
-        directory = settings.gallery.data_dir
+        if settings.gallery.url is not None and not accept_loss_:
+            url = settings.gallery.url.get_secret_value()
+            _show("PostgreSQL", postgres_part("gallery.postgres.transfer").inspect_database(url))
+            return
+        directory = data_directory(settings)
         if accept_loss_:
             accept_loss(directory)
             record(settings, "accept_loss")
@@ -210,7 +220,11 @@ def check_gallery(
             return
         with opened_vault(settings) as keys:
             found = inspect_directory(directory, keys)
-    typer.echo(f"{directory}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
+    _show(str(directory), found)
+
+
+def _show(place: str, found: Inspection) -> None:
+    typer.echo(f"{place}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
     for problem in found.problems:
         typer.secho(f"- {problem}", fg="red")
     if found.problems:
@@ -225,6 +239,7 @@ def rotate_key(data_dir: DataDirOption = None) -> None:
     """
     with refusing():
         settings = load_settings(data_dir=data_dir)
+        data_directory(settings)
         with opened_vault(settings) as keys:
             if keys is None:
                 raise refuse("templates are not encrypted: no master key is set, or there are no keys of templates yet")
@@ -246,6 +261,7 @@ def list_for_reenrolment(
     """
     with refusing():
         settings = load_settings(data_dir=data_dir)
+        data_directory(settings)
         with opened_vault(settings) as keys:
             enrolled = set(_subjects(settings.gallery.data_dir, keys))
         with opened_vault(load_settings(data_dir=old)) as keys:

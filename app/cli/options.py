@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError
 
 from app.cli.output import ExitCode
 from app.errors import TesseraError
+from app.gallery import BackupError
 from app.settings import Settings
 
 DataDirOption = Annotated[
@@ -70,3 +71,13 @@ def load_settings(host: str | None = None, port: int | None = None, data_dir: Pa
 def settings_without_data() -> Settings:
     """Settings for a command that reads no data directory: whether there is a default for one does not matter."""
     return load_settings(data_dir=Path())
+
+
+def data_directory(settings: Settings) -> Path:
+    """The folder of the gallery. Raises BackupError where PostgreSQL keeps it."""
+    if settings.gallery.url is not None:
+        raise BackupError(
+            "TESSERA_GALLERY__URL is set, and this command is for a data directory: use PostgreSQL's own backups "
+            "(docs/scale.md), or `tessera gallery copy` to have a data directory."
+        )
+    return settings.gallery.data_dir

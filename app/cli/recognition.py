@@ -18,7 +18,7 @@ from app.cli.recording import recorder
 from app.decisions import Claim, Decision, Reason
 from app.faces import FacePolicy
 from app.gallery import DEFAULT_COLLECTION
-from app.main import build_service, copy_gallery, no_gallery
+from app.main import build_service, no_gallery, open_copy
 
 Request = TypeVar("Request", bound=BaseModel)
 
@@ -105,7 +105,7 @@ def identify(  # noqa: PLR0913, PLR0917
             claim=claim,
             face_policy=face_policy,
         )
-        with closing(build_service(settings, copy_gallery)) as service, recorder(settings) as trail:
+        with closing(build_service(settings, open_copy)) as service, recorder(settings) as trail:
             result = service.identify(
                 request.image, collection, top_k, face_policy=face_policy, requested=request.requested()
             )

@@ -93,13 +93,16 @@ def _start_lines(settings: Settings, service: RecognitionService) -> tuple[str, 
     encoder, criteria = service.encoder, service.criteria
     collections = service.gallery.collections()
     return (
-        f"data directory {settings.gallery.data_dir.resolve()}: {sum(c.subjects for c in collections)} subjects in "
-        f"{len(collections)} collection(s)",
+        f"{_where(settings)}: {sum(c.subjects for c in collections)} subjects in {len(collections)} collection(s)",
         f"encoder {encoder.name} {encoder.version} on {encoder.runtime} {encoder.precision}",
         f"decisions at a false match rate of {criteria.target_fmr:g}, claim {criteria.claim}, calibration "
         f"{service.calibration.version}",
         f"keys {_keys_needed(settings)}",
     )
+
+
+def _where(settings: Settings) -> str:
+    return "PostgreSQL" if settings.gallery.url else f"data directory {settings.gallery.data_dir.resolve()}"
 
 
 def _keys_needed(settings: Settings) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from app.api import schemas
 from app.api.routes.subjects import decode_cursor, encode_cursor
-from app.cli.options import DataDirOption, load_settings, refuse, refusing
+from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
 from app.cli.output import JsonOption, print_json, print_table
 from app.cli.recording import recorder
 from app.gallery import DEFAULT_COLLECTION
@@ -36,7 +36,7 @@ def list_subjects(
     """Shows a page of subjects by id; the service may be running."""
     with refusing():
         after = "" if cursor is None else decode_cursor(cursor)
-        with snapshot(load_settings(data_dir=data_dir).gallery.data_dir) as connection:
+        with snapshot(data_directory(load_settings(data_dir=data_dir))) as connection:
             found = queries.read_subjects(connection, collection, after, limit + 1)
     page = [schemas.SubjectOut.model_validate(subject) for subject in found[:limit]]
     more = encode_cursor(page[-1].id) if len(found) > limit else None
@@ -59,7 +59,7 @@ def show_subject(
     data_dir: DataDirOption = None,
 ) -> None:
     """Shows metadata, times and templates of a subject; the service may be running."""
-    with refusing(), snapshot(load_settings(data_dir=data_dir).gallery.data_dir) as connection:
+    with refusing(), snapshot(data_directory(load_settings(data_dir=data_dir))) as connection:
         found = schemas.SubjectOut.model_validate(queries.read_subject(connection, collection, subject_id))
     if as_json:
         print_json(found)
@@ -80,7 +80,7 @@ def delete_subject(
     """Erases a subject with all templates; the service must not be running (it has DELETE /subjects/SUBJECT)."""
     with refusing():
         settings = load_settings(data_dir=data_dir)
-        with snapshot(settings.gallery.data_dir) as connection:
+        with snapshot(data_directory(settings)) as connection:
             templates = len(queries.read_subject(connection, collection, subject_id).templates)
         if not yes:
             _confirm(f"Erase {subject_id} in {collection} with {templates} templates?")

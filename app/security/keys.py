@@ -10,7 +10,6 @@ import hmac
 import json
 import re
 import secrets
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from typing import Any
 
 from app.security.errors import Forbidden, Unauthenticated
 from app.security.secret import Secret
-from app.security.store import SecurityStore
+from app.security.store import SecurityStore, Statements
 
 KEY = re.compile(r"tessera_([a-z2-7]{10})_([A-Za-z0-9_-]{43})")
 _PURPOSE = "key"
@@ -136,8 +135,8 @@ class KeyStore:
         """Ends a key, now or later. Raises KeyError for an unknown one."""
         moment = (datetime.now(UTC) + after).isoformat()
 
-        def change(connection: sqlite3.Connection) -> None:
-            query = "UPDATE keys SET revoked_at = MIN(COALESCE(revoked_at, ?), ?) WHERE id = ?"
+        def change(connection: Statements) -> None:
+            query = "UPDATE keys SET revoked_at = CASE WHEN revoked_at < ? THEN revoked_at ELSE ? END WHERE id = ?"
             if connection.execute(query, (moment, moment, key_id)).rowcount == 0:
                 raise KeyError(key_id)
 
@@ -188,7 +187,7 @@ def key_digest(secret: Secret, text: str) -> bytes:
     return secret.digest(_PURPOSE, text)
 
 
-def _insert(connection: sqlite3.Connection, key: ApiKey) -> None:
+def _insert(connection: Statements, key: ApiKey) -> None:
     connection.execute(
         _INSERT,
         (

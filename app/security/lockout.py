@@ -8,7 +8,6 @@ once gain nothing.
 from __future__ import annotations
 
 import math
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,21 +15,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from app.security.errors import LockedOut
-from app.security.store import SecurityStore
+from app.security.store import SecurityStore, Statements
 
 FREE_FAILURES = 5
 FIRST_DELAY = timedelta(seconds=30)
 LONGEST_DELAY = timedelta(hours=1)
 FORGOTTEN_AFTER = timedelta(days=30)
 """Failures of a subject that nobody tries any more are erased."""
-_NEVER = datetime.min.replace(tzinfo=UTC)
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
 class _Failures:
     count: int = 0
     pending: int = 0
-    blocked_until: datetime = _NEVER
+    blocked_until: datetime = NEVER
 
 
 @dataclass(slots=True)
@@ -63,20 +62,20 @@ class Lockout:
             yield attempt
             return
         subject = self._name(collection, subject_id)
-        self._begin(subject)
+        begun = self._begin(subject)
         try:
             yield attempt
         except BaseException:
-            self._end(subject, failed=None)
+            self._end(subject, begun, failed=None)
             raise
-        self._end(subject, failed=not attempt.matched)
+        self._end(subject, begun, failed=not attempt.matched)
 
     def forget(self, collection: str, subject_id: str) -> None:
         """Erases the failures of an erased subject."""
         name = self._name(collection, subject_id)
         with self._lock:
             self._failures.pop(name, None)
-        self._store.change_later(lambda connection: _save(connection, name, 0, _NEVER))
+        self._store.change_later(lambda connection: save_failures(connection, name, 0, NEVER))
 
     def forget_collection(self, collection: str) -> None:
         """Erases the failures of all subjects of an erased collection."""
@@ -107,24 +106,17 @@ class Lockout:
         pseudonym = self._store.secret.pseudonym
         return f"{pseudonym(collection, '')}:{pseudonym(collection, subject_id)}"
 
-    def _begin(self, subject: str) -> None:
+    def _begin(self, subject: str) -> str:
+        """Lets an attempt begin; what ``_end`` has to be told of it. Raises LockedOut."""
         with self._lock:
             known = self._failures.setdefault(subject, _Failures())
-            now = self._clock()
             # A clock that was set back must not lock anybody out for longer.
-            known.blocked_until = min(known.blocked_until, now + LONGEST_DELAY)
-            # Beyond the free failures one attempt at a time: each of them decides how long the next one waits.
-            allowed = max(FREE_FAILURES - known.count, 1)
-            if now < known.blocked_until or known.pending >= allowed:
-                wait = max(1, math.ceil((known.blocked_until - now).total_seconds()))
-                raise LockedOut(
-                    f"{known.count} verifications of this subject failed in a row; the next one may begin in {wait} s.",
-                    retry_after=wait,
-                    failures=known.count,
-                )
+            known.blocked_until = min(known.blocked_until, self._clock() + LONGEST_DELAY)
+            refuse_blocked(known.count, known.pending, known.blocked_until, self._clock())
             known.pending += 1
+        return ""
 
-    def _end(self, subject: str, *, failed: bool | None) -> None:
+    def _end(self, subject: str, _: str, *, failed: bool | None) -> None:
         """Records the outcome of an attempt; None: there was none."""
         with self._lock:
             known = self._failures.setdefault(subject, _Failures())
@@ -133,26 +125,46 @@ class Lockout:
                 changed = False
             elif failed:
                 known.count += 1
-                over = known.count - FREE_FAILURES
-                # A time even where nothing is blocked: how old the failures are.
-                known.blocked_until = self._clock()
-                if over >= 0:
-                    known.blocked_until = self._clock() + min(FIRST_DELAY * 2 ** min(over, 20), LONGEST_DELAY)
+                known.blocked_until = blocked_until(known.count, self._clock())
                 changed = True
             else:
                 changed = known.count > 0
-                known.count, known.blocked_until = 0, _NEVER
+                known.count, known.blocked_until = 0, NEVER
             count, until = known.count, known.blocked_until
             if not known.count and not known.pending:
                 del self._failures[subject]
         if changed:
-            self._store.change_later(lambda connection: _save(connection, subject, count, until))
+            self._store.change_later(lambda connection: save_failures(connection, subject, count, until))
 
 
-def _save(connection: sqlite3.Connection, subject: str, count: int, until: datetime) -> None:
+def refuse_blocked(count: int, pending: int, until: datetime, now: datetime) -> None:
+    """Raises LockedOut if no attempt may begin after so many failures, with so many attempts under way."""
+    # Beyond the free failures one attempt at a time: each of them decides how long the next one waits.
+    allowed = max(FREE_FAILURES - count, 1)
+    if now < until or pending >= allowed:
+        wait = max(1, math.ceil((until - now).total_seconds()))
+        raise LockedOut(
+            f"{count} verifications of this subject failed in a row; the next one may begin in {wait} s.",
+            retry_after=wait,
+            failures=count,
+        )
+
+
+def blocked_until(count: int, now: datetime) -> datetime:
+    """When the next attempt may begin after the last of so many failures."""
+    over = count - FREE_FAILURES
+    # A time even where nothing is blocked: how old the failures are.
+    return now + min(FIRST_DELAY * 2 ** min(over, 20), LONGEST_DELAY) if over >= 0 else now
+
+
+def save_failures(connection: Statements, subject: str, count: int, until: datetime) -> None:
+    """Stores how often verifications of a subject failed in a row."""
     if count:
         connection.execute(
-            "INSERT OR REPLACE INTO failures (subject, count, blocked_until) VALUES (?, ?, ?)",
+            """
+            INSERT INTO failures (subject, count, blocked_until) VALUES (?, ?, ?)
+            ON CONFLICT (subject) DO UPDATE SET count = excluded.count, blocked_until = excluded.blocked_until
+            """,
             (subject, count, until.isoformat()),
         )
     else:

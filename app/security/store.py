@@ -9,11 +9,11 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from app.security.errors import SecurityStoreUnavailable
 from app.security.secret import SECRET_NAME, Secret, read_secret
@@ -67,7 +67,31 @@ _LOGGER = logging.getLogger("tessera")
 
 NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 
-Change = Callable[[sqlite3.Connection], Any]
+
+class Rows(Protocol):
+    """What a statement gives."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it changed."""
+        ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Statements(Protocol):
+    """A connection to SQLite or PostgreSQL. Statements are of the SQL that both know, with ``?`` for values."""
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> Rows:
+        """Runs one statement."""
+        ...
+
+
+Change = Callable[[Statements], Any]
 """Something to do inside a write transaction."""
 
 
@@ -84,7 +108,7 @@ class SecurityStore:
         exists = path.exists()
         if not create and not exists:
             raise SecurityStoreUnavailable(f"There are no keys and no audit trail in {directory}: {path} is missing.")
-        self._lock, self._starting = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not exists and secret_file is None and secret_path.exists():
@@ -100,6 +124,10 @@ class SecurityStore:
             self._prepare(path)
         except (OSError, sqlite3.Error) as error:
             raise SecurityStoreUnavailable(f"The database {path} cannot be opened: {error}.") from error
+        self._start()
+
+    def _start(self) -> None:
+        self._lock, self._starting = threading.Lock(), threading.Lock()
         self._waiting: queue.Queue[tuple[Change, Future[Any] | None] | None] = queue.Queue(MOST_WAITING)
         self._failure: str | None = None
         self.make_room: Callable[[], bool] | None = None
@@ -119,14 +147,24 @@ class SecurityStore:
             self._connection.executescript(SCHEMA)
             self.change(self._begin_trail)
 
-    def _begin_trail(self, connection: sqlite3.Connection) -> None:
+    def _begin_trail(self, connection: Statements) -> None:
         set_end(connection, self.secret, "head", 0, GENESIS)
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[Statements]:
         """The connection, for reads. Raises SecurityStoreUnavailable."""
         with self._lock, _answering():
             yield self._connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Statements]:
+        """As ``reading``; all statements see one state."""
+        with self._lock, _answering():
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                self._connection.rollback()
 
     def change(self, change: Change) -> Any:
         """Runs a change in a transaction of its own, on disk when this returns. Raises SecurityStoreUnavailable."""
@@ -154,7 +192,10 @@ class SecurityStore:
             self._waiting.put(None)
             self._writer.join()
         with self._lock:
-            self._connection.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._connection.close()
 
     def _enqueue(self, change: Change, future: Future[Any] | None) -> None:
         with self._starting:
@@ -223,9 +264,9 @@ class SecurityStore:
         return results
 
 
-def _probe(connection: sqlite3.Connection) -> None:
+def _probe(connection: Statements) -> None:
     """A write that changes nothing: whether writes work again."""
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("UPDATE trail_ends SET sequence = sequence")
 
 
 def seal(secret: Secret, name: str, sequence: int, digest: bytes) -> bytes:
@@ -233,10 +274,13 @@ def seal(secret: Secret, name: str, sequence: int, digest: bytes) -> bytes:
     return secret.digest("trail end", name, str(sequence), digest.hex())
 
 
-def set_end(connection: sqlite3.Connection, secret: Secret, name: str, sequence: int, digest: bytes) -> None:
+def set_end(connection: Statements, secret: Secret, name: str, sequence: int, digest: bytes) -> None:
     """Writes the ``start`` or the ``head`` of the trail, sealed: even an empty one has a head."""
     connection.execute(
-        "INSERT OR REPLACE INTO trail_ends (name, sequence, hash, seal) VALUES (?, ?, ?, ?)",
+        """
+        INSERT INTO trail_ends (name, sequence, hash, seal) VALUES (?, ?, ?, ?) ON CONFLICT (name)
+        DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash, seal = excluded.seal
+        """,
         (name, sequence, digest, seal(secret, name, sequence, digest)),
     )
 

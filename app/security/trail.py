@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from app.security.secret import Secret
-from app.security.store import GENESIS, SecurityStore, seal, set_end
+from app.security.store import GENESIS, SecurityStore, Statements, seal, set_end
 
 PRUNED = "prune_trail"
 
@@ -85,7 +84,7 @@ class AuditTrail:
         """Writes a record; the future is done when it is on disk."""
         return self._store.change_soon(self._appending(entry))
 
-    def _appending(self, entry: Entry) -> Callable[[sqlite3.Connection], Receipt]:
+    def _appending(self, entry: Entry) -> Callable[[Statements], Receipt]:
         at = self._clock().isoformat(timespec="milliseconds")
         content = {name: value for name, value in asdict(entry).items() if value not in (None, {})}
         return lambda connection: append(connection, self._store.secret, at, content)
@@ -123,7 +122,7 @@ class AuditTrail:
         """Removes records older than this many days and records that; returns how many."""
         limit = (self._clock() - timedelta(days=days)).isoformat(timespec="milliseconds")
 
-        def change(connection: sqlite3.Connection) -> int:
+        def change(connection: Statements) -> int:
             # Only what lies before every record that is kept: a clock that was wrong for a moment removes nothing.
             last = connection.execute(
                 """
@@ -149,7 +148,7 @@ class AuditTrail:
         return verify_chain(self._store, expected)
 
 
-def append(connection: sqlite3.Connection, secret: Secret, at: str, content: dict[str, Any]) -> Receipt:
+def append(connection: Statements, secret: Secret, at: str, content: dict[str, Any]) -> Receipt:
     """Appends a record inside the caller's transaction."""
     head = _end(connection, "head") or (0, GENESIS, b"")
     sequence, text = head[0] + 1, json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -163,15 +162,11 @@ def append(connection: sqlite3.Connection, secret: Secret, at: str, content: dic
 
 def verify_chain(store: SecurityStore, expected: Receipt | None) -> list[str]:
     """See ``AuditTrail.verify``; stops at the first broken link, since all after it are in doubt."""
-    with store.reading() as connection:
-        connection.execute("BEGIN")
-        try:
-            return _problems(connection, store.secret, expected)
-        finally:
-            connection.rollback()
+    with store.snapshot() as connection:
+        return _problems(connection, store.secret, expected)
 
 
-def _problems(connection: sqlite3.Connection, secret: Secret, expected: Receipt | None) -> list[str]:
+def _problems(connection: Statements, secret: Secret, expected: Receipt | None) -> list[str]:
     start, head = _end(connection, "start"), _end(connection, "head")
     if head is None:
         return ["the trail has no head, which even an empty one has: it was removed"]
@@ -211,7 +206,7 @@ def _link(secret: Secret, previous: bytes, sequence: int, at: str, text: str) ->
     return secret.digest("trail", previous.hex(), str(sequence), at, text)
 
 
-def _end(connection: sqlite3.Connection, name: str) -> _End | None:
+def _end(connection: Statements, name: str) -> _End | None:
     row: _End | None = connection.execute(
         "SELECT sequence, hash, seal FROM trail_ends WHERE name = ?", (name,)
     ).fetchone()

@@ -155,7 +155,8 @@ def load_face_set(directory: Path) -> FaceSet:
     chips = np.load(directory / CHIPS_FILE, mmap_mode="r")
     if len(chips) != len(table):
         raise ValueError(
-            f"{directory} has {len(chips)} chips and labels of {len(table)}; write both with `python -m model.data.prepare`"
+            f"{directory} has {len(chips)} chips and labels of {len(table)}; write both with "
+            "`python -m model.data.prepare`"
         )
 
     def texts(name: str) -> list[str]:

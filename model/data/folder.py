@@ -104,7 +104,8 @@ class ChipWriter:
 class Packer:
     """Packs what was cut: each photograph once, and none that lies in the folders of two people.
 
-    One face in two photographs, to the last bit, is one photograph. ``identity`` and ``sides`` are as in ``write_table``.
+    One face in two photographs, to the last bit, is one photograph. ``identity`` and ``sides`` are as in
+    ``write_table``.
     """
 
     source: Path

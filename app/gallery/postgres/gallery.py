@@ -18,6 +18,7 @@ from app.gallery.postgres.subjects import Maker, SubjectRecord, erase_subject, e
 from app.gallery.postgres.templates import bind_cohort, read_templates, read_vectors
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
+    ChipsNeedEncryption,
     CollectionExists,
     CollectionNotEmpty,
     DiskFull,
@@ -31,7 +32,16 @@ from app.gallery.protocol import (
     SubjectNotFound,
     TooManyTemplates,
 )
-from app.gallery.records import Candidate, Collection, CollectionSize, NewTemplate, Subject, SubjectVectors, Targets
+from app.gallery.records import (
+    Candidate,
+    Collection,
+    CollectionSize,
+    GalleryStatistics,
+    NewTemplate,
+    Subject,
+    SubjectVectors,
+    Targets,
+)
 from app.gallery.sqlite.gallery import utc_now
 from app.gallery.sqlite.migration import shipped_scripts
 from app.gallery.sqlite.ranking import RankedSubject, checked, rank
@@ -104,7 +114,7 @@ class PostgresGallery:
 
     def _open(self, connection: Connection) -> None:
         encoder = queries.bind_encoder(connection, self._database.place, self._digest)
-        self._maker = Maker(encoder, self._digest, self._crowding)
+        self.maker = Maker(encoder, self._digest, self._crowding)
         bind_cohort(connection, self._crowding)
         queries.insert_collection(connection, DEFAULT_COLLECTION, self._clock())
 
@@ -115,9 +125,15 @@ class PostgresGallery:
 
         return self._database.write(do)
 
-    def create_collection(self, collection: str, targets: Targets = Targets()) -> Collection:  # noqa: B008
+    def create_collection(
+        self,
+        collection: str,
+        targets: Targets = Targets(),  # noqa: B008
+        keep_chips: bool = False,
+    ) -> Collection:
         if not collection:
             raise ValueError("A collection's id is empty.")
+        _refuse_chips(keep_chips)
 
         def create(connection: Connection, now: datetime) -> Collection:
             key = queries.insert_collection(connection, collection, now)
@@ -128,7 +144,9 @@ class PostgresGallery:
 
         return self._write(create)
 
-    def update_collection(self, collection: str, targets: Targets) -> Collection:
+    def update_collection(self, collection: str, targets: Targets, *, keep_chips: bool | None = None) -> Collection:
+        _refuse_chips(keep_chips)
+
         def update(connection: Connection, _: datetime) -> Collection:
             key = queries.collection_key(connection, collection, "FOR NO KEY UPDATE")
             queries.set_targets(connection, key, targets)
@@ -207,7 +225,7 @@ class PostgresGallery:
                     f"there would be more than {most}. Delete some, or replace them."
                 )
             now = self._clock()
-            stored = store_subject(connection, subject, held, [(t, now) for t in templates], self._maker, encoded, now)
+            stored = store_subject(connection, subject, held, [(t, now) for t in templates], self.maker, encoded, now)
             enrolled = queries.read_subject(connection, collection, subject_id)
             if receipt is not None:
                 ids = [template.id for template in templates]
@@ -301,6 +319,10 @@ class PostgresGallery:
             log_damage(damage)
         self._logged.add(damage)
 
+    def statistics(self) -> GalleryStatistics:
+        # Damage is noticed when it is read. Checkpoints are the server's own, see pg_stat_checkpointer.
+        return GalleryStatistics(damaged_subjects=len(self._logged), checkpoints=0, checkpoint_seconds=0.0)
+
     def check(self) -> None:
         with self._database.reading() as connection:
             broken = queries.broken_indexes(connection)
@@ -343,3 +365,11 @@ def _candidate(ranked: RankedSubject) -> Candidate:
         ranked.norm,
         nearest.crowding,
     )
+
+
+def _refuse_chips(keep_chips: bool | None) -> None:
+    if keep_chips:
+        raise ChipsNeedEncryption(
+            "A chip is a picture of a face, so chips are kept only in a gallery that encrypts them, and one in "
+            "PostgreSQL does not. Leave keep_chips out."
+        )

@@ -319,3 +319,28 @@ def broken_indexes(connection: Connection) -> list[str]:
         """
     )
     return [str(name) for (name,) in rows]
+
+
+def miscounted(connection: Connection, most_fused: int) -> list[tuple[str, int, int]]:
+    """Collections whose counts do not fit: id, subjects that are there, subjects that are counted."""
+    rows = connection.execute(
+        """
+        SELECT c.id, COALESCE(stored.subjects, 0), COALESCE(counted.subjects, 0) FROM collections c
+        LEFT JOIN (
+            SELECT collection, COUNT(*) AS subjects, SUM(templates)::bigint AS templates,
+                   SUM(LEAST(templates, %s)) AS fused
+            FROM (SELECT collection, COUNT(*) AS templates FROM templates GROUP BY collection, subject) t
+            GROUP BY collection
+        ) stored ON stored.collection = c.key
+        LEFT JOIN (
+            SELECT collection, SUM(subjects)::bigint AS subjects, SUM(templates)::bigint AS templates,
+                   SUM(subjects * fused) AS fused
+            FROM sizes GROUP BY collection
+        ) counted ON counted.collection = c.key
+        WHERE (COALESCE(stored.subjects, 0), COALESCE(stored.templates, 0), COALESCE(stored.fused, 0))
+           <> (COALESCE(counted.subjects, 0), COALESCE(counted.templates, 0), COALESCE(counted.fused, 0))
+        ORDER BY c.id
+        """,
+        (most_fused,),
+    )
+    return [(str(id_), int(stored), int(counted)) for id_, stored, counted in rows]

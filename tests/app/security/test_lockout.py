@@ -9,6 +9,7 @@ import pytest
 from app.security.errors import LockedOut
 from app.security.lockout import FREE_FAILURES, Lockout
 from app.security.store import SecurityStore
+from tests.app.security.conftest import lockout_of
 
 
 class Clock:
@@ -41,7 +42,7 @@ def delay(lockout: Lockout) -> int:
 
 
 def test_five_failures_are_free_and_then_each_doubles_the_wait(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for _ in range(FREE_FAILURES):
         attempt(lockout)
     for expected in (30, 60, 120, 240, 480, 960, 1920, 3600, 3600):
@@ -53,7 +54,7 @@ def test_five_failures_are_free_and_then_each_doubles_the_wait(store: SecuritySt
 
 
 def test_a_clock_that_is_set_back_locks_nobody_out_for_longer(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for _ in range(FREE_FAILURES):
         attempt(lockout)
     clock.wait(-10 * 24 * 3600)
@@ -61,7 +62,7 @@ def test_a_clock_that_is_set_back_locks_nobody_out_for_longer(store: SecuritySto
 
 
 def test_a_match_starts_anew(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for _ in range(FREE_FAILURES - 1):
         attempt(lockout)
     attempt(lockout, matched=True)
@@ -74,7 +75,7 @@ def test_a_match_starts_anew(store: SecurityStore, clock: Clock) -> None:
 
 
 def test_others_are_not_touched(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for _ in range(FREE_FAILURES):
         attempt(lockout)
     attempt(lockout, subject="grace")
@@ -82,7 +83,7 @@ def test_others_are_not_touched(store: SecurityStore, clock: Clock) -> None:
 
 
 def test_many_at_once_gain_nothing(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     with ExitStack() as under_way:
         for _ in range(FREE_FAILURES):
             under_way.enter_context(lockout.attempt("default", "ada"))
@@ -94,7 +95,7 @@ def test_many_at_once_gain_nothing(store: SecurityStore, clock: Clock) -> None:
 
 
 def test_what_gave_no_decision_does_not_count(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for _ in range(3 * FREE_FAILURES):
         with pytest.raises(ZeroDivisionError), lockout.attempt("default", "ada"):
             raise ZeroDivisionError
@@ -103,12 +104,12 @@ def test_what_gave_no_decision_does_not_count(store: SecurityStore, clock: Clock
 
 def test_failures_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
     store = SecurityStore(tmp_path)
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for _ in range(FREE_FAILURES):
         attempt(lockout)
     store.close()
     store = SecurityStore(tmp_path)
-    assert delay(Lockout(store, clock=clock)) == 30
+    assert delay(lockout_of(store, clock=clock)) == 30
     store.close()
     for path in tmp_path.iterdir():
         assert b"ada" not in path.read_bytes()
@@ -116,12 +117,12 @@ def test_failures_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
 
 def test_fewer_failures_survive_a_restart_too_and_old_ones_do_not(tmp_path: Path, clock: Clock) -> None:
     store = SecurityStore(tmp_path)
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for _ in range(FREE_FAILURES - 1):
         attempt(lockout)
     store.close()
     store = SecurityStore(tmp_path)
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     attempt(lockout)
     assert delay(lockout) == 30
     clock.wait(31 * 24 * 3600)
@@ -133,7 +134,7 @@ def test_fewer_failures_survive_a_restart_too_and_old_ones_do_not(tmp_path: Path
 
 
 def test_erased_subjects_and_collections_leave_no_failures(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, clock=clock)
+    lockout = lockout_of(store, clock=clock)
     for collection, subject in (("default", "ada"), ("staff", "ada"), ("staff", "grace")):
         for _ in range(FREE_FAILURES):
             attempt(lockout, collection=collection, subject=subject)
@@ -149,6 +150,6 @@ def test_erased_subjects_and_collections_leave_no_failures(store: SecurityStore,
 
 
 def test_it_can_be_switched_off(store: SecurityStore, clock: Clock) -> None:
-    lockout = Lockout(store, enabled=False, clock=clock)
+    lockout = lockout_of(store, enabled=False, clock=clock)
     for _ in range(3 * FREE_FAILURES):
         attempt(lockout)

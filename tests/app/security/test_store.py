@@ -10,15 +10,15 @@ import pytest
 
 from app.security.errors import SecurityStoreUnavailable
 from app.security.secret import Secret, read_secret
-from app.security.store import DATABASE_NAME, MOST_WAITING, SecurityStore
+from app.security.store import DATABASE_NAME, MOST_WAITING, SecurityStore, Statements
 
 
-def count(connection: sqlite3.Connection) -> int:
+def count(connection: Statements) -> int:
     return int(connection.execute("SELECT COUNT(*) FROM failures").fetchone()[0])
 
 
 def insert(name: str, error: Exception | None = None):  # type: ignore[no-untyped-def]
-    def change(connection: sqlite3.Connection) -> str:
+    def change(connection: Statements) -> str:
         connection.execute("INSERT INTO failures VALUES (?, 1, '')", (name,))
         if error is not None:
             raise error
@@ -27,6 +27,7 @@ def insert(name: str, error: Exception | None = None):  # type: ignore[no-untype
     return change
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_its_files_are_its_owners_alone(store: SecurityStore, tmp_path: Path) -> None:
     store.change(insert("a"))
     for path in tmp_path.iterdir():
@@ -52,6 +53,7 @@ def test_what_waits_is_written_before_it_closes(tmp_path: Path) -> None:
     reopened.close()
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_another_process_may_write_meanwhile(store: SecurityStore, tmp_path: Path) -> None:
     other = SecurityStore(tmp_path)
     other.change(insert("theirs"))
@@ -61,6 +63,7 @@ def test_another_process_may_write_meanwhile(store: SecurityStore, tmp_path: Pat
     other.close()
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_a_database_that_is_held_is_reported_and_caught_up_with(store: SecurityStore, tmp_path: Path) -> None:
     holder = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -81,6 +84,7 @@ def test_a_database_that_is_held_is_reported_and_caught_up_with(store: SecurityS
     store.check()
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_it_works_again_although_nothing_waits(store: SecurityStore, tmp_path: Path) -> None:
     holder = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -104,6 +108,7 @@ def test_whatever_fails_the_next_change_is_made(store: SecurityStore) -> None:
     assert store.change_soon(insert("b")).result(30) == "b"
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_a_full_disk_is_tried_again_when_there_is_room(store: SecurityStore) -> None:
     with store.reading() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]

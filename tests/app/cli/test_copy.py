@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+
+from app.crowding import load_crowding
+from app.decisions import load_calibration
+from app.encoding import load_weights
+from app.gallery import Gallery, OnConflict, SqliteGallery, Targets
+from app.gallery.postgres.gallery import PostgresGallery
+from app.settings import EncodingSettings
+from benchmarks.postgres_server import PostgresServer
+from tests.app.gallery.contract import random_embedding, template
+from tests.app.postgres import emptied, postgres, url
+from tests.app.process import tessera
+
+__all__ = ["postgres", "url"]
+pytestmark = pytest.mark.slow
+
+
+def filled(directory: Path, people: int = 250) -> str:
+    """A gallery of the service's encoder in a folder; the encoder's digest."""
+    encoding = EncodingSettings().directory
+    weights = load_weights(encoding)
+    crowding = load_crowding(encoding, load_calibration(encoding, weights.sha256).cohort_sha256)
+    random = np.random.default_rng(5)
+    with closing(SqliteGallery(directory, encoder_digest=weights.sha256, crowding=crowding)) as gallery:
+        gallery.create_collection("staff", Targets(fmr=1e-3, claim="pooled"))
+        for number in range(people):
+            new = [template(random_embedding(random), f"t{number}-{i}") for i in range(1 + number % 3)]
+            gallery.enroll(("default", "staff")[number % 2], f"s{number}", new, metadata={"z": number, "a": "ü"})
+    return weights.sha256
+
+
+def answers(gallery: Gallery) -> list[object]:
+    random = np.random.default_rng(6)
+    return [gallery.search("default", random_embedding(random), 5) for _ in range(5)]
+
+
+def test_a_gallery_is_copied_there_and_back(tmp_path: Path, url: str) -> None:
+    digest = filled(tmp_path / "from")
+    there = tessera("gallery", "copy", str(tmp_path / "from"), url)
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.startswith("250 subjects copied; both have 2 collections, 250 subjects, 499 templates")
+    back = tessera("gallery", "copy", url, str(tmp_path / "back"))
+    assert back.returncode == 0, back.stderr
+    found = re.findall(r"SHA-256 (\w{64})", there.stdout + back.stdout)
+    assert len(found) == 2
+    assert found[0] == found[1]
+    encoding = EncodingSettings().directory
+    crowding = load_crowding(encoding, load_calibration(encoding, digest).cohort_sha256)
+    with (
+        closing(SqliteGallery(tmp_path / "from", encoder_digest=digest, crowding=crowding)) as first,
+        closing(PostgresGallery(url, encoder_digest=digest, crowding=crowding)) as second,
+        closing(SqliteGallery(tmp_path / "back", encoder_digest=digest, crowding=crowding)) as third,
+    ):
+        assert answers(first) == answers(second) == answers(third)
+
+
+def test_a_copy_goes_on_where_it_was_interrupted(tmp_path: Path, url: str) -> None:
+    digest = filled(tmp_path / "from", 30)
+    assert tessera("gallery", "copy", str(tmp_path / "from"), url).returncode == 0
+    with closing(PostgresGallery(url, encoder_digest=digest)) as copy:
+        copy.delete_subject("staff", "s1")
+        copy.delete_subject("default", "s2")
+    with closing(SqliteGallery(tmp_path / "from", encoder_digest=digest)) as gallery:
+        gallery.enroll("default", "s4", [template(random_embedding(np.random.default_rng(1)))])
+    again = tessera("gallery", "copy", str(tmp_path / "from"), url)
+    assert again.stdout.startswith("3 subjects copied; both have 2 collections, 30 subjects, 60 templates"), again
+    checked = tessera("gallery", "check", TESSERA_GALLERY__URL=url)
+    assert (checked.returncode, checked.stdout) == (0, "PostgreSQL: 2 collections, 30 subjects, 60 templates\n")
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE tessera.sizes SET subjects = subjects + 1 WHERE fused = 2")
+        connection.execute("UPDATE tessera.templates SET norm = 1 WHERE id = 't3-0'")
+    checked = tessera("gallery", "check", TESSERA_GALLERY__URL=url)
+    assert checked.returncode == 1
+    assert "are counted" in checked.stdout
+    assert "'s3'" in checked.stdout
+
+
+def test_what_the_source_does_not_have_is_reported(tmp_path: Path, url: str) -> None:
+    digest = filled(tmp_path / "from", 3)
+    with closing(PostgresGallery(url, encoder_digest=digest)) as gallery:
+        gallery.enroll(
+            "default", "else", [template(random_embedding(np.random.default_rng(2)))], on_conflict=OnConflict.REJECT
+        )
+    done = tessera("gallery", "copy", str(tmp_path / "from"), url)
+    assert done.returncode == 1
+    assert "The copy differs: 3 subjects" in done.stderr
+
+
+def test_commands_for_a_data_directory_say_so(tmp_path: Path, postgres: PostgresServer) -> None:
+    with emptied(postgres) as url:
+        done = tessera("gallery", "backup", str(tmp_path / "file"), TESSERA_GALLERY__URL=url)
+    assert done.returncode == 1
+    assert "data directory" in done.stderr
