@@ -1,4 +1,4 @@
-"""Background audits: one runs at a time; the latest of each collection is kept until the service stops."""
+"""Background audits: one runs at a time; the latest of each collection is kept with the gallery."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from app.audits.report import AuditReport, audit, without_erased
+from app.audits.report import AuditReport, audit
+from app.audits.storage import from_stored, to_stored
 from app.crowding import Crowding
 from app.decisions import Calibration
 from app.errors import TesseraError
-from app.gallery import CollectionNotFound, Gallery, SubjectDamaged, TemplateDamaged
+from app.gallery import (
+    CollectionNotFound,
+    Gallery,
+    GalleryUnavailable,
+    StoredAudit,
+    SubjectDamaged,
+    TemplateDamaged,
+)
 
 _LOGGER = logging.getLogger("tessera")
 
 
 class AuditNotFound(TesseraError):
-    """No audit of this collection has been started since the service started, or what it showed was erased."""
+    """No audit of this collection has been started, or what it showed was erased."""
 
     code = "audit_not_found"
 
@@ -31,6 +39,11 @@ class AuditStatus(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """The service ended before the audit did."""
+
+
+UNDER_WAY = frozenset({AuditStatus.WAITING, AuditStatus.RUNNING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,11 @@ class _Stopped(Exception):
 
 
 class AuditJobs:
-    """Starts audits and reports their progress. Safe to use from several threads."""
+    """Starts audits and reports their progress. Safe to use from several threads.
+
+    What is under way is held here, what has ended in the gallery. One that the gallery has as begun and nobody works on
+    was interrupted.
+    """
 
     def __init__(self, gallery: Gallery, calibration: Calibration, crowding: Crowding) -> None:
         self._gallery, self._calibration, self._crowding = gallery, calibration, crowding
@@ -63,77 +80,105 @@ class AuditJobs:
         self._lock, self._stopping = threading.Lock(), threading.Event()
 
     def start(self, collection: str) -> AuditJob:
-        """Starts an audit unless one is already waiting or running. Raises CollectionNotFound."""
+        """Starts an audit unless one is already waiting or running. Raises CollectionNotFound, GalleryUnavailable."""
         identity = self._gallery.identity(collection)
         with self._lock:
             job = self._jobs.get(collection)
-            under_way = job is not None and job.status in (AuditStatus.WAITING, AuditStatus.RUNNING)
-            if job is not None and under_way and job.identity == identity:
+            if job is not None and job.identity == identity and job.status in UNDER_WAY:
                 return job
-            job = self._jobs[collection] = AuditJob(collection, identity, AuditStatus.WAITING, datetime.now(UTC))
+            job = AuditJob(collection, identity, AuditStatus.WAITING, datetime.now(UTC))
+            self._gallery.save_audit(collection, identity, StoredAudit(job.status, job.started_at))
+            self._jobs[collection] = job
             self._pool.submit(self._run, job)
         return job
 
     def get(self, collection: str) -> AuditJob:
         """The latest audit of a collection, without what has been erased since.
 
-        Raises CollectionNotFound, AuditNotFound.
+        Raises CollectionNotFound, AuditNotFound, GalleryUnavailable.
         """
-        try:
-            identity = self._gallery.identity(collection)
-        except CollectionNotFound:
-            with self._lock:
-                self._jobs.pop(collection, None)
-            raise
+        identity = self._gallery.identity(collection)
         with self._lock:
             job = self._jobs.get(collection)
-        if job is not None and job.report is not None:
-            report = self._still_there(job.report)
-            job = None if report is None else replace(job, report=report)
-        if job is None or job.identity != identity:
+        if job is not None and job.identity == identity:
+            return job
+        stored = self._gallery.audit(collection)
+        if stored is None or self._all_erased(collection, stored):
             raise AuditNotFound(
-                f"No audit of collection {collection!r} was made since the service started or its data were erased; "
-                "POST here to start one."
+                f"No audit of collection {collection!r} was made, or its data were erased; POST here to start one."
             )
-        return job
+        return _job(collection, identity, stored)
 
-    def _still_there(self, report: AuditReport) -> AuditReport | None:
-        """The report without what has been erased since; None if that is everything."""
-        if report.subjects and not self._gallery.size(report.collection).subjects:
-            return None
-        return without_erased(report, self._gallery)
+    def _all_erased(self, collection: str, stored: StoredAudit) -> bool:
+        return bool(stored.content and stored.content["subjects"]) and not self._gallery.size(collection).subjects
 
     def close(self) -> None:
         """Stops the running audit and drops the waiting ones."""
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _set(self, job: AuditJob, **changes: object) -> None:
+    def _is_latest(self, job: AuditJob) -> bool:
+        """A collection that was erased and created again may have an audit of its own by now. Needs the lock."""
+        current = self._jobs.get(job.collection)
+        return current is not None and (current.identity, current.started_at) == (job.identity, job.started_at)
+
+    def _set(self, job: AuditJob) -> None:
         with self._lock:
-            current = self._jobs.get(job.collection)
-            # A collection that was erased and created again may have an audit of its own by now.
-            if current is not None and (current.identity, current.started_at) == (job.identity, job.started_at):
-                self._jobs[job.collection] = replace(current, **changes)  # type: ignore[arg-type]
+            if self._is_latest(job):
+                self._jobs[job.collection] = job
 
     def _run(self, job: AuditJob) -> None:
         def progress(share: float) -> None:
             if self._stopping.is_set():
                 raise _Stopped
-            self._set(job, progress=share)
+            self._set(replace(job, status=AuditStatus.RUNNING, progress=share))
 
-        self._set(job, status=AuditStatus.RUNNING)
+        self._set(replace(job, status=AuditStatus.RUNNING))
+        ended = StoredAudit(AuditStatus.FAILED, job.started_at)
         try:
             report = audit(self._gallery, job.collection, self._calibration, self._crowding, progress)
+            content, findings = to_stored(report)
+            ended = replace(ended, status=AuditStatus.DONE, content=content, findings=findings)
         except _Stopped:
-            self._set(job, status=AuditStatus.FAILED, error="The service was stopped.")
+            return
         except (SubjectDamaged, TemplateDamaged):
             # Not by name: what is kept here would outlive the subject's erasure.
-            self._set(job, status=AuditStatus.FAILED, error="A stored subject is damaged; /readyz names it.")
+            ended = replace(ended, error="A stored subject is damaged; /readyz names it.")
         except TesseraError as error:
-            _LOGGER.warning("the audit of collection %r failed: %s: %s", job.collection, error.code, error.message)
-            self._set(job, status=AuditStatus.FAILED, error=error.message)
+            _LOGGER.warning("the audit of collection %r failed: %s: %s", job.collection, error.code, error.reason)
+            ended = replace(ended, error=error.reason)
         except Exception:
             _LOGGER.exception("the audit of collection %r failed", job.collection)
-            self._set(job, status=AuditStatus.FAILED, error="Something went wrong; the log has it.")
-        else:
-            self._set(job, status=AuditStatus.DONE, progress=1.0, report=report)
+            ended = replace(ended, error="Something went wrong; the log has it.")
+        self._keep(job, ended)
+
+    def _keep(self, job: AuditJob, ended: StoredAudit) -> None:
+        """Hands an audit over to the gallery; where that cannot be, its failure is shown until the service stops."""
+        try:
+            self._gallery.save_audit(job.collection, job.identity, ended)
+        except CollectionNotFound:
+            pass
+        except Exception as error:
+            _LOGGER.warning("the audit of collection %r could not be stored: %s", job.collection, error)
+            told = "The report could not be stored; the log says why."
+            self._set(replace(job, status=AuditStatus.FAILED, error=told))
+            return
+        with self._lock:
+            if self._is_latest(job):
+                del self._jobs[job.collection]
+
+
+def _job(collection: str, identity: str, stored: StoredAudit) -> AuditJob:
+    """What the gallery has, as a job. Raises GalleryUnavailable if it cannot be read."""
+    try:
+        status = AuditStatus(stored.status)
+        report = None if stored.content is None else from_stored(collection, stored.content, stored.findings)
+    except (ValueError, KeyError, TypeError) as error:
+        raise GalleryUnavailable(f"The stored audit of {collection!r} cannot be read; make another.") from error
+    job = AuditJob(collection, identity, status, stored.started_at, report=report, error=stored.error)
+    if status is AuditStatus.DONE:
+        return replace(job, progress=1.0)
+    if status in UNDER_WAY:
+        told = "The service was stopped before the audit was done; POST here to start it again."
+        return replace(job, status=AuditStatus.INTERRUPTED, error=told)
+    return job

@@ -8,7 +8,7 @@ one, and lower targets should be chosen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -182,35 +182,6 @@ def _pair(
 ) -> SubjectPair:
     point = calibration.curve(1).at_distance(crowded)
     return SubjectPair(*names, distance, None if point is None else point.false_match_rate.value, templates)
-
-
-def without_erased(report: AuditReport, gallery: Gallery) -> AuditReport:
-    """The report without the findings about templates that are not stored any more, nor their subjects.
-
-    Ids of templates are never used again, so a subject that was enrolled anew under an erased one's id is not taken
-    for it.
-    """
-    named = {id_ for pair in (*report.duplicates, *report.confusable) for id_ in pair.templates}
-    named |= {row.template_id for row in report.outliers} | {row.template_id for row in report.weak}
-    stored = gallery.stored_templates(named)
-    if stored == named:
-        return report
-    duplicates, confusable = (
-        tuple(pair for pair in found if stored.issuperset(pair.templates))
-        for found in (report.duplicates, report.confusable)
-    )
-    outliers = tuple(row for row in report.outliers if row.template_id in stored)
-    weak = tuple(row for row in report.weak if row.template_id in stored)
-    return replace(
-        report,
-        duplicates=duplicates,
-        duplicate_count=report.duplicate_count - len(report.duplicates) + len(duplicates),
-        confusable=confusable,
-        outliers=outliers,
-        outlier_count=report.outlier_count - len(report.outliers) + len(outliers),
-        weak=weak,
-        weak_count=report.weak_count - len(report.weak) + len(weak),
-    )
 
 
 def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

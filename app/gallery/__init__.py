@@ -30,11 +30,13 @@ from app.gallery.protocol import (
     every_subject,
 )
 from app.gallery.records import (
+    AuditFinding,
     Candidate,
     Collection,
     CollectionSize,
     GalleryStatistics,
     NewTemplate,
+    StoredAudit,
     Subject,
     SubjectVectors,
     Targets,
@@ -44,6 +46,7 @@ from app.gallery.sqlite.gallery import SqliteGallery
 
 __all__ = [
     "DEFAULT_COLLECTION",
+    "AuditFinding",
     "BackupError",
     "Candidate",
     "ChipsNeedEncryption",
@@ -67,6 +70,7 @@ __all__ = [
     "Receipt",
     "ReceiptExists",
     "SqliteGallery",
+    "StoredAudit",
     "Subject",
     "SubjectDamaged",
     "SubjectExists",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from app.gallery.records import (
     CollectionSize,
     GalleryStatistics,
     NewTemplate,
+    StoredAudit,
     Subject,
     SubjectVectors,
     Targets,
@@ -213,8 +213,18 @@ class Gallery(Protocol):
         """Text that no other collection has, not even one that is created under the same id after an erasure."""
         ...
 
-    def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
-        """Which of these template ids are stored, in any collection."""
+    def save_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
+        """Keeps an audit in the place of the collection's earlier one, without findings about erased templates.
+
+        Raises CollectionNotFound, too, if the collection is another one by now than that of this ``identity``.
+        """
+        ...
+
+    def audit(self, collection: str) -> StoredAudit | None:
+        """The audit kept last, without findings about templates erased since; None without one.
+
+        None, too, if everybody was erased at once.
+        """
         ...
 
     def delete_collection(self, collection: str, *, force: bool = False) -> int:

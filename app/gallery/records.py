@@ -51,6 +51,31 @@ class CollectionSize:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """Something that an audit found about one template or a pair of them.
+
+    templates: their ids, one or two. numbers: JSON, without names. subjects: the ids of whom the templates belong to,
+    filled in where a finding is read.
+    """
+
+    kind: str
+    templates: tuple[str, ...]
+    numbers: dict[str, Any]
+    subjects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAudit:
+    """The latest audit of a collection. content: JSON that names nobody; None until it is done."""
+
+    status: str
+    started_at: datetime
+    content: dict[str, Any] | None = None
+    error: str | None = None
+    findings: tuple[AuditFinding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GalleryStatistics:
     """What an operator watches; the last two since the gallery was opened.
 

@@ -41,7 +41,9 @@ async def start_audit(request: Request, components: ComponentsDependency, collec
     responses=problems(*CODES, "audit_not_found"),
 )
 async def get_audit(components: ComponentsDependency, collection: CollectionId) -> schemas.AuditOut:
-    """The progress of the audit and, once done, its findings. Audits are kept until the service stops."""
+    """The progress of the audit and, once done, its findings. The latest audit of each collection
+    is kept; one that was `interrupted` because the service stopped can be started again.
+    """
     return schemas.AuditOut.model_validate(await components.on_thread(components.audits.get, collection))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from collections.abc import Collection as AnyOf
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,11 +35,12 @@ from app.gallery.records import (
     CollectionSize,
     GalleryStatistics,
     NewTemplate,
+    StoredAudit,
     Subject,
     SubjectVectors,
     Targets,
 )
-from app.gallery.sqlite import chips, queries, receipts
+from app.gallery.sqlite import audits, chips, queries, receipts
 from app.gallery.sqlite.database import DATABASE_NAME, Database
 from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
 from app.gallery.sqlite.locks import DirectoryLock
@@ -231,9 +231,21 @@ class SqliteGallery:
         with self._database.reading() as connection:
             return str(queries.collection_key(connection, collection))
 
-    def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
+    def save_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
+        with self._writing() as (connection, _):
+            key = queries.collection_key(connection, collection)
+            if str(key) != identity:
+                raise CollectionNotFound(f"The collection {collection!r} of this audit was erased.")
+            audits.write_audit(connection, key, audit)
+            self._database.commit()
+
+    def audit(self, collection: str) -> StoredAudit | None:
         with self._database.reading() as connection:
-            return receipts.stored_templates(connection, ids)
+            key = queries.collection_key(connection, collection)
+            try:
+                return audits.read_audit(connection, key)
+            except ValueError as error:
+                raise GalleryUnavailable(f"The stored audit of {collection!r} is damaged; make another.") from error
 
     def delete_collection(self, collection: str, *, force: bool = False) -> int:
         return self._erasing(lambda connection, _: self._delete_collection(connection, collection, force=force))
@@ -249,6 +261,7 @@ class SqliteGallery:
         index = self._indexes[collection]
         if collection == DEFAULT_COLLECTION:
             queries.delete_subjects(connection, key)
+            audits.delete_audit(connection, key)
             index.follow(self._database.commit, removed=subjects)
         else:
             queries.delete_collection(connection, key)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.embeddings import MOST_FUSED, Embedding
-from app.gallery import CollectionSize, NewTemplate, Subject, Targets
+from app.gallery import AuditFinding, CollectionSize, NewTemplate, StoredAudit, Subject, Targets
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     ChipsNeedEncryption,
@@ -234,13 +234,50 @@ class GalleryContract:
         gallery.create_collection("a")
         assert gallery.identity("a") != before
 
-    def test_stored_templates_are_told_from_others(self, gallery: Gallery) -> None:
+    def test_the_latest_audit_is_kept_without_what_is_erased(self, gallery: Gallery) -> None:
+        identity, moment = gallery.identity("default"), datetime(2026, 3, 1, 12, tzinfo=UTC)
+        assert gallery.audit("default") is None
+        for subject, ids in {"ada": ("t0", "t1"), "bob": ("t2",), "eve": ("t3",)}.items():
+            gallery.enroll("default", subject, [template(axis(0), id_) for id_ in ids])
+        begun = StoredAudit("running", moment)
+        gallery.save_audit("default", identity, begun)
+        assert gallery.audit("default") == begun
+        gallery.delete_template("default", "ada", "t0")
+        findings = (
+            AuditFinding("pair", ("t1", "t2"), {"distance": 0.1}),
+            AuditFinding("pair", ("t2", "t3"), {"distance": None}),
+            AuditFinding("pair", ("t3", "t0"), {}),
+            AuditFinding("weak", ("t0",), {}),
+            AuditFinding("weak", ("t1",), {"norm": 2.5}),
+        )
+        gallery.save_audit("default", identity, StoredAudit("done", moment, {"subjects": 3}, None, findings))
+        stored = gallery.audit("default")
+        assert stored is not None
+        assert (stored.status, stored.started_at, stored.content) == ("done", moment, {"subjects": 3})
+        assert [(f.templates, f.subjects, f.numbers) for f in stored.findings] == [
+            (("t1", "t2"), ("ada", "bob"), {"distance": 0.1}),
+            (("t2", "t3"), ("bob", "eve"), {"distance": None}),
+            (("t1",), ("ada",), {"norm": 2.5}),
+        ]
+        gallery.delete_subject("default", "bob")
+        stored = gallery.audit("default")
+        assert stored is not None
+        assert [f.templates for f in stored.findings] == [("t1",)]
+
+    def test_audits_are_erased_with_their_collection(self, gallery: Gallery) -> None:
+        begun = StoredAudit("running", datetime(2026, 3, 1, 12, tzinfo=UTC))
         gallery.create_collection("a")
-        gallery.enroll("default", "ada", [template(axis(0), "t0"), template(axis(0), "t1")])
-        gallery.enroll("a", "ada", [template(axis(0), "t2")])
-        gallery.delete_template("default", "ada", "t1")
-        assert gallery.stored_templates(["t0", "t1", "t2", "t3"]) == {"t0", "t2"}
-        assert gallery.stored_templates([]) == set()
+        identity = gallery.identity("a")
+        for collection in ("a", "default"):
+            gallery.save_audit(collection, gallery.identity(collection), begun)
+            gallery.delete_collection(collection, force=True)
+        assert gallery.audit("default") is None
+        with pytest.raises(CollectionNotFound):
+            gallery.audit("a")
+        gallery.create_collection("a")
+        assert gallery.audit("a") is None
+        with pytest.raises(CollectionNotFound):
+            gallery.save_audit("a", identity, begun)
 
     def test_a_collection_made_again_is_empty(self, gallery: Gallery) -> None:
         gallery.create_collection("a")
