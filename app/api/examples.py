@@ -25,6 +25,7 @@ VERSION = f"tessera-l-4-{ENCODER_SHA256[:8]}"
 
 _VERSIONS: Example = {"encoder_version": VERSION, "calibration_version": VERSION}
 _FACE: Example = {
+    "turned": 0,
     "box": {"x": 177.92, "y": 62.31, "width": 90.95, "height": 114.18},
     "landmarks": {
         "left_eye": [201.31, 108.75],

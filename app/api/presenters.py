@@ -38,6 +38,7 @@ def face(aligned: AlignedFace) -> schemas.FaceOut:
     """One face, in pixels of the upright photograph."""
     points = dict(zip(LANDMARK_NAMES, aligned.detected.landmarks.tolist(), strict=True))
     return schemas.FaceOut(
+        turned=aligned.detected.turned,
         box=schemas.BoxOut.model_validate(aligned.detected.box),
         landmarks=schemas.LandmarksOut.model_validate(points),
         confidence=round(aligned.detected.confidence, 4),

@@ -44,7 +44,7 @@ KINDS: dict[str, ProblemKind] = {
         422, "Image too small", "The picture is 8 x 8; each side needs at least 16 pixels. Send a larger photograph."
     ),
     "no_face": ProblemKind(422, "No face", "No face was found; send a sharper or closer photograph of a face."),
-    "multiple_faces": ProblemKind(422, "Several faces", "2 faces were found; crop one or use face_policy largest."),
+    "multiple_faces": ProblemKind(422, "Several faces", "2 faces of like size; crop one or use face_policy largest."),
     "too_many_faces": ProblemKind(
         422, "Too many faces", "The photograph shows 528 faces, at most 64 are taken. Crop it."
     ),
@@ -58,7 +58,7 @@ KINDS: dict[str, ProblemKind] = {
     "low_quality": ProblemKind(422, "Face quality too low", "The face is not good enough to enrol (blurred)."),
     "no_usable_image": ProblemKind(422, "No usable image", "No photograph gave a usable face; see failures."),
     "face_policy_not_allowed": ProblemKind(
-        422, "Face policy not allowed", "Use face_policy single or largest to enrol."
+        422, "Face policy not allowed", "Use face_policy dominant, single or largest to enrol."
     ),
     "target_unsupported": ProblemKind(
         422, "Target not supported", "The smallest false match rate that the calibration supports is 2.51e-05."

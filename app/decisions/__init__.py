@@ -2,7 +2,7 @@
 
 from app.decisions.calibration import Calibration, CalibrationError, load_calibration, read_calibration
 from app.decisions.curves import Claim, ClaimedThreshold, Estimate, Group, GroupPoint, OperatingPoint
-from app.decisions.outcomes import Decision, Outcome, Reason, decide, similarity
+from app.decisions.outcomes import Decision, Outcome, Reason, decide, for_ambiguous_face, similarity
 from app.decisions.policies import (
     Comparison,
     Criterion,
@@ -39,6 +39,7 @@ __all__ = [
     "RequestedCriterion",
     "TargetUnsupported",
     "decide",
+    "for_ambiguous_face",
     "identification_policy",
     "load_calibration",
     "rate_at",

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """The same for the reference, or for all templates of the subject."""
     AMBIGUOUS_SUBJECTS = "ambiguous_subjects"
     """Two subjects match at such similar distances that the nearer one is often the wrong one."""
+    AMBIGUOUS_FACE = "ambiguous_face"
+    """The photograph shows two faces of like size, and the one that was taken for the largest does not match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,15 @@ class Outcome:
 
     decision: Decision
     reason: Reason | None = None
+
+
+def for_ambiguous_face(outcome: Outcome) -> Outcome:
+    """The outcome where the face compared was the largest of several of like size.
+
+    Somebody else may be meant, so a ``no_match`` of this face says nothing: it becomes ``inconclusive``. A match says
+    whose face it is, and stays one.
+    """
+    return Outcome(Decision.INCONCLUSIVE, Reason.AMBIGUOUS_FACE) if outcome.decision is Decision.NO_MATCH else outcome
 
 
 def decide(distance: float, threshold: float) -> Decision:

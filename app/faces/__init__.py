@@ -23,11 +23,12 @@ from app.faces.errors import (
     TruncatedImageError,
     UnsupportedFormatError,
 )
-from app.faces.finder import MAX_FACES, FaceFinder, FacePolicy, FoundFaces, choose
+from app.faces.finder import DOMINANT, MAX_FACES, FaceFinder, FacePolicy, FoundFaces, choose, is_dominant
 from app.faces.quality import QualityIssue, QualityLimits, assess
 from app.faces.types import AlignedFace, Box, DetectedFace, Landmarks, Photograph, Quality
 
 __all__ = [
+    "DOMINANT",
     "MAX_FACES",
     "TEMPLATE",
     "AlignedFace",
@@ -65,5 +66,6 @@ __all__ = [
     "assess",
     "choose",
     "decode",
+    "is_dominant",
     "similarity",
 ]

@@ -34,6 +34,7 @@ class FaceDetector(Protocol):
         photograph: Photograph,
         *,
         largest: bool = False,
+        exact: int | None = None,
         most: int | None = None,
         budget: WorkBudget | None = None,
     ) -> list[DetectedFace]:
@@ -41,13 +42,18 @@ class FaceDetector(Protocol):
 
         Args:
             photograph: the decoded picture.
-            largest: only the largest face is wanted; much smaller ones may be missing.
+            largest: only the largest face is wanted; much smaller ones may be missing, others of like size are not.
+            exact: only so many of the largest faces need exact landmarks; None: all of them.
             most: more faces than these are of no use, so if there are more, their landmarks may be less exact.
             budget: checked between runs of the network.
 
         Raises:
             TooMuchWorkError: the budget's time is used up.
         """
+        ...
+
+    def glance(self, pixels: Pixels) -> float:
+        """Confidence of the surest face in a picture, after one look at a small size; 0 if there is none."""
         ...
 
 
@@ -65,6 +71,8 @@ class DetectorSettings:
         border_gap: faces whose box comes this close to the border of the picture, in sides of the box, or crosses it,
             are refined too: landmarks are less exact without context around the face.
         smallest_refined: narrower faces in the coarse pass, pixels, are not trusted: the default pass follows.
+        smallest_alone: if the largest face is narrower than this in the coarse pass, pixels, another of like size may
+            have been missed there: the default scale is looked at for others.
         refined_side: long side of the region in the refinement, pixels; the picture is not enlarged for it, except for
             a face at its border, since crops are often tiny.
         refined_region: side of that region, in sides of the face's box; grey where there is no picture.
@@ -81,6 +89,7 @@ class DetectorSettings:
     refine_below: int = 64
     border_gap: float = 0.1
     smallest_refined: int = 16
+    smallest_alone: int = 32
     refined_side: int = 192
     refined_region: float = 2.0
     default_side: int = 640
@@ -118,6 +127,7 @@ class YunetDetector:
         photograph: Photograph,
         *,
         largest: bool = False,
+        exact: int | None = None,
         most: int | None = None,
         budget: WorkBudget | None = None,
     ) -> list[DetectedFace]:
@@ -126,19 +136,35 @@ class YunetDetector:
         pixels = photograph.pixels
         long_side = max(pixels.shape[:2])
         seen = self._coarse_pass(pixels) if long_side > self._settings.coarse_side else []
-        if largest and seen:
-            return seen
+        if largest and seen and (with_others := self._with_others(pixels, seen, check)):
+            return with_others
         faces, looked_at = self._all_scales(pixels, check)
-        wanted = 1 if largest else len(faces)
+        wanted = 1 if largest else len(faces) if exact is None else min(exact, len(faces))
         if most is not None and wanted > most:
             return faces
-        exact = []
+        refined = []
         for face in faces[:wanted]:
             check()
-            exact.append(self._refined(pixels, face, looked_at / long_side))
+            refined.append(self._refined(pixels, face, looked_at / long_side))
         # A face gets the same landmarks, and so the same embedding, whether or not other faces were wanted.
-        known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in exact]
+        known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in refined]
         return _by_size(known + faces[wanted:])
+
+    def glance(self, pixels: Pixels) -> float:
+        """See ``FaceDetector.glance``."""
+        return _best(self._run(pixels, min(1.0, self._settings.coarse_side / max(pixels.shape[:2]))))
+
+    def _with_others(
+        self, pixels: Pixels, seen: list[DetectedFace], check: Callable[[], None]
+    ) -> list[DetectedFace] | None:
+        """The faces of the coarse pass with those of like size that it may have missed; None if one is larger."""
+        settings, long_side, first = self._settings, max(pixels.shape[:2]), seen[0]
+        if first.box.width * settings.coarse_side >= settings.smallest_alone * long_side:
+            return seen
+        check()
+        found = self._run(pixels, min(1.0, settings.default_side / long_side))
+        others = [face for face in found if _overlap(face, first) < SAME]
+        return [first, *_by_size(others)] if all(face.box.side <= first.box.side for face in others) else None
 
     def _all_scales(self, pixels: Pixels, check: Callable[[], None]) -> tuple[list[DetectedFace], int]:
         """The faces of the default scale, or else of smaller and larger ones, and the scale's long side.
@@ -213,7 +239,7 @@ class YunetDetector:
         Faces are in coordinates of the picture without the border.
         """
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        picture = _resize(pixels, width, height)
+        picture = resize(pixels, width, height)
         left, top, right, bottom = (round(side * scale) for side in border)
         if border != NO_BORDER:
             bordered = cv2.copyMakeBorder(picture, top, bottom, left, right, cv2.BORDER_CONSTANT, value=OUTSIDE_COLOUR)
@@ -228,7 +254,8 @@ def _unchecked() -> None:
     """Without a budget nothing is checked."""
 
 
-def _resize(pixels: Pixels, width: int, height: int) -> Pixels:
+def resize(pixels: Pixels, width: int, height: int) -> Pixels:
+    """The picture at another size, averaged where it is reduced and bilinear otherwise."""
     if (width, height) == (pixels.shape[1], pixels.shape[0]):
         return pixels
     # Averaging areas of whole pixels is many times faster than others; the remaining reduction, to more than half, does

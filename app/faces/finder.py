@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -14,6 +14,7 @@ from app.faces.decode import DecodeLimits, decode
 from app.faces.detect import FaceDetector
 from app.faces.errors import MultipleFacesError, NoFaceError, TooManyFacesError
 from app.faces.quality import QualityLimits, assess
+from app.faces.turn import righted
 from app.faces.types import AlignedFace, Box, DetectedFace, Photograph
 from app.timing import stage
 
@@ -21,6 +22,9 @@ _CHIP_EYES = float(np.hypot(*(TEMPLATE[1] - TEMPLATE[0])))
 """Distance between the eyes in a chip, pixels."""
 MAX_FACES = 64
 """Faces of one photograph that are aligned, unless the finder is told otherwise."""
+DOMINANT = 1.5
+"""How many times as large as every other a dominant face is, by the sides of the boxes. Heads side by side differ by a
+quarter at most, and a ratio is measured to within 15 %. Faces that differ by less are of like size."""
 _LISTED_BOXES = 20
 """Boxes that an error lists, the largest ones."""
 
@@ -30,8 +34,10 @@ class FacePolicy(StrEnum):
 
     SINGLE = "single"
     """The only one; more than one is an error."""
+    DOMINANT = "dominant"
+    """The one that is clearly larger than all others; if none is, that is an error."""
     LARGEST = "largest"
-    """The one with the largest box."""
+    """The one with the largest box, however little larger it is."""
     ALL = "all"
     """All of them."""
 
@@ -45,12 +51,14 @@ class FoundFaces:
         height: of the upright original, pixels.
         faces_detected: how many faces there are, chosen or not.
         faces: the chosen ones, largest first; ``detected`` is in pixels of the upright original.
+        ambiguous: the largest was asked for, and another one is of like size.
     """
 
     width: int
     height: int
     faces_detected: int
     faces: tuple[AlignedFace, ...]
+    ambiguous: bool = False
 
 
 class FaceFinder:
@@ -83,13 +91,15 @@ class FaceFinder:
         Raises:
             PhotographError: the bytes are not a usable photograph.
             NoFaceError: no face was found.
-            MultipleFacesError: more than one was found and the policy is ``single``.
+            MultipleFacesError: more than one was found and the policy is ``single``, or none is clearly larger than the
+                others and the policy is ``dominant``.
             TooManyFacesError: more than ``max_faces`` were found and the policy is ``all``.
             TooMuchWorkError: the budget is used up.
             DegenerateLandmarksError: a chosen face cannot be aligned.
         """
         photograph, detected = self._detect(data, policy, budget)
-        return self._found(photograph, detected, choose(detected, policy, self._max_faces))
+        found = self._found(photograph, detected, choose(detected, policy, self._max_faces))
+        return replace(found, ambiguous=policy is FacePolicy.LARGEST and not is_dominant(detected))
 
     def find_all(self, data: bytes, budget: WorkBudget | None = None) -> FoundFaces:
         """Every face of a photograph, as ``find`` with policy ``all``, but no face is not an error."""
@@ -112,7 +122,7 @@ class FaceFinder:
         with stage("decode"):
             photograph = decode(data, self._decode_limits, coarse=True, budget=budget)
         faces = self._faces(photograph, policy, budget)
-        wanted = faces[:1] if policy is FacePolicy.LARGEST else faces
+        wanted = faces[:1] if policy in (FacePolicy.LARGEST, FacePolicy.DOMINANT) else faces
         if photograph.more_detail and not (faces and all(_eye_distance(face) >= _CHIP_EYES for face in wanted)):
             # No face, or its chip would have to enlarge it, although the file has more detail. Its pixels are paid for.
             if budget is not None:
@@ -120,15 +130,29 @@ class FaceFinder:
             with stage("decode"):
                 photograph = decode(data, self._decode_limits)
             faces = self._faces(photograph, policy, budget)
+        # Last, so that a photograph whose face is found upright is never turned.
+        with stage("detect"):
+            faces = righted(
+                self._detector, photograph, faces, lambda turned: self._faces_of(turned, policy, budget), budget
+            )
         return photograph, [in_original(face, photograph.scale) for face in faces]
 
     def _faces(self, photograph: Photograph, policy: FacePolicy, budget: WorkBudget | None) -> list[DetectedFace]:
         """The faces that the policy needs to know of; exact where there are not more than it can take."""
         if budget is not None:
             budget.check()
-        most = 1 if policy is FacePolicy.SINGLE else self._max_faces
         with stage("detect"):
-            return self._detector.detect(photograph, largest=policy is FacePolicy.LARGEST, most=most, budget=budget)
+            return self._faces_of(photograph, policy, budget)
+
+    def _faces_of(self, photograph: Photograph, policy: FacePolicy, budget: WorkBudget | None) -> list[DetectedFace]:
+        most = {FacePolicy.SINGLE: 1, FacePolicy.DOMINANT: None}.get(policy, self._max_faces)
+        return self._detector.detect(
+            photograph,
+            largest=policy is FacePolicy.LARGEST,
+            exact=1 if policy is FacePolicy.DOMINANT else None,
+            most=most,
+            budget=budget,
+        )
 
     def _found(
         self, photograph: Photograph, detected: Sequence[DetectedFace], chosen: Sequence[DetectedFace]
@@ -151,11 +175,17 @@ class FaceFinder:
 def in_original(face: DetectedFace, scale: float) -> DetectedFace:
     """Converts a face from ``Photograph.pixels`` to the upright original, given ``Photograph.scale``."""
     box = face.box
-    return DetectedFace(
+    return replace(
+        face,
         box=Box(x=box.x / scale, y=box.y / scale, width=box.width / scale, height=box.height / scale),
         landmarks=face.landmarks / scale,
-        confidence=face.confidence,
     )
+
+
+def is_dominant(faces: Sequence[DetectedFace]) -> bool:
+    """Whether the largest of some faces, in any order, is `DOMINANT` times as large as every other."""
+    sides = sorted((face.box.side for face in faces), reverse=True)
+    return len(sides) < 2 or sides[0] >= DOMINANT * sides[1]
 
 
 def choose(faces: Sequence[DetectedFace], policy: FacePolicy, max_faces: int = MAX_FACES) -> list[DetectedFace]:
@@ -168,7 +198,8 @@ def choose(faces: Sequence[DetectedFace], policy: FacePolicy, max_faces: int = M
 
     Raises:
         NoFaceError: there is none.
-        MultipleFacesError: there is more than one and the policy is ``single``.
+        MultipleFacesError: there is more than one and the policy is ``single``, or none is clearly larger than the
+            others and the policy is ``dominant``.
         TooManyFacesError: there are more than ``max_faces`` and the policy is ``all``.
     """
     if not faces:
@@ -186,13 +217,20 @@ def choose(faces: Sequence[DetectedFace], policy: FacePolicy, max_faces: int = M
             )
         return ordered
     if policy is FacePolicy.SINGLE and len(ordered) > 1:
-        raise MultipleFacesError(
-            f"The photograph shows {len(ordered)} faces where exactly one is expected. Crop it to the person "
-            'who is meant, or ask for face_policy "largest".',
-            count=len(ordered),
-            boxes=[_rounded(face.box) for face in ordered[:_LISTED_BOXES]],
-        )
+        raise _several(ordered, "where exactly one is expected")
+    if policy is FacePolicy.DOMINANT and not is_dominant(ordered):
+        raise _several(ordered, f"and none is {DOMINANT:g} times as large as every other")
     return ordered[:1]
+
+
+def _several(ordered: Sequence[DetectedFace], problem: str) -> MultipleFacesError:
+    """The error for faces, largest first, of which it is not clear who is meant."""
+    return MultipleFacesError(
+        f"The photograph shows {len(ordered)} faces {problem}. Crop it to the person who is meant, or ask for "
+        'face_policy "largest".',
+        count=len(ordered),
+        boxes=[_rounded(face.box) for face in ordered[:_LISTED_BOXES]],
+    )
 
 
 def _eye_distance(face: DetectedFace) -> float:

@@ -49,12 +49,14 @@ class Box:
 class DetectedFace:
     """One face of a photograph, in pixels of ``Photograph.pixels``; in an ``AlignedFace``, of the upright original.
 
-    ``confidence`` is the detector's, 0..1.
+    ``confidence`` is the detector's, 0..1. ``turned``: by how many degrees clockwise the picture was turned to find it
+    upright: 0, 90, 180 or 270; box and landmarks are in the picture as it was, and "left" is left of the upright face.
     """
 
     box: Box
     landmarks: Landmarks
     confidence: float
+    turned: int = 0
 
 
 @dataclass(frozen=True, slots=True)

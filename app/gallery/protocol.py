@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection as AnyOf
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -211,6 +212,10 @@ class Gallery(Protocol):
 
     def identity(self, collection: str) -> str:
         """Text that no other collection has, not even one that is created under the same id after an erasure."""
+        ...
+
+    def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
+        """Which of these template ids are stored, in any collection."""
         ...
 
     def save_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:

@@ -17,7 +17,8 @@ from app.gallery import Candidate, OnConflict, Subject
 class Probe:
     """The face that was used, and the number of faces in the photograph.
 
-    embedding, norm: see ``Encodings``. crowding: see ``app.crowding``.
+    embedding, norm: see ``Encodings``. crowding: see ``app.crowding``. ambiguous: the largest face was asked for, and
+    another one in the photograph is of like size.
     """
 
     faces_detected: int
@@ -25,6 +26,7 @@ class Probe:
     embedding: Embedding
     norm: float
     crowding: float
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class EnrolmentRequest:
     subject_id: str | None
     collection: str
     metadata: Mapping[str, Any] | None = None
-    face_policy: FacePolicy = FacePolicy.SINGLE
+    face_policy: FacePolicy = FacePolicy.DOMINANT
     on_conflict: OnConflict = OnConflict.APPEND
     report_duplicates: bool = True
     may_displace: bool = True

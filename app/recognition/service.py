@@ -16,6 +16,7 @@ from app.decisions import (
     DecisionPolicy,
     Outcome,
     RequestedCriterion,
+    for_ambiguous_face,
     verification_policy,
 )
 from app.embeddings import MOST_FUSED, squared_distance
@@ -135,11 +136,11 @@ class RecognitionService:
         none was usable; TooMuchWorkError if all together cost too much; PolicyNotAllowed; IdempotencyMismatch.
         """
         if request.face_policy is FacePolicy.ALL:
-            raise PolicyNotAllowed("A subject is one person: use face_policy single or largest to enrol.")
+            raise PolicyNotAllowed("A subject is one person: use face_policy dominant, single or largest to enrol.")
         if idempotency is not None and (replay := self._replay(idempotency)) is not None:
             return replay
         found, rejected = self._usable_faces(request)
-        probes = self._encoded([(faces.faces_detected, faces.faces[0]) for faces in found.values()])
+        probes = self._encoded([(faces, faces.faces[0]) for faces in found.values()])
         ids = request.template_ids or [uuid.uuid4().hex for _ in request.images]
         enrolled = tuple(EnrolledImage(index, ids[index], probe) for index, probe in zip(found, probes, strict=True))
         subject_id = request.subject_id or uuid.uuid4().hex
@@ -191,11 +192,11 @@ class RecognitionService:
         policy = verification_policy(self.calibration, criterion, 1)
         budget = self._budget()
         found, other_found = (self._finder.find(photograph, face_policy, budget) for photograph in (image, reference))
-        encoded = self._encoded([(f.faces_detected, face) for f in (found, other_found) for face in f.faces])
+        encoded = self._encoded([(f, face) for f in (found, other_found) for face in f.faces])
         probes, references = encoded[: len(found.faces)], encoded[len(found.faces) :]
         pairs = [(p, r, compare_probes(p, r)) for p in probes for r in references]
         probe, other, best = min(pairs, key=lambda pair: policy.ranking_distance(pair[2]))
-        return Verification(self._final(policy.outcome(best)), best, policy, probe, reference=other)
+        return Verification(self._final(policy.outcome(best), probe, other), best, policy, probe, reference=other)
 
     def verify_subject(
         self,
@@ -220,7 +221,7 @@ class RecognitionService:
         policy = verification_policy(self.calibration, chosen, pairs[0][1].templates)
         probe, found = min(pairs, key=lambda pair: policy.ranking_distance(compared(*pair)))
         best = compared(probe, found)
-        return Verification(self._final(policy.outcome(best)), best, policy, probe, candidate=found)
+        return Verification(self._final(policy.outcome(best), probe), best, policy, probe, candidate=found)
 
     def identify(
         self,
@@ -236,10 +237,12 @@ class RecognitionService:
         faces = self._finder.find(image, face_policy, self._budget())
         _require_few_candidates(len(faces.faces), top_k)
         found = []
-        for probe in self._encoded([(faces.faces_detected, face) for face in faces.faces]):
+        for probe in self._encoded([(faces, face) for face in faces.faces]):
             # A second candidate is needed for the margin, even if only one was requested.
             nearest = self._search(collection, probe, max(top_k, 2), policy)
-            outcome = self._final(policy.search_outcome([compared(probe, c) for c in nearest]))
+            outcome = policy.search_outcome([compared(probe, c) for c in nearest])
+            # Nobody is enrolled: then whose face it is makes no difference.
+            outcome = self._final(outcome, probe) if nearest else outcome
             found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(policy, probe, nearest)))
         found.sort(
             key=lambda f: policy.ranking_distance(compared(f.probe, f.candidates[0])) if f.candidates else np.inf
@@ -261,7 +264,10 @@ class RecognitionService:
         with stage("search"):
             return self.gallery.search(collection, probe.embedding, top_k, crowded=policy.fmr is not None)
 
-    def _final(self, outcome: Outcome) -> Outcome:
+    def _final(self, outcome: Outcome, *probes: Probe) -> Outcome:
+        """The outcome as it is reported, given the faces that were compared."""
+        if any(probe.ambiguous for probe in probes):
+            outcome = for_ambiguous_face(outcome)
         if self._inconclusive or outcome.decision is not Decision.INCONCLUSIVE:
             return outcome
         return Outcome(Decision.NO_MATCH, outcome.reason)
@@ -347,15 +353,15 @@ class RecognitionService:
 
     def _probes(self, image: bytes, face_policy: FacePolicy) -> list[Probe]:
         found = self._finder.find(image, face_policy, self._budget())
-        return self._encoded([(found.faces_detected, face) for face in found.faces])
+        return self._encoded([(found, face) for face in found.faces])
 
-    def _encoded(self, faces: Sequence[tuple[int, AlignedFace]]) -> list[Probe]:
-        """Encodes faces, each given with the number of faces in its photograph."""
+    def _encoded(self, faces: Sequence[tuple[FoundFaces, AlignedFace]]) -> list[Probe]:
+        """Encodes faces, each given with what was found in its photograph."""
         encodings = self._encoder.encode(np.stack([face.chip for _, face in faces]))
         crowding = self.crowding(encodings.embeddings)
         return [
-            Probe(count, face, embedding, norm, crowded)
-            for (count, face), embedding, norm, crowded in zip(
+            Probe(found.faces_detected, face, embedding, norm, crowded, found.ambiguous)
+            for (found, face), embedding, norm, crowded in zip(
                 faces, encodings.embeddings, encodings.norms.tolist(), crowding.tolist(), strict=True
             )
         ]

@@ -60,7 +60,16 @@ def two_faces() -> bytes:
     """Collins large and Hopper small, side by side."""
     image = Image.new("RGB", (720, 512), GREY)
     image.paste(collins(), (0, 0))
-    image.paste(hopper().resize((180, 211)), (530, 20))
+    image.paste(hopper().resize((130, 152), Image.Resampling.LANCZOS), (550, 20))
+    return jpeg(image, 95)
+
+
+@cache
+def two_alike() -> bytes:
+    """Collins and Hopper side by side, her face hardly smaller."""
+    image = Image.new("RGB", (860, 512), GREY)
+    image.paste(collins(), (0, 0))
+    image.paste(hopper().resize((205, 240), Image.Resampling.LANCZOS), (545, 20))
     return jpeg(image, 95)
 
 

@@ -50,6 +50,10 @@ class QualityOut(AttributesModel):
 class FaceOut(BaseModel):
     """One face of a photograph."""
 
+    turned: int = Field(
+        description="0; or by how many degrees, clockwise, the photograph had to be turned to be upright (90, 180 or "
+        "270): box, landmarks and roll are in the photograph as it was sent, left and right as in the upright face"
+    )
     box: BoxOut
     landmarks: LandmarksOut
     confidence: float = Field(description="the detector's, 0..1")

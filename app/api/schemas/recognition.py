@@ -39,7 +39,11 @@ class EnrollRequest(_Request):
     metadata: Metadata | None = Field(
         default=None, description="a JSON object kept with the subject; replaces the old one"
     )
-    face_policy: FacePolicy = Field(default=FacePolicy.SINGLE, description="single or largest")
+    face_policy: FacePolicy = Field(
+        default=FacePolicy.DOMINANT,
+        description="dominant (an error unless one face is clearly larger than all others), single (an error if there "
+        "is more than one) or largest",
+    )
     on_conflict: OnConflict = Field(default=OnConflict.APPEND, description="what to do if the subject exists")
     report_duplicates: bool | None = Field(
         default=None, description="look for the same face under other subjects; the service's setting if left out"

@@ -12,7 +12,7 @@ from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, Undefined
 
 from app.crowding import Crowding, NoCrowding
 from app.embeddings import EMBEDDING_SIZE, Embedding
-from app.gallery.postgres import queries, receipts
+from app.gallery.postgres import audits, queries, receipts
 from app.gallery.postgres.search import EXACT_UP_TO, nearest_subjects
 from app.gallery.postgres.subjects import Maker, SubjectRecord, erase_subject, erase_template, hold, store_subject
 from app.gallery.postgres.templates import bind_cohort, read_templates, read_vectors
@@ -21,6 +21,7 @@ from app.gallery.protocol import (
     ChipsNeedEncryption,
     CollectionExists,
     CollectionNotEmpty,
+    CollectionNotFound,
     DiskFull,
     GalleryUnavailable,
     LastTemplate,
@@ -38,6 +39,7 @@ from app.gallery.records import (
     CollectionSize,
     GalleryStatistics,
     NewTemplate,
+    StoredAudit,
     Subject,
     SubjectVectors,
     Targets,
@@ -166,6 +168,23 @@ class PostgresGallery:
         with self._database.reading() as connection:
             return str(queries.collection_key(connection, collection))
 
+    def save_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
+        def save(connection: Connection, _: datetime) -> None:
+            key = queries.collection_key(connection, collection, "FOR NO KEY UPDATE")
+            if str(key) != identity:
+                raise CollectionNotFound(f"The collection {collection!r} of this audit was erased.")
+            audits.write_audit(connection, key, audit)
+
+        self._write(save)
+
+    def audit(self, collection: str) -> StoredAudit | None:
+        with self._database.reading() as connection:
+            key = queries.collection_key(connection, collection)
+            try:
+                return audits.read_audit(connection, key)
+            except ValueError as error:
+                raise GalleryUnavailable(f"The stored audit of {collection!r} is damaged; make another.") from error
+
     def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
         with self._database.reading() as connection:
             return receipts.stored_templates(connection, ids)
@@ -183,6 +202,7 @@ class PostgresGallery:
             # One table after the other is faster than row by row.
             for table in ("templates", "subjects", "sizes"):
                 queries.delete_all(connection, table, key)
+            audits.delete_audit(connection, key)
             if collection != DEFAULT_COLLECTION:
                 queries.delete_collection(connection, key)
             return stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection as AnyOf
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -230,6 +231,10 @@ class SqliteGallery:
     def identity(self, collection: str) -> str:
         with self._database.reading() as connection:
             return str(queries.collection_key(connection, collection))
+
+    def stored_templates(self, ids: AnyOf[str]) -> frozenset[str]:
+        with self._database.reading() as connection:
+            return receipts.stored_templates(connection, ids)
 
     def save_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
         with self._writing() as (connection, _):

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
-from tests.app.photographs import blank, blurred, two_faces
+from tests.app.photographs import blank, blurred, collins, jpeg, two_faces
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -54,3 +55,14 @@ def test_bytes_that_are_no_image(client: TestClient) -> None:
 def test_other_fields_are_refused(client: TestClient, ada: bytes) -> None:
     invalid_field(client.post("/detect", files=files(ada), data={"collection": "default"}), "collection")
     problem(client.post("/detect"), 415, "unsupported_media_type")
+
+
+def test_a_photograph_that_lies_on_its_side_is_turned_and_says_so(client: TestClient, ada: bytes) -> None:
+    upright = ok(client.post("/detect", files=files(ada)))["faces"][0]
+    assert upright["turned"] == 0
+    answer = ok(client.post("/detect", files=files(jpeg(collins().transpose(Image.Transpose.ROTATE_90), 95))))
+    (face,) = answer["faces"]
+    assert face["turned"] == 90
+    x, y = upright["landmarks"]["nose"]
+    assert face["landmarks"]["nose"] == [pytest.approx(y, abs=2), pytest.approx(511 - x, abs=2)]
+    assert face["quality"]["roll"] == pytest.approx(upright["quality"]["roll"] - 90, abs=2)

@@ -12,7 +12,7 @@ from app.settings import GallerySettings, Settings
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
 from tests.app.conftest import MakeService
-from tests.app.photographs import blank, blurred, collins, jpeg, two_faces, variants
+from tests.app.photographs import blank, blurred, collins, jpeg, two_alike, two_faces, variants
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def test_json_takes_one_image_or_several(client: TestClient, ada: bytes, prefix:
 
 
 def test_the_usable_photographs_are_enrolled_and_the_others_named(client: TestClient, ada: bytes) -> None:
-    answer = ok(client.post("/enroll", files=files(blank(), ada, b"GIF89a", two_faces())), 201)
+    answer = ok(client.post("/enroll", files=files(blank(), ada, b"GIF89a", two_alike())), 201)
     assert [t["image"] for t in answer["templates"]] == [1]
     assert answer["template_count"] == 1
     reasons = [(f["image"], f["code"]) for f in answer["failures"]]
@@ -73,7 +73,7 @@ def test_nothing_is_stored_when_no_photograph_is_usable(client: TestClient) -> N
     ("image", "status", "code"),
     [
         (blank, 422, "no_face"),
-        (two_faces, 422, "multiple_faces"),
+        (two_alike, 422, "multiple_faces"),
         (blurred, 422, "low_quality"),
         (bytes, 422, "empty_image"),
         (lambda: b"hello", 415, "unsupported_image_format"),
@@ -109,6 +109,24 @@ def test_largest_takes_the_largest_of_several_faces_and_says_how_many(client: Te
     assert probe["face"]["box"]["x"] < 300
     verified = ok(client.post("/verify", files=files(ada), data={"subject_id": "ada"}))
     assert verified["decision"] == "match"
+
+
+def test_a_face_that_is_clearly_larger_than_the_others_is_enrolled_by_default(client: TestClient, ada: bytes) -> None:
+    answer = ok(client.post("/enroll", files=files(two_faces()), data={"subject_id": "ada"}), 201)
+    probe = answer["templates"][0]["probe"]
+    assert probe["faces_detected"] == 2
+    assert probe["face"]["box"]["x"] < 300
+    assert ok(client.post("/verify", files=files(ada), data={"subject_id": "ada"}))["decision"] == "match"
+    strict = client.post("/enroll", files=files(two_faces()), data={"subject_id": "ada", "face_policy": "single"})
+    assert problem(strict, 422, "multiple_faces")["count"] == 2
+
+
+def test_two_faces_of_like_size_are_not_chosen_between(client: TestClient) -> None:
+    refused = problem(
+        client.post("/enroll", files=files(two_alike()), data={"subject_id": "ada"}), 422, "multiple_faces"
+    )
+    assert refused["count"] == len(refused["boxes"]) == 2
+    problem(client.get("/subjects/ada"), 404, "subject_not_found")
 
 
 def test_all_faces_cannot_be_one_subject(client: TestClient, ada: bytes) -> None:

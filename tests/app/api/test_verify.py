@@ -9,7 +9,7 @@ from app.decisions import Calibration, Claim, ClaimedThreshold
 from app.encoding import EncoderWeights
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
-from tests.app.photographs import blank, collins, two_faces, variants
+from tests.app.photographs import blank, collins, two_alike, two_faces, variants
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +138,23 @@ def test_largest_is_the_default_and_says_which_face(client: TestClient, ada: byt
     assert answer["probe"]["faces_detected"] == 2
     assert answer["probe"]["face"]["box"]["x"] < 300
     assert ok(client.post("/verify", files=files(two_faces(), reference=grace)))["decision"] == "no_match"
+
+
+def test_the_wrong_one_of_two_faces_of_like_size_is_inconclusive_and_counts_as_a_failure(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes
+) -> None:
+    enroll(grace, subject_id="grace")
+    answer = ok(client.post("/verify", files=files(two_alike(), reference=grace)))
+    assert (answer["decision"], answer["reason"]) == ("inconclusive", "ambiguous_face")
+    assert ok(client.post("/verify", files=files(two_alike(), reference=ada)))["decision"] == "match"
+    problem(
+        client.post("/verify", files=files(two_alike(), reference=grace), data={"face_policy": "dominant"}),
+        422,
+        "multiple_faces",
+    )
+    for _ in range(5):
+        ok(client.post("/verify", files=files(two_alike()), data={"subject_id": "grace"}))
+    problem(client.post("/verify", files=files(grace), data={"subject_id": "grace"}), 429, "locked_out")
 
 
 def test_all_lets_the_closest_face_decide(enroll: Enroll, client: TestClient, ada: bytes, grace: bytes) -> None:

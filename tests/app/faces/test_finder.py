@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 
 import cv2
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.faces import (
+    DOMINANT,
     TEMPLATE,
     Box,
     DecodeLimits,
@@ -185,13 +187,61 @@ def test_as_many_faces_as_are_taken_are_all_cut(crowd: bytes, detector: YunetDet
     assert len(found.faces) == found.faces_detected == 90
 
 
+def side_by_side(astronaut: Pixels, ratio: float, side: int = 400, width: int = 1000) -> bytes:
+    """The astronaut twice, the left one ``ratio`` times as large."""
+    canvas = Image.new("RGB", (width, 600), (90, 110, 90))
+    for x, size in ((0, side), (width // 2, round(side / ratio))):
+        canvas.paste(Image.fromarray(astronaut).resize((size, size), Image.Resampling.LANCZOS), (x, 20))
+    return encode(canvas, "PNG")
+
+
+@pytest.mark.parametrize(("ratio", "clear"), [(1.0, False), (1.25, False), (1.8, True), (2.5, True)])
+def test_a_dominant_face_is_clearly_larger_than_all_others(
+    finder: FaceFinder, astronaut: Pixels, ratio: float, clear: bool
+) -> None:
+    data = side_by_side(astronaut, ratio)
+    largest = finder.find(data, FacePolicy.LARGEST)
+    assert largest.ambiguous is not clear
+    assert at(largest.faces[0].detected, scale=400 / 512, offset=(0, 20), tolerance=8) or ratio == 1.0
+    if not clear:
+        with pytest.raises(MultipleFacesError, match=r"none is 1\.5 times as large") as caught:
+            finder.find(data, FacePolicy.DOMINANT)
+        assert caught.value.details["count"] == len(caught.value.details["boxes"]) == 2
+        return
+    dominant = finder.find(data, FacePolicy.DOMINANT)
+    assert dominant.faces_detected == 2
+    assert not dominant.ambiguous
+    (face,) = dominant.faces
+    assert at(face.detected, scale=400 / 512, offset=(0, 20), tolerance=8)
+    # The same chip as that of the largest face, so the same embedding.
+    np.testing.assert_array_equal(face.chip, largest.faces[0].chip)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.2, 1.35])
+@pytest.mark.parametrize("side", [160, 240, 480])
+def test_a_face_of_like_size_is_seen_by_largest_too(
+    finder: FaceFinder, astronaut: Pixels, side: int, ratio: float
+) -> None:
+    # In the coarse pass the larger one is 9, 13 or 27 pixels wide.
+    assert finder.find(side_by_side(astronaut, ratio, side), FacePolicy.LARGEST).ambiguous
+
+
+def test_one_face_is_dominant_and_not_ambiguous(finder: FaceFinder, astronaut: Pixels) -> None:
+    data = encode(astronaut, "PNG")
+    assert finder.find(data, FacePolicy.DOMINANT).faces_detected == 1
+    assert not finder.find(data, FacePolicy.LARGEST).ambiguous
+
+
 @given(FACES, st.sampled_from(FacePolicy))
 def test_choose(faces: list[DetectedFace], policy: FacePolicy) -> None:
     areas = sorted((face.box.width * face.box.height for face in faces), reverse=True)
     if not faces:
         with pytest.raises(NoFaceError):
             choose(faces, policy)
-    elif policy is FacePolicy.SINGLE and len(faces) > 1:
+    elif len(faces) > 1 and (
+        policy is FacePolicy.SINGLE
+        or (policy is FacePolicy.DOMINANT and math.sqrt(areas[0]) < DOMINANT * math.sqrt(areas[1]))
+    ):
         with pytest.raises(MultipleFacesError) as caught:
             choose(faces, policy)
         assert caught.value.details["count"] == len(caught.value.details["boxes"]) == len(faces)
@@ -201,4 +251,4 @@ def test_choose(faces: list[DetectedFace], policy: FacePolicy) -> None:
 
 
 def test_the_policies_names_are_stable() -> None:
-    assert {policy.value for policy in FacePolicy} == {"single", "largest", "all"}
+    assert {policy.value for policy in FacePolicy} == {"single", "dominant", "largest", "all"}

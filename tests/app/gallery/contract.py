@@ -234,6 +234,14 @@ class GalleryContract:
         gallery.create_collection("a")
         assert gallery.identity("a") != before
 
+    def test_stored_templates_are_told_from_others(self, gallery: Gallery) -> None:
+        gallery.create_collection("a")
+        gallery.enroll("default", "ada", [template(axis(0), "t0"), template(axis(0), "t1")])
+        gallery.enroll("a", "ada", [template(axis(0), "t2")])
+        gallery.delete_template("default", "ada", "t1")
+        assert gallery.stored_templates(["t0", "t1", "t2", "t3"]) == {"t0", "t2"}
+        assert gallery.stored_templates([]) == set()
+
     def test_the_latest_audit_is_kept_without_what_is_erased(self, gallery: Gallery) -> None:
         identity, moment = gallery.identity("default"), datetime(2026, 3, 1, 12, tzinfo=UTC)
         assert gallery.audit("default") is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from app.crowding import NoCrowding
-from app.decisions import Calibration, Claim, Decision, Outcome, RequestedCriterion
+from app.decisions import Calibration, Claim, Decision, Outcome, Reason, RequestedCriterion
 from app.embeddings import EMBEDDING_SIZE, squared_distance
 from app.encoding import EncoderRuntime, Encodings
 from app.faces import FaceFinder, FacePolicy, MultipleFacesError, NoFaceError, TooMuchWorkError, WorkLimits
@@ -28,7 +28,7 @@ from app.recognition.service import (
     compared,
 )
 from tests.app.faces.attacks import blank_webp
-from tests.app.photographs import blank, blurred, collins, jpeg, tiled, two_faces, variants
+from tests.app.photographs import blank, blurred, collins, jpeg, tiled, two_alike, two_faces, variants
 
 pytestmark = pytest.mark.slow
 
@@ -64,9 +64,9 @@ def test_the_only_photographs_own_reason_is_raised(service: RecognitionService) 
     with pytest.raises(NoFaceError):
         enrol(service, blank())
     with pytest.raises(MultipleFacesError):
-        enrol(service, two_faces())
+        enrol(service, two_alike())
     with pytest.raises(NoUsableImage) as refused:
-        enrol(service, blank(), two_faces(), blurred())
+        enrol(service, blank(), two_alike(), blurred())
     assert [f["code"] for f in refused.value.details["failures"]] == ["no_face", "multiple_faces", "low_quality"]
 
 
@@ -111,6 +111,43 @@ def test_duplicates_are_the_other_subjects_within_the_threshold(
     assert found <= variants(collins()).keys() - {"compressed"}
     assert len(found) >= 4
     assert enrol(service, ada, subject_id="x", report_duplicates=False).possible_duplicates == ()
+
+
+@pytest.mark.parametrize("inconclusive", [True, False])
+def test_of_two_faces_of_like_size_the_larger_one_matches_but_does_not_fail(
+    service: RecognitionService,
+    face_finder: FaceFinder,
+    encoder: EncoderRuntime,
+    calibration: Calibration,
+    ada: bytes,
+    grace: bytes,
+    inconclusive: bool,
+) -> None:
+    asked = RecognitionService(
+        face_finder,
+        encoder,
+        service.gallery,
+        Criteria(calibration),
+        crowding=NoCrowding(),
+        inconclusive=inconclusive,
+    )
+    largest, both = FacePolicy.LARGEST, two_alike()
+    unclear = Decision.INCONCLUSIVE if inconclusive else Decision.NO_MATCH
+    unsure, sure = Outcome(unclear, Reason.AMBIGUOUS_FACE), Outcome(Decision.MATCH)
+    # Nobody is there who could be meant.
+    assert asked.identify(both, "default", 1, face_policy=largest).faces[0].outcome == Outcome(Decision.NO_MATCH)
+    enrol(asked, grace, subject_id="grace")
+    assert asked.verify(both, ada, face_policy=largest).outcome == sure
+    assert asked.verify(both, grace, face_policy=largest).outcome == unsure
+    assert asked.verify(grace, both, face_policy=largest).outcome == unsure
+    assert asked.verify(grace, ada, face_policy=largest).outcome == Outcome(Decision.NO_MATCH)
+    assert asked.verify(two_faces(), grace, face_policy=largest).outcome == Outcome(Decision.NO_MATCH)
+    assert asked.verify(both, grace, face_policy=FacePolicy.ALL).outcome == sure
+    assert asked.verify_subject(both, "default", "grace", face_policy=largest).outcome == unsure
+    assert asked.identify(both, "default", 1, face_policy=largest).faces[0].outcome == unsure
+    enrol(asked, ada, subject_id="ada")
+    assert asked.verify_subject(both, "default", "ada", face_policy=largest).outcome == sure
+    assert asked.identify(both, "default", 1, face_policy=largest).faces[0].outcome == sure
 
 
 class TestIdempotency:

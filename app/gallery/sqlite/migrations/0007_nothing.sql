@@ -1,2 +1,0 @@
--- Nothing changes at this version.
-SELECT 1;
