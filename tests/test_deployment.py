@@ -38,10 +38,10 @@ def settings_fields() -> dict[str, Any]:
     """Every setting as the environment names it, with its default."""
     fields = {}
     for room, field in Settings.model_fields.items():
-        model = type(field.default)
-        assert issubclass(model, BaseModel)
-        for name in model.model_fields:
-            fields[f"TESSERA_{room.upper()}__{name.upper()}"] = getattr(field.default, name)
+        default = field.get_default(call_default_factory=True)
+        assert isinstance(default, BaseModel)
+        for name in type(default).model_fields:
+            fields[f"TESSERA_{room.upper()}__{name.upper()}"] = getattr(default, name)
     return fields
 
 

@@ -104,7 +104,7 @@ class ChipWriter:
 class Packer:
     """Packs what was cut: each photograph once, and none that lies in the folders of two people.
 
-    One face in two photographs, to the last bit, is one photograph. ``identity`` and ``sides`` are as in
+    One face in two photographs, to the last bit, is one photograph. ``identity`` and ``sides`` are for
     ``write_table``.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from fastapi.testclient import TestClient
 
@@ -16,5 +17,5 @@ def test_documentation_page_loads_nothing_from_elsewhere() -> None:
     addresses = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert addresses
     for address in addresses:
-        assert address.startswith(("/", "http://testserver/")), address
+        assert urlsplit(address).netloc == "", address
         assert client.get(address).status_code == 200

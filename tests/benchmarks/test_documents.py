@@ -40,7 +40,8 @@ def test_every_command_and_option_is_described() -> None:
     for name in ("serve", "verify", "identify", "enroll", "doctor", "subjects list", "gallery info", "keys create"):
         assert f"### `tessera {name}" in text
     assert (
-        "| `--face-policy <single, largest, all>` | which face of a photograph is meant  [default: largest] |" in text
+        "| `--face-policy <single, dominant, largest, all>` | which face of a photograph is meant  [default: largest] |"
+        in text
     )
     assert "| `A <path>` | a photograph of a face  [required] |" in text
     assert not re.search(r"\| *\|$", text, re.MULTILINE), "an option without a word of help"
