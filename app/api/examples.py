@@ -26,22 +26,22 @@ VERSION = f"tessera-l-4-{ENCODER_SHA256[:8]}"
 _VERSIONS: Example = {"encoder_version": VERSION, "calibration_version": VERSION}
 _FACE: Example = {
     "turned": 0,
-    "box": {"x": 177.92, "y": 62.31, "width": 90.95, "height": 114.18},
+    "box": {"x": 177.9, "y": 62.3, "width": 91.0, "height": 114.2},
     "landmarks": {
-        "left_eye": [201.31, 108.75],
-        "right_eye": [248.37, 109.56],
-        "nose": [221.02, 136.4],
-        "left_mouth": [207.64, 152.18],
-        "right_mouth": [245.9, 152.77],
+        "left_eye": [201.3, 108.8],
+        "right_eye": [248.4, 109.6],
+        "nose": [221.0, 136.4],
+        "left_mouth": [207.6, 152.2],
+        "right_mouth": [245.9, 152.8],
     },
     "confidence": 0.932,
     "quality": {
-        "eye_distance": 47.07,
-        "sharpness": 688.35,
-        "brightness": 138.55,
-        "contrast": 60.97,
+        "eye_distance": 47.1,
+        "sharpness": 688.0,
+        "brightness": 139.0,
+        "contrast": 61.0,
         "yaw": -0.07,
-        "roll": 0.99,
+        "roll": 1.0,
         "issues": [],
     },
 }
@@ -70,7 +70,7 @@ _CRITERION: Example = {
     "bound_by": "Indian celebrities",
     "met": True,
 }
-_MATCH: Example = {"decision": "match", "distance": 0.4853, "similarity": 0.7573}
+_MATCH: Example = {"decision": "match", "distance": 0.4853, "similarity": 0.75735}
 _CROWDED: Example = {"threshold": 0.8683, "crowding": -0.0628}
 """A threshold of 0.8056, less the crowding."""
 _CANDIDATE: Example = {

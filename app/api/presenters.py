@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.api import schemas
+from app.api.schemas import numbers
 from app.api.schemas.decisions import (
     CriterionOut,
     GroupOut,
@@ -21,11 +22,10 @@ from app.decisions import (
     DecisionPolicy,
     RateAtDistance,
     rate_at,
-    similarity,
     worst_rate_at,
 )
 from app.encoding import EncoderInfo
-from app.faces import AlignedFace
+from app.faces import AlignedFace, Quality
 from app.gallery import Candidate, Collection
 from app.recognition.criteria import Criteria
 from app.recognition.results import Enrolment, FaceIdentification, Identification, Probe, Verification
@@ -41,16 +41,35 @@ def face(aligned: AlignedFace) -> schemas.FaceOut:
         turned=aligned.detected.turned,
         box=schemas.BoxOut.model_validate(aligned.detected.box),
         landmarks=schemas.LandmarksOut.model_validate(points),
-        confidence=round(aligned.detected.confidence, 4),
-        quality=schemas.QualityOut.model_validate(aligned.quality),
+        confidence=numbers.decimals(aligned.detected.confidence, 3),
+        quality=quality(aligned.quality),
     )
 
 
-def probe(used: Probe) -> schemas.ProbeOut:
+def quality(measured: Quality) -> schemas.QualityOut:
+    """The measures; one beyond its limit is rounded away from it, so that it does not look as if it were within."""
+
+    def rounding(**towards: str) -> str:
+        return next((way for issue, way in towards.items() if issue in measured.issues), numbers.NEAREST)
+
+    small = rounding(face_too_small=numbers.DOWN)
+    blurred, flat = rounding(blurred=numbers.DOWN), rounding(low_contrast=numbers.DOWN)
+    lit = rounding(too_dark=numbers.DOWN, too_bright=numbers.UP)
+    return schemas.QualityOut(
+        eye_distance=numbers.significant(measured.eye_distance, 3, small),
+        sharpness=numbers.significant(measured.sharpness, 3, blurred),
+        brightness=numbers.significant(measured.brightness, 3, lit),
+        contrast=numbers.significant(measured.contrast, 3, flat),
+        yaw=numbers.decimals(measured.yaw, 2, rounding(extreme_pose=numbers.AWAY)),
+        roll=numbers.decimals(measured.roll, 1),
+        issues=list(measured.issues),
+    )
+
+
+def probe(used: Probe, calibration: Calibration) -> schemas.ProbeOut:
     """The face used and the number of faces found."""
-    return schemas.ProbeOut(
-        faces_detected=used.faces_detected, face=face(used.face), embedding_norm=round(used.norm, 2)
-    )
+    norm = numbers.shown_beside(used.norm, calibration.quality.limit, numbers.NORM_DIGITS)
+    return schemas.ProbeOut(faces_detected=used.faces_detected, face=face(used.face), embedding_norm=norm)
 
 
 def candidate(
@@ -59,14 +78,16 @@ def candidate(
     """A candidate with its own decision; who it is only if it matches by ``shown_by``, too, where there is one."""
     pair = compared(probe, found)
     decision = policy.threshold_decision(pair)
+    threshold = policy.threshold(pair)
+    distance = numbers.distance_shown(found.distance, threshold)
     shown = shown_by is None or decision == shown_by.threshold_decision(pair) == "match"
     return schemas.CandidateOut(
         subject_id=found.subject_id if shown else None,
         template_id=found.template_id if shown else None,
         templates=found.templates,
-        distance=found.distance,
-        similarity=similarity(found.distance),
-        threshold=policy.threshold(pair),
+        distance=distance,
+        similarity=numbers.similarity_shown(distance),
+        threshold=threshold,
         crowding=pair.crowding,
         false_match_rate=_rate(policy, pair),
         worst_group=_worst(policy, pair),
@@ -133,7 +154,8 @@ def enrolment(
         collection=result.subject.collection,
         template_count=len(result.subject.templates),
         templates=[
-            schemas.EnrolledOut(image=e.index, template_id=e.template_id, probe=probe(e.probe)) for e in result.enrolled
+            schemas.EnrolledOut(image=e.index, template_id=e.template_id, probe=probe(e.probe, calibration))
+            for e in result.enrolled
         ],
         failures=[
             schemas.FailureOut(image=r.index, code=r.error.code, detail=r.error.message) for r in result.rejected
@@ -147,12 +169,14 @@ def enrolment(
 def verification(result: Verification, encoder: EncoderInfo, calibration: Calibration) -> schemas.VerifyResponse:
     """The answer to ``/verify``."""
     found, pair = result.candidate, result.compared
+    threshold = result.policy.threshold(pair)
+    distance = numbers.distance_shown(pair.distance, threshold)
     return schemas.VerifyResponse(
         decision=result.outcome.decision,
         reason=result.outcome.reason,
-        distance=pair.distance,
-        similarity=similarity(pair.distance),
-        threshold=result.policy.threshold(pair),
+        distance=distance,
+        similarity=numbers.similarity_shown(distance),
+        threshold=threshold,
         crowding=pair.crowding,
         criterion=_criterion(result.policy, pair.templates),
         false_match_rate=_rate(result.policy, pair),
@@ -161,8 +185,8 @@ def verification(result: Verification, encoder: EncoderInfo, calibration: Calibr
         subject_id=found.subject_id if found else None,
         template_id=found.template_id if found else None,
         templates=pair.templates,
-        probe=probe(result.probe),
-        reference=probe(result.reference) if result.reference else None,
+        probe=probe(result.probe, calibration),
+        reference=probe(result.reference, calibration) if result.reference else None,
         **versions(encoder, calibration),
     )
 
@@ -173,7 +197,7 @@ def _identified(
     return schemas.IdentifiedFace(
         decision=result.outcome.decision,
         reason=result.outcome.reason,
-        probe=probe(result.probe),
+        probe=probe(result.probe, policy.calibration),
         candidates=[candidate(c, result.probe, policy, shown_by=shown_by) for c in result.candidates],
     )
 
@@ -201,13 +225,17 @@ def identification(
         operating_point=operating_point(policy, templates),
         gallery_subjects=policy.subjects or 0,
         false_positive_identification_rate=policy.false_positive_identification_rate(),
-        margin=result.faces[0].margin,
+        margin=_margin(result.faces[0].margin, calibration),
         reason="empty_gallery" if result.reason else first.reason,
         probe=first.probe,
         candidates=first.candidates,
         faces=faces,
         **versions(encoder, calibration),
     )
+
+
+def _margin(margin: float | None, calibration: Calibration) -> float | None:
+    return None if margin is None else numbers.shown_beside(margin, calibration.margin.limit, numbers.DISTANCE_DIGITS)
 
 
 def collection(found: Collection) -> schemas.CollectionOut:

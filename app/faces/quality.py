@@ -78,10 +78,11 @@ def assess(chip: Pixels, detected: DetectedFace, scale: float, limits: QualityLi
         roll=float(np.degrees(np.arctan2(along[1], along[0]))),
         confidence=detected.confidence,
     )
-    return _with_issues(measured, limits)
+    return with_issues(measured, limits)
 
 
-def _with_issues(measured: Quality, limits: QualityLimits) -> Quality:
+def with_issues(measured: Quality, limits: QualityLimits) -> Quality:
+    """The measures with every issue named that the limits make of them."""
     outside = {
         QualityIssue.FACE_TOO_SMALL: measured.eye_distance < limits.min_eye_distance,
         QualityIssue.BLURRED: measured.sharpness < limits.min_sharpness,

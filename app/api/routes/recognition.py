@@ -245,12 +245,14 @@ async def identify(
         result, content = await components.admission.run(request, answer)
         first = result.faces[0]
         outcome.value = first.outcome.decision
-        found = [face.candidates[0] for face in result.faces if face.outcome.decision is Decision.MATCH]
+        # By subject: one person may be in the photograph more than once, as beside a mirror.
+        matched = [face.candidates[0].subject_id for face in result.faces if face.outcome.decision is Decision.MATCH]
+        found = list(dict.fromkeys(matched))
         outcome.details = presenters.versions(service.encoder, service.calibration)
         if found:
-            outcome.subject = found[0].subject_id
+            outcome.subject = found[0]
         if len(found) > 1:
-            also = [components.trail.name_of(body.collection, candidate.subject_id) for candidate in found[1:]]
+            also = [components.trail.name_of(body.collection, subject_id) for subject_id in found[1:]]
             outcome.details["also"] = ",".join(also)
     nearest = first.candidates[0].distance if first.candidates else None
     components.metrics.decided("identify", first.outcome, nearest)

@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import ConfigDict, Field
 
 from app.api import examples
+from app.api.schemas import numbers
 from app.api.schemas.common import AttributesModel
 from app.api.schemas.decisions import EstimateOut
 from app.audits.jobs import AuditStatus
@@ -18,8 +19,10 @@ class SubjectPairOut(AttributesModel):
 
     first: str
     second: str
-    distance: float
-    false_match_rate: float | None = Field(description="how often two different people are as near; null beyond 50 %")
+    distance: numbers.Distance
+    false_match_rate: numbers.Rate | None = Field(
+        description="how often two different people are as near; null beyond 50 %"
+    )
 
 
 class OutlierOut(AttributesModel):
@@ -27,8 +30,8 @@ class OutlierOut(AttributesModel):
 
     subject_id: str
     template_id: str
-    distance: float = Field(description="squared, to the fused template of the others")
-    threshold: float
+    distance: numbers.BeyondThreshold = Field(description="squared, to the fused template of the others")
+    threshold: numbers.Threshold
 
 
 class WeakTemplateOut(AttributesModel):
@@ -36,13 +39,13 @@ class WeakTemplateOut(AttributesModel):
 
     subject_id: str
     template_id: str
-    norm: float
+    norm: numbers.WeakNorm
 
 
 class RateCheckOut(AttributesModel):
     """At one threshold: the calibrated false match rate and the share of the collection's own pairs within it."""
 
-    threshold: float
+    threshold: numbers.Threshold
     calibrated: EstimateOut
     observed: EstimateOut
     pairs: int

@@ -7,7 +7,6 @@ import binascii
 from typing import Annotated
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -69,6 +68,3 @@ class AttributesModel(BaseModel):
     """Built from any object with attributes of these names."""
 
     model_config = ConfigDict(from_attributes=True)
-
-
-Rounded = Annotated[float, AfterValidator(lambda value: round(value, 2))]

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.api.schemas import numbers
 from app.api.schemas.common import AttributesModel
 from app.decisions import Claim, CriterionKind, CriterionSource, RequestedCriterion
 
@@ -39,7 +40,8 @@ class ThresholdChoice(BaseModel):
 
     def requested(self) -> RequestedCriterion:
         """What the request asks for."""
-        distance = self.max_distance if self.min_similarity is None else 2 - 2 * self.min_similarity
+        # 2 - 2 * 0.55 is 0.8999999999999999: without this, a similarity that is shown as 0.55 would not match.
+        distance = self.max_distance if self.min_similarity is None else round(2 - 2 * self.min_similarity, 12)
         target = getattr(self, "target_fmr", None) or getattr(self, "target_fpir", None)
         return RequestedCriterion(target, distance, self.claim)
 
@@ -50,17 +52,17 @@ CRITERIA = (*(kind.value for kind in CriterionKind), "min_similarity")
 class EstimateOut(AttributesModel):
     """A measured rate, 0..1, and the bounds of its 95 % bootstrap interval over subjects."""
 
-    value: float
-    low: float
-    high: float
+    value: numbers.Rate
+    low: numbers.Rate
+    high: numbers.Rate
 
 
 class RateOut(BaseModel):
     """The false match rate at a distance."""
 
-    value: float
-    low: float
-    high: float
+    value: numbers.Rate
+    low: numbers.Rate
+    high: numbers.Rate
     at_most: bool = Field(description="the distance is smaller than any that was measured: the rate is this or lower")
 
 
@@ -73,7 +75,7 @@ class WorstGroupOut(RateOut):
 class GroupPointOut(AttributesModel):
     """A threshold and the rates of one comparison within a group; FNMR is null if nobody in it has two faces."""
 
-    threshold: float
+    threshold: numbers.Threshold
     false_match_rate: EstimateOut
     false_non_match_rate: EstimateOut | None
 
@@ -81,7 +83,7 @@ class GroupPointOut(AttributesModel):
 class OperatingPointOut(GroupPointOut):
     """A threshold and the error rates of one comparison measured at it, or at the next more permissive one measured."""
 
-    threshold: float = Field(description="as measured, for two faces of usual crowding")
+    threshold: numbers.Threshold = Field(description="as measured, for two faces of usual crowding")
     false_match_rate: EstimateOut = Field(description="over all pairs")
     false_non_match_rate: EstimateOut
 
@@ -99,7 +101,7 @@ class GroupOut(AttributesModel):
     )
     subjects: int
     faces: int
-    smallest_supported_fmr: float = Field(
+    smallest_supported_fmr: numbers.LowestRate = Field(
         validation_alias="smallest_supported", description="the lowest false match rate that can be claimed within it"
     )
     operating_points: list[GroupPointOut]

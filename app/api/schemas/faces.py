@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from app.api import examples
-from app.api.schemas.common import AttributesModel, Image, RequestModel, Rounded
+from app.api.schemas import numbers
+from app.api.schemas.common import AttributesModel, Image, RequestModel
 
 
 class DetectRequest(RequestModel):
@@ -19,31 +20,31 @@ class DetectRequest(RequestModel):
 class BoxOut(AttributesModel):
     """Pixels of the upright photograph; the box may reach beyond it for a face at its border."""
 
-    x: Rounded
-    y: Rounded
-    width: Rounded
-    height: Rounded
+    x: numbers.Tenth
+    y: numbers.Tenth
+    width: numbers.Tenth
+    height: numbers.Tenth
 
 
 class LandmarksOut(BaseModel):
     """x and y in pixels, outside the photograph if the face is cut off; left and right as the viewer sees them."""
 
-    left_eye: tuple[Rounded, Rounded]
-    right_eye: tuple[Rounded, Rounded]
-    nose: tuple[Rounded, Rounded]
-    left_mouth: tuple[Rounded, Rounded]
-    right_mouth: tuple[Rounded, Rounded]
+    left_eye: tuple[numbers.Tenth, numbers.Tenth]
+    right_eye: tuple[numbers.Tenth, numbers.Tenth]
+    nose: tuple[numbers.Tenth, numbers.Tenth]
+    left_mouth: tuple[numbers.Tenth, numbers.Tenth]
+    right_mouth: tuple[numbers.Tenth, numbers.Tenth]
 
 
 class QualityOut(AttributesModel):
     """Measures of a face; ``issues`` names those outside their limits."""
 
-    eye_distance: Rounded = Field(description="distance between the eyes in the photograph, pixels")
-    sharpness: Rounded = Field(description="variance of the Laplacian of the aligned face")
-    brightness: Rounded = Field(description="mean grey level, 0..255")
-    contrast: Rounded = Field(description="standard deviation of the grey levels")
-    yaw: Rounded = Field(description="offset of the nose from the middle of the eyes, in eye distances; 0 is frontal")
-    roll: Rounded = Field(description="inclination of the line through the eyes, degrees")
+    eye_distance: float = Field(description="distance between the eyes in the photograph, pixels")
+    sharpness: float = Field(description="variance of the Laplacian of the aligned face")
+    brightness: float = Field(description="mean grey level, 0..255")
+    contrast: float = Field(description="standard deviation of the grey levels")
+    yaw: float = Field(description="offset of the nose from the middle of the eyes, in eye distances; 0 is frontal")
+    roll: float = Field(description="inclination of the line through the eyes, degrees")
     issues: list[str]
 
 

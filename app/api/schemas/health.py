@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from app.api import examples
+from app.api.schemas import numbers
 from app.api.schemas.common import AttributesModel
 from app.api.schemas.decisions import GroupOut, OperatingPointOut, OperatingPointWithGroup
 from app.decisions import Claim
@@ -43,9 +44,11 @@ class ModelResponse(BaseModel):
     target_fmr: float = Field(description="of /verify, unless the request or the collection sets one")
     target_fpir: float = Field(description="of /identify, unless the request or the collection sets one")
     claim: Claim = Field(description="for whom these rates are promised, unless the request or the collection says")
-    smallest_supported_fmr: float = Field(description="with that claim")
-    weak_below: float = Field(description="a face with a smaller embedding norm is weak")
-    ambiguous_below: float = Field(description="the order of two matching subjects with a smaller margin is unreliable")
+    smallest_supported_fmr: numbers.LowestRate = Field(description="with that claim")
+    weak_below: numbers.NormLimit = Field(description="a face with a smaller embedding norm is weak")
+    ambiguous_below: numbers.MarginLimit = Field(
+        description="the order of two matching subjects with a smaller margin is unreliable"
+    )
     most_templates: int = Field(description="at most this many templates of a subject are compared, the newest ones")
     operating_point: OperatingPointWithGroup
     operating_points: list[OperatingPointOut] = Field(description="over all pairs, for subjects with one template")

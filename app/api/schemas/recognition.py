@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from app.api import examples
+from app.api.schemas import numbers
 from app.api.schemas.common import Identifier, Image, Images, Metadata, RequestModel
 from app.api.schemas.decisions import (
     CROWDING,
@@ -118,8 +119,8 @@ class CandidateOut(BaseModel):
     templates: int = Field(description="how many templates were compared; the distance is to their mean direction")
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
     similarity: float = Field(description="cosine: 1 - distance / 2")
-    threshold: float = Field(description="a distance up to this is a match, for these two faces")
-    crowding: float = Field(description=CROWDING)
+    threshold: numbers.Threshold = Field(description="a distance up to this is a match, for these two faces")
+    crowding: numbers.Distance = Field(description=CROWDING)
     false_match_rate: RateOut | None = Field(
         description="of one comparison at this very distance, over all pairs; null beyond 50 %"
     )
@@ -153,8 +154,8 @@ class VerifyResponse(Versions):
     reason: Reason | None = Field(description="of an inconclusive decision")
     distance: float = Field(description="squared L2 of unit vectors, 0..4")
     similarity: float = Field(description="cosine: 1 - distance / 2")
-    threshold: float = Field(description="a distance up to this is a match, for these two faces")
-    crowding: float = Field(description=CROWDING)
+    threshold: numbers.Threshold = Field(description="a distance up to this is a match, for these two faces")
+    crowding: numbers.Distance = Field(description=CROWDING)
     criterion: CriterionOut
     false_match_rate: RateOut | None = Field(description="at this very distance, over all pairs; null beyond 50 %")
     worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
@@ -186,11 +187,11 @@ class IdentifyResponse(Versions):
     subject_id: str | None = Field(description="the best candidate's, if it is a match")
     distance: float | None
     similarity: float | None
-    threshold: float = Field(description="the best candidate's")
+    threshold: numbers.Threshold = Field(description="the best candidate's")
     criterion: CriterionOut
     operating_point: OperatingPointWithGroup | None
     gallery_subjects: int = Field(description="number of subjects searched; the threshold is chosen for it")
-    false_positive_identification_rate: float | None = Field(
+    false_positive_identification_rate: numbers.Rate | None = Field(
         description="of a non-mated search among `gallery_subjects`; in the worst group if every_group is claimed; "
         "null where it is unknown"
     )

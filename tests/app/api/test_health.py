@@ -116,26 +116,27 @@ def test_model_says_what_decides(client: TestClient, encoder: EncoderRuntime, ca
     assert answer["calibration_version"] == calibration.version
     most, point = calibration.most_templates, dict(answer["operating_point"])
     assert answer["claim"] == "every_group"
-    assert answer["smallest_supported_fmr"] == calibration.smallest_supported(Claim.EVERY_GROUP, most)
+    smallest = calibration.smallest_supported(Claim.EVERY_GROUP, most)
+    # Rounded up, so that it can be asked for.
+    assert smallest <= answer["smallest_supported_fmr"] <= smallest * 1.01
     worst, bound = point.pop("worst_group"), calibration.bound(Claim.EVERY_GROUP, calibration.default_fmr, 1)
     assert bound is not None
     assert point in answer["operating_points"]
-    assert point["threshold"] >= bound.threshold
+    assert point["threshold"] >= bound.threshold - 1e-4
     assert worst["high"] <= calibration.default_fmr
     assert answer["cohort_sha256"] == calibration.cohort_sha256
     assert [group["name"] for group in answer["groups"]] == [group.name for group in calibration.groups]
     for shown, group in zip(answer["groups"], calibration.groups, strict=True):
         assert (shown["claimed"], shown["part_of"], shown["subjects"]) == (group.claimed, group.part_of, group.subjects)
         assert shown["definition"] == group.definition
-        assert shown["smallest_supported_fmr"] == group.smallest_supported
+        assert group.smallest_supported <= shown["smallest_supported_fmr"] <= group.smallest_supported * 1.01
         assert len(shown["operating_points"]) == len(group.operating_points)
-        assert (
-            shown["operating_points"][0]["false_match_rate"] == group.operating_points[0].false_match_rate.model_dump()
-        )
+        first = group.operating_points[0].false_match_rate.model_dump()
+        assert shown["operating_points"][0]["false_match_rate"] == pytest.approx(first, rel=5e-3)
     assert len(answer["operating_points"]) == len(calibration.curve(1).operating_points)
     assert (answer["target_fmr"], answer["target_fpir"]) == (calibration.default_fmr, calibration.default_fpir)
-    assert answer["weak_below"] == calibration.quality.limit
-    assert answer["ambiguous_below"] == calibration.margin.limit
+    assert answer["weak_below"] == pytest.approx(calibration.quality.limit, abs=0.01)
+    assert answer["ambiguous_below"] == pytest.approx(calibration.margin.limit, abs=1e-4)
     assert answer["most_templates"] == calibration.most_templates
 
 

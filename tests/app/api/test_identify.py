@@ -6,7 +6,8 @@ from fastapi.testclient import TestClient
 from app.decisions import Calibration, Claim
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
-from tests.app.photographs import blank, collins, two_faces, variants
+from tests.app.api.test_security import records
+from tests.app.photographs import blank, collins, jpeg, tiled, two_faces, variants
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +92,22 @@ def test_all_faces_are_searched(enroll: Enroll, client: TestClient, ada: bytes, 
     assert answer["candidates"] == answer["faces"][0]["candidates"]
 
 
+def test_a_subject_who_is_in_the_photograph_twice_is_one_candidate_of_each_face(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes
+) -> None:
+    enroll(ada, ada, subject_id="ada")
+    enroll(grace, subject_id="grace")
+    twice = jpeg(tiled(2, 1, 240), 95)
+    answer = ok(client.post("/identify", files=files(twice), data={"face_policy": "all"}))
+    assert [face["decision"] for face in answer["faces"]] == ["match", "match"]
+    for candidates in (answer["candidates"], *(face["candidates"] for face in answer["faces"])):
+        assert [candidate["subject_id"] for candidate in candidates] == ["ada", "grace"]
+    # The trail names her once.
+    *_, record = records(client, 3)
+    assert record.content["action"] == "identify"
+    assert "also" not in record.content["details"]
+
+
 def test_all_faces_of_an_empty_gallery(client: TestClient) -> None:
     answer = ok(client.post("/identify", files=files(two_faces()), data={"face_policy": "all"}))
     assert answer["reason"] == "empty_gallery"
@@ -152,11 +169,11 @@ def test_the_answer_says_for_how_many_subjects_the_threshold_is(
     assert answer["gallery_subjects"] == 2
     bound = calibration.bound(Claim.EVERY_GROUP, 1 - 0.99**0.5, 1)
     assert bound is not None
-    assert answer["threshold"] == answer["candidates"][0]["threshold"] == bound.threshold
+    assert answer["threshold"] == answer["candidates"][0]["threshold"] == pytest.approx(bound.threshold, abs=1e-4)
     worst = answer["operating_point"]["worst_group"]
     assert worst["high"] <= 1 - 0.99**0.5
     rate = max(worst["value"], answer["operating_point"]["false_match_rate"]["value"])
-    assert answer["false_positive_identification_rate"] == pytest.approx(1 - (1 - rate) ** 2)
+    assert answer["false_positive_identification_rate"] == pytest.approx(1 - (1 - rate) ** 2, rel=1e-2)
     assert answer["criterion"] == {
         "kind": "target_fpir",
         "value": 0.01,
@@ -166,7 +183,7 @@ def test_the_answer_says_for_how_many_subjects_the_threshold_is(
         "met": True,
     }
     first, second = answer["candidates"]
-    assert answer["margin"] == pytest.approx(second["distance"] - first["distance"])
+    assert answer["margin"] == pytest.approx(second["distance"] - first["distance"], abs=3e-4)
     assert first["false_match_rate"]["at_most"]
     only = ok(client.post("/identify", files=files(ada), data={"target_fpir": "0.01", "top_k": "1"}))
     assert len(only["candidates"]) == 1
