@@ -45,7 +45,7 @@ audit: $(BIN)/python  ## known vulnerabilities of the pinned versions, risky cod
 	$(VENV)-audit/bin/cyclonedx-py environment $(BIN)/python --output-file sbom.json
 
 clean:  ## remove the virtual environment and caches; the data directory stays
-	rm -rf $(VENV) $(VENV)-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-generators .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -55,6 +55,8 @@ $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt tests/app/api/generators.txt
 	$(PIP) --editable '.[train,dev]'
+	$(PYTHON) -m venv $(VENV)-generators
+	$(VENV)-generators/bin/python -m pip install --disable-pip-version-check --quiet --requirement tests/app/api/generators.txt
 	touch $@ $(VENV)/.serve

@@ -7,7 +7,6 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
@@ -47,6 +46,40 @@ ASSETS = {
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
+
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Tessera</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script>
+// Swagger UI takes a form that was shown for one that was edited, and would keep it as the text of a JSON body.
+const edited = (original, system) => (state, ...operation) => {
+  const value = system.oas3Selectors.requestBodyValue(...operation);
+  return typeof value === "string" ? original(state, ...operation) : false;
+};
+SwaggerUIBundle({
+  url: "docs/openapi.json",
+  dom_id: "#swagger-ui",
+  presets: [SwaggerUIBundle.presets.apis],
+  plugins: [() => ({ statePlugins: { oas3: { wrapSelectors: { hasUserEditedBody: edited } } } })],
+  deepLinking: true,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+});
+</script>
+</body>
+</html>
+"""
 
 
 class RequestSchema(GenerateJsonSchema):
@@ -178,9 +211,9 @@ def install_document(app: FastAPI) -> None:
     """Serves the document at ``/openapi.json`` and a page to try it out at ``/docs``."""
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = document(app)
-        return app.openapi_schema
+        described: dict[str, Any] = app.openapi_schema or document(app)
+        app.openapi_schema = described
+        return described
 
     app.openapi = openapi  # type: ignore[method-assign]
     package = files("fastapi_swagger.resources")
@@ -192,14 +225,7 @@ def install_document(app: FastAPI) -> None:
     # Everything is asked for relative to the page, so that it works under any prefix and scheme.
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="docs/openapi.json",
-            title=f"{app.title} {app.version}",
-            swagger_js_url="docs/swagger-ui-bundle.js",
-            swagger_css_url="docs/swagger-ui.css",
-            swagger_favicon_url="docs/favicon-32x32.png",
-            swagger_ui_parameters={"tryItOutEnabled": True, "validatorUrl": None},
-        )
+        return HTMLResponse(PAGE)
 
     def asset(name: str, media_type: str) -> None:
         @app.get(f"/docs/{name}", include_in_schema=False)

@@ -72,7 +72,7 @@ GLOSSARY = {
     "similarity": "cosine: 1 - distance / 2",
     "started_at": "UTC",
     "status": "whether it works, or how far it is",
-    "subject_id": "id of the subject; null if there is none",
+    "subject_id": "id of the subject",
     "subjects": "number of subjects",
     "template_id": "id of the template",
     "templates": "number of templates",
@@ -85,10 +85,12 @@ GLOSSARY = {
     "width": "pixels",
     "x": "of the left edge, pixels",
     "y": "of the upper edge, pixels",
+    "JsonValue": "any JSON value",
     "EnrollResponse.subject_id": "as given, or generated",
     "EnrollResponse.templates": "those that were stored, one for each photograph that gave one",
     "SubjectOut.templates": "what is stored of the person's face",
     "SubjectPage.subjects": "ordered by id",
+    "VerifyResponse.subject_id": "id of the subject compared with; null for a second photograph",
     "VerifyRequest.subject_id": "the enrolled subject to compare with, in place of `reference`",
     "VerifyForm.subject_id": "the enrolled subject to compare with, in place of `reference`",
 }
@@ -96,7 +98,9 @@ GLOSSARY = {
 
 
 def describe_fields(name: str, schema: dict[str, Any]) -> None:
-    """Gives each property of a schema a description, if it has none of its own."""
+    """Gives a schema and each of its properties a description, where they have none of their own."""
+    if name in GLOSSARY:
+        schema.setdefault("description", GLOSSARY[name])
     for field, described in schema.get("properties", {}).items():
         meaning = GLOSSARY.get(f"{name}.{field}") or GLOSSARY.get(field)
         if "description" not in described and meaning:

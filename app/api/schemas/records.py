@@ -59,7 +59,7 @@ class SubjectPage(BaseModel):
 
 
 class CollectionUpdate(RequestModel):
-    """The default targets of a collection, null: the service's; and whether it keeps chips."""
+    """The default targets of a collection, for one left out the service's holds; and whether it keeps chips."""
 
     model_config = examples.config(examples.COLLECTION_UPDATE)
 

@@ -271,6 +271,64 @@ def test_a_text_field_is_given_once(client: TestClient, ada: bytes) -> None:
     assert "more than once" in invalid_field(response, "subject_id")
 
 
+def test_an_empty_field_of_a_form_is_absent(client: TestClient, ada: bytes) -> None:
+    empty = [part(name, b"") for name in ("subject_id", "metadata", "on_conflict", "face_policy", "collection")]
+    enrolled = ok(client.post("/enroll", **form(part("image", ada, "a.jpg"), part("image", b"", ""), *empty)), 201)
+    assert enrolled["collection"] == "default"
+    assert len(enrolled["templates"]) == 1
+    criteria = [part(name, b"") for name in ("reference", "max_distance", "min_similarity", "claim", "target_fmr")]
+    named = part("subject_id", enrolled["subject_id"].encode())
+    assert ok(client.post("/verify", **form(part("image", ada, "a.jpg"), named, *criteria)))["decision"] == "match"
+    assert "missing" in invalid_field(client.post("/detect", **form(part("image", b"", ""))), "image")
+    assert "no such field" in invalid_field(client.post("/detect", **form(part("imagee", b""))), "imagee")
+
+
+def test_a_file_that_is_chosen_and_empty_is_no_absent_field(client: TestClient, ada: bytes) -> None:
+    response = client.post("/verify", **form(part("image", ada, "a.jpg"), part("reference", b"", "b.jpg")))
+    problem(response, 422, "empty_image")
+
+
+def test_a_photograph_in_a_wrong_field_learns_the_right_ones(client: TestClient, ada: bytes) -> None:
+    for sent in ({"files": files(imag=ada)}, {"json": {"image": base64_of(ada), "imag": "x"}}):
+        message = invalid_field(client.post("/verify", **sent), "imag")
+        assert "no such field; did you mean `image`?" in message
+        assert "The fields of /verify are" in message
+        assert {"image", "reference", "subject_id", "target_fmr"} <= set(message.replace(",", "").split())
+    assert "did you mean" not in invalid_field(client.post("/verify", files=files(xyz=ada)), "xyz")
+
+
+def test_two_photographs_where_one_belongs(client: TestClient, ada: bytes) -> None:
+    for sent in ({"files": files(ada, ada)}, {"json": {"image": [base64_of(ada)] * 2}}):
+        assert "send the second one as `reference`" in invalid_field(client.post("/verify", **sent), "image")
+        message = invalid_field(client.post("/identify", **sent), "image")
+        assert "takes one photograph" in message
+        assert "reference" not in message
+
+
+def test_what_an_id_may_look_like_is_said_everywhere(client: TestClient, ada: bytes) -> None:
+    for response, field in (
+        (client.post("/enroll", files=files(ada), data={"subject_id": "Ada Lovelace"}), "subject_id"),
+        (client.post("/collections", json={"id": "a/b"}), "id"),
+        (client.get("/subjects/-a"), "subject_id"),
+        (client.get("/subjects", params={"collection": "a b"}), "collection"),
+    ):
+        assert "1 to 128 letters, digits or any of . _ @ : + ~ -" in invalid_field(response, field)
+
+
+def test_what_is_missing_is_said(client: TestClient, ada: bytes) -> None:
+    assert "is missing: send a photograph" in invalid_field(client.post("/detect", json={}), "image")
+    assert invalid_field(client.post("/collections", json={}), "id") == "is missing"
+    assert invalid_field(client.post("/verify", files=files(ada)), "body") == "give either reference or subject_id"
+
+
+def test_another_content_type_is_named(client: TestClient) -> None:
+    for content_type, said in (("image/jpeg", "`image/jpeg`"), ("<script>/x", "none that can be read")):
+        response = client.post("/detect", content=b"x", headers={"content-type": content_type})
+        detail = problem(response, 415, "unsupported_media_type")["detail"]
+        assert said in detail
+        assert "curl -F image=@" in detail
+
+
 @pytest.mark.parametrize("name", ["subjectid", "Image", "reference", "", "ä"])
 def test_unknown_fields_are_named(client: TestClient, ada: bytes, name: str) -> None:
     if name != "reference":
@@ -299,7 +357,6 @@ def test_a_form_in_an_odd_charset_is_no_failure(client: TestClient, ada: bytes, 
 @pytest.mark.parametrize(
     "metadata",
     [
-        b"",
         b"nope",
         b"{",
         b'{"a": NaN}',
