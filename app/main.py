@@ -26,6 +26,7 @@ from app.api.metrics import Metrics
 from app.api.middleware import RequestMiddleware
 from app.api.problems import install_problem_handlers
 from app.api.routes import audits, collections, health, recognition, subjects
+from app.api.tracing import RequestTracing, open_tracing
 from app.audits.jobs import AuditJobs
 from app.crowding import Crowding, load_crowding
 from app.decisions import Calibration, load_calibration, read_calibration
@@ -269,10 +270,17 @@ def _description(service: RecognitionService) -> dict[str, str]:
     }
 
 
-def create_app(settings: Settings | None = None, service: RecognitionService | None = None) -> FastAPI:
-    """The ASGI application. It closes the service, given or built, when it shuts down."""
+def create_app(
+    settings: Settings | None = None,
+    service: RecognitionService | None = None,
+    tracing: RequestTracing | None = None,
+) -> FastAPI:
+    """The ASGI application. It closes the service and the tracing, given or built, when it shuts down.
+
+    Raises TracingUnavailable.
+    """
     chosen = settings or Settings()
-    metrics = Metrics()
+    metrics, traces = Metrics(), tracing or open_tracing()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -287,6 +295,8 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
         finally:
             pruning.cancel()
             components.close()
+            if traces is not None:
+                traces.close()
 
     app = FastAPI(
         title="Tessera",
@@ -305,6 +315,7 @@ def create_app(settings: Settings | None = None, service: RecognitionService | N
         metrics=metrics,
         max_body_bytes=chosen.server.max_body_bytes,
         max_bytes_in_flight=chosen.server.max_bytes_in_flight,
+        tracing=traces,
     )
     if origins := listed(chosen.server.cors_origins):
         # The outermost, so that pages can read refusals, too. Keys come in a header; cookies do not exist.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from app.cli.server import EXIT_SECONDS
 from app.faces import yunet
 from app.settings import EncodingSettings, Settings
 
@@ -114,6 +118,41 @@ def test_compose_listens_on_loopback_and_locks_the_container() -> None:
 def test_compose_waits_longer_than_the_service_takes_to_stop() -> None:
     grace = int(compose_service()["stop_grace_period"].removesuffix("s"))
     assert grace > settings_fields()["TESSERA_SERVER__GRACEFUL_SECONDS"]
+
+
+def test_compose_shows_every_setting_and_limits_what_it_uses() -> None:
+    service = compose_service()
+    assert service["mem_limit"]
+    assert service["cpus"]
+    shown = re.findall(r"^#?(TESSERA_\w+)=", (ROOT / service["env_file"]).read_text(), re.MULTILINE)
+    assert sorted(shown) == sorted(settings_fields())
+    assert service["environment"].keys() <= settings_fields().keys()
+
+
+UNIT = ROOT / "deploy" / "systemd" / "tessera.service"
+
+
+def test_the_unit_names_settings_and_credentials_that_exist() -> None:
+    unit = re.sub("^#(?=\\w+=)", "", UNIT.read_text(), flags=re.MULTILINE)
+    variables = dict(re.findall(r"^Environment=(TESSERA_\w+)=(.*)$", unit, re.MULTILINE))
+    assert variables.keys() <= settings_fields().keys()
+    credentials = set(re.findall(r"^LoadCredential=([\w.]+):", unit, re.MULTILINE))
+    assert credentials == {value.removeprefix("%d/") for value in variables.values() if value.startswith("%d/")}
+    assert (
+        variables["TESSERA_GALLERY__DATA_DIR"] == "%S/" + re.findall(r"^StateDirectory=(\w+)$", unit, re.MULTILINE)[0]
+    )
+    [patience] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert int(patience) > settings_fields()["TESSERA_SERVER__GRACEFUL_SECONDS"] + EXIT_SECONDS
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/tessera/bin/tessera", sys.executable))
+    done = subprocess.run([analyze, "verify", str(unit)], check=False, capture_output=True, text=True)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if UNIT.name in line]) == (0, [])
 
 
 def test_serving_needs_no_torch() -> None:

@@ -196,7 +196,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-_REFUSALS = {
+REFUSALS = {
     HTTPStatus.REQUEST_TIMEOUT: ("request_timeout", "The request did not arrive in time; send it whole."),
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: ("header_too_large", "The headers are too large; send fewer."),
     HTTPStatus.SERVICE_UNAVAILABLE: ("overloaded", "Too many connections are open; try again later."),
@@ -204,7 +204,7 @@ _REFUSALS = {
 
 
 def _refusal(status: HTTPStatus) -> bytes:
-    code, detail = _REFUSALS[status]
+    code, detail = REFUSALS[status]
     body = (
         f'{{"type":"urn:tessera:problem:{code}","title":"{status.phrase}","status":{status.value},'
         f'"detail":"{detail}","code":"{code}"}}'

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.gate import Gate
 from app.api.metrics import Metrics
 from app.api.problems import KINDS, RequestError, problem_response
+from app.api.tracing import RequestTracing
 from app.errors import TesseraError
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -78,8 +79,16 @@ class BodyBudget:
 class RequestMiddleware:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int, max_bytes_in_flight: int) -> None:
-        self._app, self._metrics, self._max_body_bytes = app, metrics, max_body_bytes
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        max_body_bytes: int,
+        max_bytes_in_flight: int,
+        tracing: RequestTracing | None = None,
+    ) -> None:
+        self._app, self._metrics, self._max_body_bytes, self._tracing = app, metrics, max_body_bytes, tracing
         self._budget = BodyBudget(max_bytes_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,10 +128,10 @@ class RequestMiddleware:
         finally:
             body.release()
             self._metrics.in_progress.dec()
-            self._account(scope, request_id, status, time.perf_counter() - started)
+            self._account(scope, headers, request_id, status, time.perf_counter() - started)
 
-    def _account(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        """What became of a request, for the metrics and the log."""
+    def _account(self, scope: Scope, headers: Headers, request_id: str, status: int, seconds: float) -> None:
+        """What became of a request, for the metrics, the log and the collector of traces."""
         # Clients can invent methods, and each would become a permanent time series.
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = getattr(scope.get("route"), "path", UNMATCHED)
@@ -143,7 +152,11 @@ class RequestMiddleware:
             "error": code,
             "reason": state.get("reason"),
         }
-        log_request({name: value for name, value in fields.items() if value is not None})
+        shown = {name: value for name, value in fields.items() if value is not None}
+        log_request(shown)
+        if self._tracing is not None:
+            now = time.time_ns()
+            self._tracing.record(headers, shown, state.get("stages", {}), (now - round(1e9 * seconds), now))
 
     async def _guarded(self, scope: Scope, headers: Headers, body: _Body, send: Send, request_id: str) -> None:
         try:

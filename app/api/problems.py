@@ -123,6 +123,7 @@ KINDS: dict[str, ProblemKind] = {
     "calibration_invalid": ProblemKind(503, "Calibration unusable", "The calibration is not this encoder's."),
     "cohort_invalid": ProblemKind(503, "Cohort unusable", "The cohort is not the one that the calibration goes with."),
     "detector_unavailable": ProblemKind(503, "Detector unusable", "The detector cannot be loaded."),
+    "tracing_unavailable": ProblemKind(503, "Tracing unavailable", "A collector is named, but not its packages."),
     "not_ready": ProblemKind(503, "Not ready", "A part of the service does not work; see checks."),
     "not_found": ProblemKind(404, "Not found", "There is nothing at this path; see /docs."),
     "method_not_allowed": ProblemKind(405, "Method not allowed", "This path does not take this method; see /docs."),

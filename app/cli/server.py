@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from pydantic_settings import SettingsError
 
 from app.api.connections import BoundedHttpProtocol, ConnectionLimits
+from app.api.tracing import open_tracing
 from app.cli.options import DataDirOption, load_settings, refuse, refusing, settings_without_data
 from app.cli.output import ExitCode
 from app.logs import configure_logging
@@ -64,6 +65,7 @@ def serve(
     with refusing():
         settings = load_settings(host, port, data_dir)
         configure_logging(settings.server.log_format, settings.server.log_level)
+        tracing = open_tracing()
         open_to_all = require_keys(settings)
         service = build_service(settings)
         start = _start_lines(settings, service)
@@ -76,7 +78,7 @@ def serve(
     # After a graceful stop uvicorn re-raises the signal, which would end the process as if it had been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _allow_descriptors(2 * settings.server.max_connections + SPARE_DESCRIPTORS)
-    server = _Server(_configuration(settings, create_app(settings, service)), start)
+    server = _Server(_configuration(settings, create_app(settings, service, tracing)), start)
     try:
         server.run()
     except SystemExit as ended:

@@ -12,7 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 import app
+from app.api.connections import REFUSALS
 from app.api.problems import KINDS, problem_response
+from app.api.remedies import BEFORE_REQUESTS, REMEDIES
 from app.errors import TesseraError
 from app.faces import DegenerateLandmarksError
 from app.gallery import GalleryInUse
@@ -151,3 +153,15 @@ def test_several_invalid_fields_are_all_named(client: TestClient) -> None:
     answer = problem(client.post("/identify", files=files(blank()), data=form), 422, "invalid_request")
     assert {e["field"] for e in answer["errors"]} == set(form)
     assert all(e["message"] for e in answer["errors"])
+
+
+def test_every_kind_has_a_cause_and_a_cure() -> None:
+    assert list(REMEDIES) == list(KINDS)
+    for cause, cure in REMEDIES.values():
+        assert cause.endswith((".", ")"))
+        assert cure.endswith(".")
+
+
+def test_refusals_of_connections_have_them_too() -> None:
+    refused = {code: status.value for status, (code, _) in REFUSALS.items() if code not in KINDS}
+    assert {code: status for code, (status, _) in BEFORE_REQUESTS.items()} == refused
