@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import calibrate, doctor, enroll, gallery, keys, recognition, server, subjects, trail
+from app.cli import calibrate, doctor, enroll, gallery, keys, recognition, reenrolment, server, subjects, trail
 from app.version import VERSION
 
 cli = typer.Typer(
@@ -50,6 +50,7 @@ for command in (
     cli.command()(command)
 cli.command("version")(_version)
 cli.add_typer(subjects.commands, name="subjects")
+gallery.commands.command("reenroll")(reenrolment.reenroll)
 cli.add_typer(gallery.commands, name="gallery")
 cli.add_typer(keys.commands, name="keys")
 cli.add_typer(trail.commands, name="audit")

@@ -29,7 +29,7 @@ from app.gallery.sqlite.inspection import Inspection, accept_loss, inspect_direc
 from app.gallery.sqlite.snapshot import snapshot
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.sqlite.vault import Vault
-from app.gallery.transfer import SubjectLine, export_reader, export_writer, read_export, write_export
+from app.gallery.transfer import export_reader, export_writer, read_export, write_export
 from app.main import load_encoder_files, open_copy, open_vault, postgres_part
 from app.settings import Settings
 
@@ -246,41 +246,3 @@ def rotate_key(data_dir: DataDirOption = None) -> None:
             count = keys.rotate()
         record(settings, "rotate_key", templates=count)
     typer.echo(f"the keys of {count} templates are wrapped by a new root key under the current master key")
-
-
-@commands.command("reenroll")
-def list_for_reenrolment(
-    old: Annotated[Path, typer.Argument(help="the data directory of the encoder from before")],
-    data_dir: DataDirOption = None,
-) -> None:
-    """Lists who is in an old data directory and not in the present one, one JSON object a line.
-
-    Templates of another encoder cannot be converted. Serve the old directory while people are enrolled into a new one;
-    when this lists nobody, or nobody who matters, serve the new one. The old one stays as it is, to go back to. Both
-    may be in use.
-    """
-    with refusing():
-        settings = load_settings(data_dir=data_dir)
-        data_directory(settings)
-        with opened_vault(settings) as keys:
-            enrolled = set(_subjects(settings.gallery.data_dir, keys))
-        with opened_vault(load_settings(data_dir=old)) as keys:
-            everybody = _subjects(old, keys)
-        if not everybody:
-            raise refuse(f"nobody is enrolled in {old}")
-        missing = [line for name, line in everybody.items() if name not in enrolled]
-    for line in missing:
-        typer.echo(line.model_dump_json(exclude={"templates", "kind"}))
-    typer.echo(f"{len(missing)} subjects of {old} are not in {settings.gallery.data_dir}", err=True)
-
-
-def _subjects(directory: Path, keys: Vault | None) -> dict[tuple[str, str], SubjectLine]:
-    """Everybody in a data directory, by collection and id, without templates; nobody if there is no gallery yet."""
-    if not (directory / DATABASE_NAME).exists():
-        return {}
-    with exporting(directory, keys) as (_, records):
-        return {
-            (record.collection, record.id): record.model_copy(update={"templates": ()})
-            for record in records
-            if isinstance(record, SubjectLine)
-        }

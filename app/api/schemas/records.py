@@ -8,7 +8,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import examples
-from app.api.schemas.common import AttributesModel, Identifier, Metadata, RequestModel, Rounded
+from app.api.schemas import numbers
+from app.api.schemas.common import AttributesModel, Identifier, Metadata, RequestModel
 from app.api.schemas.decisions import Rate
 from app.decisions import Claim
 from app.gallery import Targets
@@ -30,7 +31,7 @@ class TemplateOut(AttributesModel):
 
     id: str
     created_at: datetime
-    embedding_norm: Rounded = Field(
+    embedding_norm: numbers.Norm = Field(
         validation_alias="norm", description="smaller the less the encoder recognised; weak below the limit in /model"
     )
     chip: bool = Field(description="whether its chip is kept (keep_chips of the collection)")

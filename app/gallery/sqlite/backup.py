@@ -119,12 +119,28 @@ def _copy(backup: Path, incoming: Path) -> None:
         shutil.copyfileobj(source, target, 1024 * 1024)
 
 
-def _set_aside(directory: Path, held: list[Path], now: datetime) -> Path:
+def new_aside(directory: Path, now: datetime) -> Path:
+    """A new folder in a data directory for a gallery that is replaced. Raises OSError."""
     aside = directory / f"replaced-{now:%Y%m%dT%H%M%S%fZ}"
     aside.mkdir(mode=0o700)
+    return aside
+
+
+def copy_sequence(directory: Path, aside: Path) -> None:
+    """Copies the number of the last write with a gallery that is replaced. Raises OSError."""
     sequence = directory / SEQUENCE_NAME
     if sequence.exists():
         shutil.copy2(sequence, aside)
+
+
+def remove_database(path: Path) -> None:
+    """Removes a database with what SQLite keeps beside it, if it is there. Raises OSError."""
+    _remove(path, "", *_BESIDE)
+
+
+def _set_aside(directory: Path, held: list[Path], now: datetime) -> Path:
+    aside = new_aside(directory, now)
+    copy_sequence(directory, aside)
     for path in held:
         path.rename(aside / path.name)
     sync(aside)

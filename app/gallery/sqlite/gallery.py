@@ -46,6 +46,7 @@ from app.gallery.sqlite.database import DATABASE_NAME, Database
 from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
 from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.ranking import RankedSubject, checked, nearest_subjects, rank
+from app.gallery.sqlite.reenrolment import discard_unfinished
 from app.gallery.sqlite.templates import (
     Damage,
     bind_cohort,
@@ -121,6 +122,7 @@ class SqliteGallery:
             if keys is not None:
                 opened.callback(keys.close)
             opened.callback(DirectoryLock(directory).release)
+            discard_unfinished(directory)
             self._database = Database(directory / DATABASE_NAME, keys)
             opened.callback(self._database.close)
             self._encoder = self._open(directory, encoder_digest)

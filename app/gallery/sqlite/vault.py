@@ -150,6 +150,17 @@ class Vault:
             )
         return [_sealed(id_, key, embeddings[template], template) for template, id_, key in keys]
 
+    def seal_again(self, embedding: bytes, seal: bytes, template: str) -> tuple[bytes, bytes]:
+        """Encrypts another embedding of a template under the key that the template has, by its seal; as ``seal`` does.
+
+        Raises GalleryUnavailable if the key is gone.
+        """
+        with self._lock, _answering():
+            key = self._data_key(seal[:_ID])
+        if key is None:
+            raise GalleryUnavailable(f"The key of template {template!r} is gone.")
+        return _sealed(seal[:_ID], key, embedding, template)
+
     def open(self, embedding: object, seal: object, template: object) -> bytes | None:
         """The embedding of a template; None if its key is gone, or if it was not sealed for this template."""
         try:
@@ -158,10 +169,8 @@ class Vault:
             assert isinstance(template, str)
             with self._lock:
                 id_, nonce, tag = seal[:_ID], seal[_ID : _ID + _NONCE], seal[_ID + _NONCE :]
-                row = self._connection.execute("SELECT root, wrapped FROM keys WHERE id = ?", (id_,))
-                root, wrapped = row.fetchone()
-                key = _without(self._root_key(root), wrapped, id_)
-            return AESGCM(key).decrypt(nonce, embedding + tag, template.encode())
+                key = self._data_key(id_)
+            return None if key is None else AESGCM(key).decrypt(nonce, embedding + tag, template.encode())
         except (AssertionError, TypeError, ValueError, KeyError, InvalidTag, sqlite3.Error):
             return None
 
@@ -172,6 +181,16 @@ class Vault:
                 self._connection.executemany("DELETE FROM keys WHERE id = ?", [(seal[:_ID],) for seal in seals])
             # The log may still hold the pages from before.
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def forget_others(self, seals: Iterable[bytes]) -> int:
+        """Destroys all keys but those of these seals; returns how many. Raises GalleryUnavailable."""
+        held = {seal[:_ID] for seal in seals}
+        with self._lock, _answering():
+            with self._writing():
+                others = [id_ for id_ in self._connection.execute("SELECT id FROM keys") if id_[0] not in held]
+                self._connection.executemany("DELETE FROM keys WHERE id = ?", others)
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return len(others)
 
     @property
     def is_empty(self) -> bool:
@@ -206,6 +225,11 @@ class Vault:
         """Closes the database."""
         with self._lock:
             self._connection.close()
+
+    def _data_key(self, id_: bytes) -> bytes | None:
+        """The key with this id; None if it is gone."""
+        row = self._connection.execute("SELECT root, wrapped FROM keys WHERE id = ?", (id_,)).fetchone()
+        return None if row is None else _without(self._root_key(row[0]), row[1], id_)
 
     def _newest_root(self) -> int | None:
         newest: int | None = self._connection.execute("SELECT MAX(key) FROM roots").fetchone()[0]

@@ -1,0 +1,50 @@
+"""A change of encoder: the chips that were kept, embedded by the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from app.decisions import TargetUnsupported
+from app.encoding import EncoderRuntime
+from app.encoding.batcher import BATCH_SIZE
+from app.gallery import Collection
+from app.recognition.criteria import Criteria
+from app.types import Pixels
+
+Floats = npt.NDArray[np.float32]
+
+
+class ChipEncoder:
+    """Embeds many chips with all streams of an encoder. Leave its context to end its threads."""
+
+    def __init__(self, encoder: EncoderRuntime) -> None:
+        self._encoder, self._threads = encoder, ThreadPoolExecutor(encoder.streams)
+
+    def __call__(self, chips: Pixels) -> tuple[Floats, Floats]:
+        """Chips uint8 [B, 112, 112, 3] -> embeddings float32 [B, 128] of unit length, norms float32 [B]."""
+        batches = [chips[start : start + BATCH_SIZE] for start in range(0, len(chips), BATCH_SIZE)]
+        found = list(self._threads.map(self._encoder.encode, batches))
+        return np.concatenate([f.embeddings for f in found]), np.concatenate([f.norms for f in found])
+
+    def __enter__(self) -> ChipEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
+def require_targets(collections: Iterable[Collection], criteria: Criteria) -> None:
+    """Raises TargetUnsupported if the encoder of these criteria cannot keep a collection's targets, and names it."""
+    for collection in collections:
+        try:
+            criteria.check(collection.targets)
+        except TargetUnsupported as error:
+            raise TargetUnsupported(
+                f"Collection {collection.id!r}: {error.message} Change its targets (PUT /collections/{collection.id}) "
+                "before the encoder.",
+                **error.details,
+            ) from error
