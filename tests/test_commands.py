@@ -1,0 +1,233 @@
+"""Every command in a document is run, or listed with the reason why not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.app.photographs import collins, hopper, jpeg
+from tests.app.process import PATIENCE, RUNNING, Server, environment, wait_until
+from tests.shared_data import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="needs curl and bash"),
+]
+
+ELSEWHERE = {"training.md", "cli.md"}
+"""Documents whose commands have tests of their own."""
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = {"", "sh", "shell", "bash", "console"}
+"""What marks a block of commands; one without a mark counts."""
+
+NOT_RUN = {
+    "make serve": "installs into .venv; test_deployment checks that the target exists",
+    "make test": "runs this test",
+    "export TESSERA_SERVER__TRUSTED_PROXIES=127.0.0.1 TESSERA_SERVER__ROOT_PATH=/faces "
+    "TESSERA_SERVER__ALLOWED_HOSTS=faces.example": "needs a proxy",
+    "python3 -m venv /opt/tessera && /opt/tessera/bin/pip install --constraint constraints.txt .": "writes on the host",
+    "install -D -m 600 deploy/tessera.env /etc/tessera/tessera.env": "writes on the host",
+    "(umask 077 && openssl rand -hex 32 > /etc/tessera/admin.key)": "writes on the host",
+    "install -m 644 deploy/systemd/tessera.service /etc/systemd/system/tessera.service": "writes on the host",
+    "systemctl enable --now tessera": "needs systemd; test_deployment lets systemd check the unit",
+}
+"""Commands that no test runs, and why."""
+
+RUN: dict[str, list[tuple[str, str]]] = {
+    "README.md": [
+        ("curl -F image=@ada-1.jpg -F subject_id=ada localhost:8000/enroll", '"template_count":1'),
+        ("curl -F image=@ada-2.jpg -F subject_id=ada localhost:8000/verify", '"decision":"match"'),
+        ("curl -F image=@ada-2.jpg -F reference=@ada-1.jpg localhost:8000/verify", '"decision":"match"'),
+        ("curl -F image=@ada-2.jpg -F top_k=5 localhost:8000/identify", '"subject_id":"ada"'),
+        ("curl -X DELETE localhost:8000/subjects/ada", '"templates":1'),
+    ],
+    "migrate.md": [
+        (
+            'for file in people/*/*.jpg; do curl -sS --fail-with-body -F image=@"$file" -F subject_id="$(basename '
+            '"$(dirname "$file")")" localhost:8000/enroll || echo " $file"; done',
+            '"subject_id":"grace"',
+        ),
+    ],
+    "operate.md": [
+        ("tessera gallery backup /var/backups/tessera/gallery-2026-03-01.sqlite3", ""),
+        ("tessera gallery restore /var/backups/tessera/gallery-2026-03-01.sqlite3 --data-dir /tmp/tried", ""),
+        ("tessera gallery check --data-dir /tmp/tried", ""),
+    ],
+    "security.md": [
+        ("tessera keys create back-office --scopes enroll,delete --collections staff --expires 90d", "tessera_"),
+        ("tessera keys create door --scopes verify --collections staff --rate 60/minute", "tessera_"),
+        ("TESSERA_SERVER__HOST=0.0.0.0 tessera serve", "0.0.0.0"),
+        (
+            'curl -H "Authorization: Bearer tessera_..." -F image=@a.jpg -F subject_id=ada -F collection=staff '
+            "https://faces.example/verify",
+            '"decision":"match"',
+        ),
+        ("tessera audit verify", ""),
+        ("tessera audit verify --receipt 42:9f2c...", ""),
+        ("tessera audit head", ":"),
+        ("tessera audit show --subject ada --collection staff", '"delete_subject"'),
+    ],
+}
+"""Commands of each document in their order, and what each must print."""
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *(path for path in sorted(ROOT.glob("docs/*.md")) if path.name not in ELSEWHERE)]
+
+
+def commands(path: Path) -> list[str]:
+    """The commands of a document, without comments; a backslash at the end of a line continues it."""
+    blocks = [text for mark, text in BLOCK.findall(path.read_text()) if mark in SHELL]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [text for line in lines if (text := re.sub(r"(^|\s+)# .*", "", line).strip())]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_every_command_is_run_or_listed(path: Path) -> None:
+    run = [command for command, _ in RUN.get(path.name, [])]
+    assert [command for command in commands(path) if command not in NOT_RUN] == run
+
+
+def test_nothing_is_listed_that_no_document_has() -> None:
+    assert NOT_RUN.keys() <= {command for path in documents() for command in commands(path)}
+
+
+class Shell:
+    """A folder with photographs, in which commands run, with a data directory of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data = folder, folder / "data"
+        self.replaced: dict[str, str] = {}
+        programs = folder / "bin"
+        programs.mkdir()
+        tessera = programs / "tessera"
+        tessera.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m app.cli "$@"\n')
+        tessera.chmod(0o755)
+        self.variables = environment(
+            PATH=f"{programs}:{os.environ['PATH']}",
+            PYTHONPATH=str(ROOT),
+            TESSERA_GALLERY__DATA_DIR=str(self.data),
+            COLUMNS="200",
+        )
+        ada, grace = jpeg(collins()), jpeg(hopper())
+        pictures = {"a.jpg": ada, "ada-1.jpg": ada, "ada-2.jpg": jpeg(collins(), 60)}
+        pictures |= {"people/ada/1.jpg": ada, "people/grace/1.jpg": grace}
+        for name, picture in pictures.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(picture)
+
+    def text(self, command: str) -> str:
+        for old, new in self.replaced.items():
+            command = command.replace(old, new)
+        return command
+
+    def __call__(self, command: str) -> str:
+        """What it prints. AssertionError unless it succeeds."""
+        done = subprocess.run(
+            ["bash", "-c", self.text(command)],
+            check=False,
+            cwd=self.folder,
+            env=self.variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def running(shell: Shell) -> Iterator[Server]:
+    with Server(shell.data) as server:
+        shell.replaced["localhost:8000"] = server.url.removeprefix("http://")
+        yield server
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("name", ["README.md", "migrate.md"])
+def test_requests(shell: Shell, name: str) -> None:
+    for command, expected in RUN[name]:
+        assert expected in shell(command)
+
+
+@pytest.mark.usefixtures("running")
+def test_backups(shell: Shell) -> None:
+    shell.replaced |= {"/var/backups/tessera": str(shell.folder / "backups"), "/tmp/tried": str(shell.folder / "tried")}
+    (shell.folder / "backups").mkdir()
+    for command, _ in RUN["operate.md"]:
+        shell(command)
+    assert (shell.folder / "tried" / "gallery.sqlite3").is_file()
+
+
+def test_keys_and_the_trail(shell: Shell) -> None:
+    steps = iter(RUN["security.md"])
+
+    def key(command: str) -> str:
+        [found] = re.findall(r"\btessera_[\w-]+", shell(command))
+        return str(found)
+
+    admin = key("tessera keys create first --scopes admin")
+    office, door = key(next(steps)[0]), key(next(steps)[0])
+    serve, address = next(steps)
+    with served(shell, serve) as shown:
+        assert address in shown
+        url = shown.replace(address, "127.0.0.1")
+        photograph = {"image": (shell.folder / "a.jpg").read_bytes()}
+        ada = {"subject_id": "ada", "collection": "staff"}
+
+        def ask(send: Callable[..., httpx.Response], path: str, key: str, **sent: object) -> httpx.Response:
+            answer = send(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE, **sent)
+            assert answer.is_success, answer.text
+            return answer
+
+        ask(httpx.post, "/collections", admin, json={"id": "staff"})
+        ask(httpx.post, "/enroll", office, files=photograph, data=ada)
+        shell.replaced |= {"tessera_...": door, "https://faces.example": url}
+        command, expected = next(steps)
+        assert expected in shell(command)
+        erased = ask(httpx.delete, "/subjects/ada", office, params={"collection": "staff"}).json()
+        shell.replaced["42:9f2c..."] = erased["receipt"]
+        for command, expected in steps:
+            assert expected in shell(command)
+
+
+class served:  # noqa: N801
+    """The command as a process, on a free port; its address."""
+
+    def __init__(self, shell: Shell, command: str) -> None:
+        self._log = shell.folder / f"serve-{time.monotonic_ns()}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["bash", "-c", f"exec env {shell.text(command)}"],
+                cwd=shell.folder,
+                env=shell.variables | {"TESSERA_SERVER__PORT": "0"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _address(self) -> str:
+        assert self._process.poll() is None, self._log.read_text()
+        found = RUNNING.search(self._log.read_text())
+        return found[1] if found else ""
+
+    def __enter__(self) -> str:
+        wait_until(lambda: bool(self._address()), "the service runs")
+        return self._address()
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(PATIENCE)
