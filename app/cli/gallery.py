@@ -56,10 +56,10 @@ AUDIT_STEPS = 1000
 commands.command("copy")(copy_gallery)
 
 
-def record(settings: Settings, action: str, **details: object) -> None:
+def record(settings: Settings, action: str, outcome: str = "done", **details: object) -> None:
     """Writes into the audit trail what a command did. Raises SecurityStoreUnavailable."""
     with recorder(settings) as trail:
-        trail.record(action, details=details)
+        trail.record(action, outcome, details=details)
 
 
 @commands.command("audit")

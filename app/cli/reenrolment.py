@@ -101,9 +101,11 @@ def _change_encoder(settings: Settings, to: Path, list_format: ListFormat, *, le
         if work.missing:
             _list(work.missing, list_format)
         work.require_ready(weights.sha256, leave_out=leave_out)
-        aside = _run(settings, weights, work, leave_out=leave_out)
         templates, left_out = work.with_chip, sum(subject.without_chip for subject in work.missing)
-    record(settings, "reenroll", encoder=weights.sha256, templates=templates, left_out=left_out)
+        # Before and after, as erasures are: whatever happens, the trail names it.
+        record(settings, "reenroll", "started", encoder=weights.sha256, templates=templates, left_out=left_out)
+        aside = _run(settings, weights, work, leave_out=leave_out)
+        record(settings, "reenroll", encoder=weights.sha256, templates=templates, left_out=left_out)
     typer.echo(
         f"{templates} templates are made anew by {weights.name} {weights.version}, {left_out} are left out", err=True
     )
@@ -141,6 +143,7 @@ def _finish(settings: Settings) -> None:
     with opened_vault(settings) as keys:
         if keys is None:
             raise refuse("templates are not encrypted, so there are no keys: delete the replaced-* folders and backups")
+        record(settings, "finish_reenroll", "started")
         count = forget_others(settings.gallery.data_dir, keys)
     record(settings, "finish_reenroll", keys=count)
     typer.echo(

@@ -60,6 +60,7 @@ Distance = Annotated[float, AfterValidator(lambda value: decimals(value, DISTANC
 Threshold = Annotated[float, AfterValidator(lambda value: decimals(value, DISTANCE_DIGITS, DOWN))]
 BeyondThreshold = Annotated[float, AfterValidator(lambda value: decimals(value, DISTANCE_DIGITS, UP))]
 """A distance that is above its threshold."""
+Norm = Annotated[float, AfterValidator(lambda value: decimals(value, NORM_DIGITS))]
 WeakNorm = Annotated[float, AfterValidator(lambda value: decimals(value, NORM_DIGITS, DOWN))]
 """A norm that is below its limit."""
 NormLimit = Annotated[float, AfterValidator(lambda value: decimals(value, NORM_DIGITS, UP))]

@@ -155,9 +155,12 @@ class Reenrolment:
             with answering():
                 with closing(self._begun(encoder)) as copy:
                     self._embed(copy, encoder, encode, progress)
-                    self._finish(copy, encoder)
-                sync(self._partial)
-                return self._switch(now)
+                self._connection.close()
+                with self._alone():
+                    with closing(self._opened()) as copy:
+                        self._finish(copy, encoder)
+                    sync(self._partial)
+                    return self._switch(now)
         except OSError as error:
             raise BackupError(f"The gallery in {self._directory} cannot be made anew: {error}.") from error
 
@@ -285,35 +288,35 @@ class Reenrolment:
             raise BackupError(f"The new gallery is not sound, so it is not used. {problems[0]}")
 
     def _switch(self, now: datetime) -> Path:
-        self._connection.close()
-        with closing(connect(self._path, keys=self._keys)) as old:
-            self._require_alone(old)
-            aside = new_aside(self._directory, now)
-            copy_sequence(self._directory, aside)
-            os.link(self._path, aside / DATABASE_NAME)
-            sync(aside)
-            sync(self._directory)
-            self._partial.rename(self._path)
-            sync(self._directory)
+        aside = new_aside(self._directory, now)
+        copy_sequence(self._directory, aside)
+        os.link(self._path, aside / DATABASE_NAME)
+        sync(aside)
+        sync(self._directory)
+        self._partial.rename(self._path)
+        sync(self._directory)
         # Else it is noted when the gallery is opened.
         with suppress(OSError), closing(SequenceFile(self._directory)) as file:
             file.note(Position(self._position.database, self._position.sequence + 1))
             file.sync()
         return aside
 
-    def _require_alone(self, old: sqlite3.Connection) -> None:
-        """Makes the old gallery one file without a log and keeps others out of it, until the connection is closed."""
-        try:
-            old.execute("PRAGMA locking_mode = EXCLUSIVE")
-            old.execute("PRAGMA journal_mode = DELETE")
-            old.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise BackupError(
-                f"Another process reads the gallery in {self._directory} ({error}); end it and run this again: it goes "
-                "on where it was."
-            ) from error
-        if queries.read_position(old) != self._position:
-            raise BackupError(f"The gallery in {self._directory} was changed meanwhile. Run this again.")
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Makes the old gallery one file without a log, and keeps others out of it meanwhile."""
+        with closing(connect(self._path)) as old:
+            try:
+                old.execute("PRAGMA locking_mode = EXCLUSIVE")
+                old.execute("PRAGMA journal_mode = DELETE")
+                old.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                raise BackupError(
+                    f"Another process reads the gallery in {self._directory} ({error}); end it and run this again: it "
+                    "goes on where it was."
+                ) from error
+            if queries.read_position(old) != self._position:
+                raise BackupError(f"The gallery in {self._directory} was changed meanwhile. Run this again.")
+            yield
 
 
 def forget_others(directory: Path, keys: Vault) -> int:
