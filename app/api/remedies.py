@@ -30,11 +30,12 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "image_too_small": Remedy("A side has too few pixels for a face.", "Send the original, not its thumbnail."),
     "no_face": Remedy(
-        "The detector found no face: too small, turned away, covered, too dark, or the picture lies on its side.",
+        "The detector found no face: too small, turned away, covered, too dark, or not in one of the four upright turns.",
         "Take one nearer and from the front; see what is found with `POST /detect`.",
     ),
     "multiple_faces": Remedy(
-        "Several faces, and `face_policy` is `single`.", "Crop to one person, or send `face_policy=largest`."
+        "Several faces with `face_policy=single`, or none clearly larger than the others with `dominant`.",
+        "Crop to one person, or send `face_policy=largest`.",
     ),
     "too_many_faces": Remedy(
         "More faces than `TESSERA_FACES__MAX_FACES`, with `face_policy=all` or at `/detect`.", "Crop the photograph."
@@ -144,6 +145,10 @@ REMEDIES: dict[str, Remedy] = {
     "encryption_key_missing": Remedy(
         "Templates are encrypted, and the master key or the file of keys is missing or another one.",
         "Set `TESSERA_GALLERY__MASTER_KEY_FILE` to the right one. Without it the templates are lost.",
+    ),
+    "chips_need_encryption": Remedy(
+        "`keep_chips` where templates are not encrypted: a chip is a picture of a face.",
+        "Set `TESSERA_GALLERY__MASTER_KEY_FILE`, or leave `keep_chips` out.",
     ),
     "encoder_mismatch": Remedy(
         "The data directory holds templates of another encoder.",
