@@ -211,9 +211,9 @@ def install_document(app: FastAPI) -> None:
     """Serves the document at ``/openapi.json`` and a page to try it out at ``/docs``."""
 
     def openapi() -> dict[str, Any]:
-        described: dict[str, Any] = app.openapi_schema or document(app)
-        app.openapi_schema = described
-        return described
+        if (described := app.openapi_schema) is None:
+            described = app.openapi_schema = document(app)
+        return dict(described)
 
     app.openapi = openapi  # type: ignore[method-assign]
     package = files("fastapi_swagger.resources")

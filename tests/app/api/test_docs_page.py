@@ -75,6 +75,14 @@ def test_two_photographs_are_compared(page: Page, server: Server, ada: bytes, gr
         assert (status, answer.get("decision")) == ("200", decision), answer
 
 
+def test_a_person_is_enrolled_by_a_file(page: Page, server: Server, grace: bytes) -> None:
+    page.goto(f"{server.url}/docs")
+    section = opened(page, "enroll")
+    section.locator("input[type=file]").first.set_input_files(photograph("a.jpg", grace))
+    status, answer = answer_of(section)
+    assert (status, answer.get("template_count")) == ("201", 1), answer
+
+
 @pytest.mark.parametrize("operation", ["verify", "enroll", "identify", "detect"])
 def test_a_form_is_shown_first_and_nothing_is_filled_in_but_defaults(
     page: Page, server: Server, operation: str
