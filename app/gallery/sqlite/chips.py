@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from app.gallery.protocol import ChipsNeedEncryption, EncryptionKeyMissing
+from app.gallery.records import NewTemplate
 from app.gallery.sqlite.vault import Vault
 from app.types import CHIP_SIDE, Pixels
 
@@ -69,19 +70,23 @@ def refuse_open(connection: sqlite3.Connection, keys: Vault | None) -> None:
         )
 
 
+def to_keep(connection: sqlite3.Connection, collection: str, templates: Sequence[NewTemplate]) -> dict[str, bytes]:
+    """The chips of new templates, packed, by what they are sealed for; none unless their collection keeps chips.
+
+    Raises ValueError.
+    """
+    keep = connection.execute("SELECT keep_chips FROM collections WHERE id = ?", (collection,)).fetchone()[0]
+    return {purpose(t.id, collection): pack(t.chip) for t in templates if keep and t.chip is not None}
+
+
 def insert_chips(
-    connection: sqlite3.Connection, collection: int, chips: Mapping[str, Pixels], keys: Vault | None
+    connection: sqlite3.Connection, templates: Sequence[NewTemplate], sealed: Sequence[tuple[bytes, bytes]]
 ) -> None:
-    """Stores the chips of templates, by template id, if their collection keeps chips. Raises ValueError."""
-    id_, keep = connection.execute("SELECT id, keep_chips FROM collections WHERE key = ?", (collection,)).fetchone()
-    if not chips or not keep:
-        return
-    require_keys(keys)
-    assert keys is not None
-    sealed = keys.seal({purpose(template, id_): pack(chip) for template, chip in chips.items()})
+    """Stores the encrypted chips and seals of those of the templates that have a chip, in their order."""
+    pictured = [template.id for template in templates if template.chip is not None]
     connection.executemany(
         "INSERT INTO chips (template, collection, seal, chip) SELECT key, collection, ?, ? FROM templates WHERE id = ?",
-        [(seal, chip, template) for template, (chip, seal) in zip(chips, sealed, strict=True)],
+        [(seal, chip, template) for template, (chip, seal) in zip(pictured, sealed, strict=True)],
     )
 
 

@@ -142,7 +142,12 @@ def insert_templates(
     ).fetchone()
     _refuse_taken(connection, [template.id for template in templates])
     embeddings = {t.id: t.embedding.astype("<f4", copy=False).tobytes() for t in templates}
-    stored = keys.seal(embeddings) if keys is not None else [(embedding, None) for embedding in embeddings.values()]
+    stored: list[tuple[bytes, bytes | None]] = [(embedding, None) for embedding in embeddings.values()]
+    if keys is not None:
+        # In one transaction: each waits for the disk.
+        pictures = chips.to_keep(connection, collection_id, templates)
+        sealed = keys.seal(embeddings | pictures)
+        stored = [*sealed[: len(embeddings)]]
     for template, (kept, seal) in zip(templates, stored, strict=True):
         embedding, norm = embeddings[template.id], float(template.norm)
         check = template_digest(template.id, subject_id, collection_id, digest, embedding, norm)
@@ -153,7 +158,8 @@ def insert_templates(
             """,
             (template.id, collection, subject, encoder, kept, timestamp(now), norm, check, seal),
         )
-    chips.insert_chips(connection, collection, {t.id: t.chip for t in templates if t.chip is not None}, keys)
+    if keys is not None and pictures:
+        chips.insert_chips(connection, templates, sealed[len(embeddings) :])
 
 
 def _refuse_taken(connection: sqlite3.Connection, ids: Sequence[str]) -> None:

@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fastapi.testclient import TestClient
 
+from app.crowding import NoCrowding
+from app.decisions import Calibration
+from app.encoding import EncoderRuntime
+from app.faces import FaceFinder
+from app.gallery import SqliteGallery
+from app.gallery.sqlite.vault import Vault
+from app.main import create_app
+from app.recognition.criteria import Criteria
+from app.recognition.service import RecognitionService
+from app.settings import GallerySettings, Settings
 from tests.app.api.conftest import Enroll
-from tests.app.api.helpers import invalid_field, ok, problem
+from tests.app.api.helpers import files, invalid_field, ok, problem
+from tests.app.gallery.sqlite.test_vault import master_key
 
 
 def counts(client: TestClient) -> dict[str, tuple[int, int]]:
@@ -113,3 +126,51 @@ def test_targets_that_cannot_be_kept_are_refused_and_nothing_is_changed(client: 
     assert ok(client.get("/collections"))["collections"][0]["target_fmr"] == 0.01
     problem(client.put("/collections/none", json={}), 404, "collection_not_found")
     invalid_field(client.put("/collections/default", json={"target_fpir": 2}), "target_fpir")
+
+
+def test_chips_are_kept_only_where_templates_are_encrypted(enroll: Enroll, client: TestClient, ada: bytes) -> None:
+    refused = problem(
+        client.post("/collections", json={"id": "staff", "keep_chips": True}), 422, "chips_need_encryption"
+    )
+    assert "MASTER_KEY_FILE" in refused["detail"]
+    assert counts(client).keys() == {"default"}
+    problem(client.put("/collections/default", json={"keep_chips": True}), 422, "chips_need_encryption")
+    invalid_field(client.put("/collections/default", json={"keep_chips": "perhaps"}), "keep_chips")
+    enroll(ada, subject_id="ada")
+    found = ok(client.get("/collections/default"))
+    assert (found["keep_chips"], found["templates"], found["chips"]) == (False, 1, 0)
+    assert ok(client.put("/collections/default", json={"keep_chips": False}))["chips"] == 0
+    problem(client.get("/collections/none"), 404, "collection_not_found")
+
+
+def test_a_collection_keeps_chips_until_it_is_told_not_to(
+    tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime, calibration: Calibration, ada: bytes
+) -> None:
+    data = tmp_path / "data"
+    gallery = SqliteGallery(
+        data, encoder_digest=encoder.info.sha256, keys=Vault(data, master_key(tmp_path / "master.key"))
+    )
+    service = RecognitionService(face_finder, encoder, gallery, Criteria(calibration), crowding=NoCrowding())
+    settings = Settings(gallery=GallerySettings(data_dir=data))
+    with TestClient(create_app(settings, service)) as client:
+        created = ok(client.post("/collections", json={"id": "staff", "keep_chips": True}), 201)
+        assert (created["keep_chips"], created["chips"]) == (True, 0)
+        for collection in ("staff", "default"):
+            fields = {"subject_id": "ada", "collection": collection}
+            ok(client.post("/enroll", files=files(ada), data=fields), 201)
+        assert ok(client.get("/collections/staff")) == created | {"subjects": 1, "templates": 1, "chips": 1}
+        assert ok(client.get("/collections/default"))["chips"] == 0
+        kept = ok(client.get("/subjects/ada", params={"collection": "staff"}))["templates"]
+        assert [template["chip"] for template in kept] == [True]
+        assert ok(client.put("/collections/staff", json={"target_fmr": 0.01}))["chips"] == 1
+        opted_out = ok(client.put("/collections/staff", json={"keep_chips": False}))
+        assert (opted_out["keep_chips"], opted_out["chips"], opted_out["templates"]) == (False, 0, 1)
+        service.gallery.check()
+        entries = [r.content for r in client.app.state.components.trail.records()]  # type: ignore[attr-defined]
+    changes = [(e["action"], e["outcome"], e.get("details")) for e in entries if "collection" in e["action"]]
+    assert changes == [
+        ("create_collection", "done", {"keep_chips": True}),
+        ("update_collection", "done", {"keep_chips": True}),
+        ("update_collection", "started", None),
+        ("update_collection", "done", {"keep_chips": False}),
+    ]

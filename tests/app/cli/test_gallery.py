@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.gallery import SqliteGallery, Targets
 from app.gallery.sqlite.database import DATABASE_NAME
+from app.gallery.sqlite.vault import FileKeyWrapper, Vault
+from app.security.store import SecurityStore
+from app.security.trail import AuditTrail
+from app.settings import DEFAULT_WEIGHTS
 from tests.app.api.helpers import files, ok
 from tests.app.gallery.sqlite.support import enrol, opened, people
-from tests.app.process import Server, tessera
+from tests.app.process import PATIENCE, Server, tessera
 
 pytestmark = pytest.mark.slow
 
@@ -106,3 +113,81 @@ def test_who_has_to_be_enrolled_again(tmp_path: Path) -> None:
     left = json.loads(line)
     assert (left["collection"], left["id"], left["metadata"]) == ("default", "person-02", {"name": "name of person-02"})
     assert "templates" not in left
+
+
+def test_the_encoder_is_changed_by_the_chips_that_were_kept(tmp_path: Path, ada: bytes, grace: bytes) -> None:
+    data, key = tmp_path / "data", tmp_path / "master.key"
+    key.write_text("5a" * 32)
+    old = {"TESSERA_GALLERY__MASTER_KEY_FILE": str(key), "TESSERA_ENCODING__ENCODER": "tessera-s"}
+    new = old | {"TESSERA_ENCODING__ENCODER": "tessera-m"}
+    to = ("--to", str(DEFAULT_WEIGHTS / "tessera-m"))
+
+    def reenroll(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return tessera("gallery", "reenroll", *arguments, "--data-dir", str(data), **old)
+
+    with Server(data, **old) as server:
+        ok(httpx.post(f"{server.url}/enroll", files=files(grace), data={"subject_id": "early"}), 201)
+        ok(httpx.put(f"{server.url}/collections/default", json={"keep_chips": True}))
+        enrolled = {"subject_id": "ada", "metadata": '{"name": "Ada"}'}
+        ok(httpx.post(f"{server.url}/enroll", files=files(ada), data=enrolled), 201)
+        before = ok(httpx.get(f"{server.url}/subjects/ada"))
+        listed = reenroll("--missing", "--format", "csv")
+        assert listed.stdout.splitlines() == ["collection,id,templates,without_chip", "default,early,1,1"]
+        in_use = reenroll(*to)
+        assert (in_use.returncode, in_use.stdout) == (1, "")
+        assert str(server.process.pid) in in_use.stderr
+        server.terminate()
+        server.process.wait(PATIENCE)
+
+    refused = reenroll(*to)
+    assert refused.returncode == 1
+    assert [json.loads(line) for line in refused.stdout.splitlines()] == [
+        {"collection": "default", "id": "early", "templates": 1, "without_chip": 1}
+    ]
+    assert "--leave-out-missing" in refused.stderr
+    for mistaken in ((), (*to, "--missing"), ("--finish", str(tmp_path / "old"))):
+        assert reenroll(*mistaken).returncode == 1
+    same = reenroll("--to", str(DEFAULT_WEIGHTS / "tessera-s"), "--leave-out-missing")
+    assert "of this encoder already" in same.stderr
+
+    changed = reenroll(*to, "--leave-out-missing")
+    assert changed.returncode == 0, changed.stderr
+    assert "1 templates are made anew by tessera-m" in changed.stderr
+    [aside] = data.glob("replaced-*")
+    assert str(aside / DATABASE_NAME) in changed.stderr
+    assert "come from encoder" in tessera("serve", "--port", "0", "--data-dir", str(data), **old).stderr
+    with Server(data, **new) as server:
+        assert ok(httpx.get(f"{server.url}/subjects/ada")) == before
+        answer = identified(server, ada)
+        assert answer["decision"] == "match"
+        # Encoded in another batch: the last digits differ.
+        assert answer["candidates"][0]["distance"] < 1e-3  # type: ignore[index]
+    with closing(SecurityStore(data, None)) as store:
+        recorded = [r.content for r in AuditTrail(store).records() if r.content["action"] == "reenroll"]
+    assert [(r["outcome"], r["details"]["templates"], r["details"]["left_out"]) for r in recorded][-2:] == [
+        ("started", 1, 1),
+        ("done", 1, 1),
+    ]
+
+    back = tessera("gallery", "restore", str(aside / DATABASE_NAME), "--replace", "--data-dir", str(data), **old)
+    assert back.returncode == 0, back.stderr
+    with Server(data, **old) as server:
+        assert identified(server, grace)["decision"] == "match"
+        assert identified(server, ada)["decision"] == "match"
+    assert reenroll(*to, "--leave-out-missing").returncode == 0
+    finished = reenroll("--finish")
+    assert finished.stdout.startswith("1 keys of templates and chips")
+
+
+def test_targets_that_the_new_encoder_cannot_keep_are_refused_first(tmp_path: Path) -> None:
+    data, key = tmp_path / "data", tmp_path / "master.key"
+    key.write_text("5a" * 32)
+    variables = {"TESSERA_GALLERY__MASTER_KEY_FILE": str(key), "TESSERA_ENCODING__ENCODER": "tessera-s"}
+    keys = Vault(data, FileKeyWrapper(key))
+    with closing(SqliteGallery(data, encoder_digest="sha256:" + "a" * 64, keys=keys)) as gallery:
+        gallery.create_collection("staff", Targets(fmr=1e-9))
+    to = str(DEFAULT_WEIGHTS / "tessera-m")
+    refused = tessera("gallery", "reenroll", "--to", to, "--data-dir", str(data), **variables)
+    assert refused.returncode == 1
+    assert "Collection 'staff'" in refused.stderr
+    assert "PUT /collections/staff" in refused.stderr
