@@ -305,6 +305,9 @@ class Settings(BaseSettings):
             )
         if self.gallery.read_url is not None and self.gallery.url is None:
             raise ValueError("gallery.read_url goes with gallery.url")
+        for url in (self.gallery.url, self.gallery.read_url):
+            if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+                raise ValueError("gallery.url and gallery.read_url begin with postgresql://")
         if (self.server.tls_certificate is None) != (self.server.tls_key is None):
             raise ValueError("server.tls_certificate and server.tls_key go together")
         if self.faces.max_image_pixels > self.faces.max_request_pixels:

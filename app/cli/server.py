@@ -47,8 +47,6 @@ MOST_ANSWER = 64 * 1024
 """Bytes of a health check's answer that are read."""
 EXIT_SECONDS = 10
 """How long after the graceful period the process may take to end."""
-PAGE = "/docs"
-"""What a person opens in a browser."""
 SPARE_DESCRIPTORS = 100
 """Open files besides connections: databases, libraries."""
 
@@ -158,7 +156,10 @@ class _Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             scheme = "https" if self.config.is_ssl else "http"
             address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-            for line in (f"tessera {VERSION} answers at {address}, its page is {address}{PAGE}", *self._start):
+            for line in (
+                f"tessera {VERSION} answers at {address}, its interface is described at {address}/docs",
+                *self._start,
+            ):
                 _LOGGER.info(line)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from app.postgres import Connection, Postgres, PostgresUnavailable
+from app.postgres import RETRY_AFTER_SECONDS, Connection, Postgres, PostgresUnavailable
 from app.security.errors import SecurityStoreUnavailable
 from app.security.lockout import (
     LONGEST_DELAY,
@@ -73,7 +73,7 @@ CREATE TABLE trail_ends (
 
 def unavailable(reason: PostgresUnavailable) -> SecurityStoreUnavailable:
     """The security store's error."""
-    return SecurityStoreUnavailable(f"Keys and audit trail: {reason}")
+    return SecurityStoreUnavailable(f"Keys and audit trail: {reason}", retry_after=RETRY_AFTER_SECONDS)
 
 
 class _Statements:

@@ -195,3 +195,16 @@ def test_variables_of_tests_and_of_container_platforms_are_left_alone(
 ) -> None:
     monkeypatch.setenv(variable, value)
     assert Settings().server.max_images in {3, 16}
+
+
+@pytest.mark.parametrize(
+    ("gallery", "message"),
+    [
+        ({"url": "mysql://ada:word@db/tessera"}, "begin with postgresql"),
+        ({"read_url": "postgresql://db/tessera"}, "goes with gallery.url"),
+        ({"url": "postgresql://db/tessera", "master_key_file": "key"}, "not encrypted by the service"),
+    ],
+)
+def test_a_database_that_cannot_be_used_as_asked_is_refused(gallery: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings.model_validate({"gallery": gallery})
