@@ -30,7 +30,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "image_too_small": Remedy("A side has too few pixels for a face.", "Send the original, not its thumbnail."),
     "no_face": Remedy(
-        "The detector found no face: too small, turned away, covered, too dark, or not in one of the four upright turns.",
+        "The detector found no face: too small, turned away, covered, or too dark.",
         "Take one nearer and from the front; see what is found with `POST /detect`.",
     ),
     "multiple_faces": Remedy(

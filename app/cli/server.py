@@ -156,10 +156,7 @@ class _Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             scheme = "https" if self.config.is_ssl else "http"
             address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-            for line in (
-                f"tessera {VERSION} answers at {address}, its interface is described at {address}/docs",
-                *self._start,
-            ):
+            for line in (f"tessera {VERSION} answers at {address}, interface at {address}/docs", *self._start):
                 _LOGGER.info(line)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -56,7 +56,7 @@ def test_loopback_is_the_default(server: Server) -> None:
 
 def test_the_start_says_what_runs(server: Server) -> None:
     log = server.log.read_text()
-    assert f"answers at {server.url}, its page is {server.url}/docs" in log
+    assert f"answers at {server.url}, interface at {server.url}/docs" in log
     assert f"{server.log.parent / 'data'}: 0 subjects in 1 collection(s)" in log
     assert re.search(r"encoder tessera-\w+ \S+ on openvino (bf16|f32)\n", log)
     assert "false match rate 0.0001, claim every_group" in log
