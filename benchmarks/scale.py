@@ -147,10 +147,13 @@ def compare(galleries: dict[str, SqliteGallery | PostgresGallery], asked: Vector
             answers[name].append(gallery.search("default", probe, TOP_K))
             times[name].append(1000 * (time.perf_counter() - began))
     truth = next(iter(answers.values()))
-    typer.echo("| gallery | median, ms | 95th percentile, ms | first is the same | of the first five |")
-    typer.echo("|---|---|---|---|---|")
+    typer.echo(
+        "| gallery | median, ms | 95th percentile, ms | first is the same | of the first five | distances differ by |"
+    )
+    typer.echo("|---|---|---|---|---|---|")
     for name, found in answers.items():
-        first = statistics.mean(a[0] == b[0] for a, b in zip(found, truth, strict=True))
+        first = statistics.mean(a[0].subject_id == b[0].subject_id for a, b in zip(found, truth, strict=True))
+        apart = max(abs(a[0].distance - b[0].distance) for a, b in zip(found, truth, strict=True))
         five = statistics.mean(
             len({c.subject_id for c in a} & {c.subject_id for c in b}) / TOP_K
             for a, b in zip(found, truth, strict=True)
@@ -158,7 +161,7 @@ def compare(galleries: dict[str, SqliteGallery | PostgresGallery], asked: Vector
         ordered = sorted(times[name][5:])
         typer.echo(
             f"| {name} | {statistics.median(ordered):.1f} | {ordered[int(0.95 * len(ordered))]:.1f} | {first:.4f} | "
-            f"{five:.4f} |"
+            f"{five:.4f} | {apart:.1e} |"
         )
 
 

@@ -79,7 +79,11 @@ def _one_by_one(connection: Connection, collection: int, asked: str, count: int)
 
 
 def _by_index(connection: Connection, collection: int, asked: str, count: int) -> list[tuple[Any, ...]]:
-    with connection.transaction():
-        connection.execute(_ONLY_THE_INDEX, (str(max(BREADTH, min(count, 1000))),))
+    # All of it in one go there and back.
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        connection.execute(_ONLY_THE_INDEX, (str(max(BREADTH, min(count, MOST_INDEXED))),))
         # Not prepared: a plan that was kept from before might not use the index.
-        return connection.execute(_INDEXED, (asked, collection, asked, count, collection), prepare=False).fetchall()
+        found = connection.execute(_INDEXED, (asked, collection, asked, count, collection), prepare=False)
+        connection.execute("COMMIT")
+    return found.fetchall()
