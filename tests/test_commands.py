@@ -39,6 +39,13 @@ NOT_RUN = {
     "(umask 077 && openssl rand -hex 32 > /etc/tessera/admin.key)": "writes on the host",
     "install -m 644 deploy/systemd/tessera.service /etc/systemd/system/tessera.service": "writes on the host",
     "systemctl enable --now tessera": "needs systemd; test_deployment lets systemd check the unit",
+    "tessera gallery reenroll --missing": "needs chips; tests/app/cli/test_gallery.py runs it",
+    "tessera gallery reenroll --to model/weights/tessera-m": "as the one before",
+    "TESSERA_ENCODING__ENCODER=tessera-m tessera serve": "comes after the one before",
+    "pip install 'tessera-face[postgres]'": "installs",
+    "export TESSERA_GALLERY__URL=postgresql://tessera@db.example/tessera": "needs a database",
+    "export TESSERA_SECURITY__SECRET_FILE=/run/secrets/secret_key": "as the one before",
+    "tessera serve": "comes after the ones before",
 }
 """Commands that no test runs, and why."""
 
