@@ -165,7 +165,11 @@ def _form_fields(model: type[BaseModel], path: str, segments: list[tuple[Multipa
             raise RequestError("malformed_body", "Every part of the form needs a Content-Disposition with its name.")
         name = segment.name
         if name not in model.model_fields:
-            raise unknown_field(name, model.model_fields, path)
+            if segment.filename is not None:
+                raise unknown_field(name, model.model_fields, path)
+            # The model refuses it, together with whatever else is wrong.
+            fields.setdefault(name, [""])
+            continue
         if not content and not segment.filename:
             # What a browser sends for a field that was left empty, or for no chosen file.
             continue
