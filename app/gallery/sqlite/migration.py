@@ -16,11 +16,15 @@ _SCRIPT_NAME = re.compile(r"(\d{4})_\w+\.sql")
 def shipped_scripts(package: str = "app.gallery.sqlite") -> tuple[str, ...]:
     """The SQL of a package's ``migrations``, in order; script n leads from version n - 1 to version n.
 
-    Raises RuntimeError when the numbers are not 1, 2, 3, ...
+    Raises RuntimeError when the numbers are not 1, 2, 3, ..., each once.
     """
-    numbered = {}
+    numbered: dict[int, str] = {}
     for entry in files(package).joinpath("migrations").iterdir():
         if match := _SCRIPT_NAME.fullmatch(entry.name):
+            if int(match[1]) in numbered:
+                raise RuntimeError(
+                    f"Two of the gallery's migrations are numbered {match[1]}, one of them {entry.name}."
+                )
             numbered[int(match[1])] = entry.read_text(encoding="utf-8")
     if not numbered or sorted(numbered) != list(range(1, len(numbered) + 1)):
         raise RuntimeError(f"The gallery's migrations are not numbered 1, 2, 3, ...: {sorted(numbered)}.")

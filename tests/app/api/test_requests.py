@@ -149,7 +149,7 @@ def test_a_field_of_the_query_is_named(client: TestClient) -> None:
 
 
 def test_several_invalid_fields_are_all_named(client: TestClient) -> None:
-    form = {"top_k": "0", "face_policy": "none", "collection": "*"}
+    form = {"top_k": "0", "face_policy": "none", "collection": "*", "nonsense": "1"}
     answer = problem(client.post("/identify", files=files(blank()), data=form), 422, "invalid_request")
     assert {e["field"] for e in answer["errors"]} == set(form)
     assert all(e["message"] for e in answer["errors"])
