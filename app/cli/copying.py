@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from app.cli.options import load_settings, refusing
-from app.gallery.protocol import BackupError
+from app.gallery.protocol import DEFAULT_COLLECTION, BackupError
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
-from app.gallery.transfer import Record, TrailerLine, write_export
+from app.gallery.transfer import CollectionLine, Record, TrailerLine, write_export
 from app.main import EncoderFiles, load_encoder_files, open_vault, postgres_part
 
 _URL = ("postgresql://", "postgres://")
@@ -79,6 +79,12 @@ def _vault(place: str):  # type: ignore[no-untyped-def]
 
 
 def _summary(place: str) -> TrailerLine:
-    """Counts and digest of everything in a gallery."""
+    """Counts and digest of everything in a gallery, save when its default collection was made: at its first start."""
     with _reading(place) as (encoder, records), open(os.devnull, "wb") as nowhere:
-        return write_export(nowhere, encoder, records)
+        return write_export(nowhere, encoder, map(_without_start, records))
+
+
+def _without_start(record: Record) -> Record:
+    if isinstance(record, CollectionLine) and record.id == DEFAULT_COLLECTION:
+        return record.model_copy(update={"created_at": datetime.min.replace(tzinfo=UTC)})
+    return record
