@@ -27,7 +27,7 @@ from tessera_client import (
     TesseraError,
     UnauthorizedError,
 )
-from tests.app.photographs import blank, blurred, two_faces
+from tests.app.photographs import blank, blurred, two_alike
 from tests.app.process import PATIENCE, Server, wait_until
 
 pytestmark = pytest.mark.slow
@@ -144,7 +144,7 @@ def test_errors_have_a_class_by_their_code(client: Client, server: Server, ada: 
     assert none.value.request_id
     assert none.value.detail in str(none.value)
     with pytest.raises(MultipleFacesError):
-        client.enroll(two_faces())
+        client.enroll(two_alike())
     with pytest.raises(LowQualityError):
         client.enroll(blurred())
     with pytest.raises(SubjectNotFoundError):

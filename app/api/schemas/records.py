@@ -70,8 +70,8 @@ class CollectionUpdate(RequestModel):
     keep_chips: bool | None = Field(
         default=None,
         description="keep the aligned face (chip) of every template enrolled from now on, encrypted, so that another "
-        "encoder can embed it; needs encrypted templates. false erases the chips kept so far. null: as it is; no for "
-        "a new collection",
+        "encoder can embed it; needs encrypted templates. false erases the chips kept so far; left out, it stays as "
+        "it is, and a new collection keeps none",
     )
 
     def targets(self) -> Targets:

@@ -216,22 +216,41 @@ def list_collections() -> Call[tuple[results.Collection, ...]]:
     return Call("GET", "/collections", read, repeatable=True)
 
 
+def get_collection(collection: str) -> Call[results.Collection]:
+    """One collection: its counts and targets."""
+    return _call("GET", _path("collections", collection), results.Collection, {}, repeatable=True)
+
+
 def create_collection(
-    collection: str, *, target_fmr: float | None = None, target_fpir: float | None = None, claim: str | None = None
+    collection: str,
+    *,
+    target_fmr: float | None = None,
+    target_fpir: float | None = None,
+    claim: str | None = None,
+    keep_chips: bool | None = None,
 ) -> Call[results.Collection]:
-    """Creates an empty collection, with its own targets if given."""
+    """Creates an empty collection, with its own targets if given; ``keep_chips``: keeps aligned faces, encrypted."""
     call = _call("POST", "/collections", results.Collection, {})
-    targets = {"target_fmr": target_fmr, "target_fpir": target_fpir, "claim": claim}
+    targets = {"target_fmr": target_fmr, "target_fpir": target_fpir, "claim": claim, "keep_chips": keep_chips}
     call.arguments["json"] = {"id": collection} | _given(targets)
     return call
 
 
 def update_collection(
-    collection: str, *, target_fmr: float | None = None, target_fpir: float | None = None, claim: str | None = None
+    collection: str,
+    *,
+    target_fmr: float | None = None,
+    target_fpir: float | None = None,
+    claim: str | None = None,
+    keep_chips: bool | None = None,
 ) -> Call[results.Collection]:
-    """Replaces both targets and the claim of a collection; one left out falls back to the service's."""
+    """Replaces both targets and the claim of a collection; one left out falls back to the service's.
+
+    ``keep_chips``: stays as it is if left out; False erases the chips kept so far.
+    """
     call = _call("PUT", _path("collections", collection), results.Collection, {}, repeatable=True)
-    call.arguments["json"] = _given({"target_fmr": target_fmr, "target_fpir": target_fpir, "claim": claim})
+    targets = {"target_fmr": target_fmr, "target_fpir": target_fpir, "claim": claim, "keep_chips": keep_chips}
+    call.arguments["json"] = _given(targets)
     return call
 
 

@@ -246,10 +246,12 @@ class Identification(_Decided):
 
 @dataclass(frozen=True)
 class Template:
-    """A stored template."""
+    """A stored template; ``chip``: whether its aligned face is kept."""
 
     id: str
     created_at: datetime
+    embedding_norm: float
+    chip: bool
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,8 @@ class Collection:
     target_fmr: float | None
     target_fpir: float | None
     claim: str | None
+    keep_chips: bool
+    chips: int
 
 
 @dataclass(frozen=True)

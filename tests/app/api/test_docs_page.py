@@ -65,7 +65,7 @@ def photograph(name: str, content: bytes) -> FilePayload:
 
 
 def test_two_photographs_are_compared(page: Page, server: Server, ada: bytes, grace: bytes) -> None:
-    page.goto(f"{server.url}/")
+    page.goto(f"{server.url}/docs")
     section = opened(page, "verify")
     for second, decision in ((ada, "match"), (grace, "no_match")):
         chosen = section.locator("input[type=file]")

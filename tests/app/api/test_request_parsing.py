@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from app.api.request_parsing import RECORD_BODY
+from app.encoding import EncoderInfo, Precision, RuntimeName
 from app.faces import NoFaceError
 from app.main import create_app
 from app.recognition.service import RecognitionService
@@ -411,7 +413,11 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 class _NoService:
-    gallery = calibration = crowding = criteria = None
+    gallery = crowding = criteria = None
+    encoder = EncoderInfo(
+        name="none", version="0", sha256="", runtime=RuntimeName.OPENVINO, precision=Precision.F32, device="none"
+    )
+    calibration = SimpleNamespace(version="none")
 
     def enroll(self, *_: object) -> None:
         raise NoFaceError("nobody is looked for here")

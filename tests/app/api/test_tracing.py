@@ -105,6 +105,6 @@ def test_a_collector_without_the_packages_is_refused(monkeypatch: pytest.MonkeyP
 def test_the_service_does_not_start_with_what_it_cannot_do(tmp_path: Path) -> None:
     variables = {ENDPOINT: "http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     refused = tessera("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), **variables)
-    assert refused.returncode == 1
+    assert refused.returncode == 3
     [line] = refused.stderr.splitlines()
     assert "OTEL_EXPORTER_OTLP_PROTOCOL" in line

@@ -102,12 +102,12 @@ def test_what_the_source_does_not_have_is_reported(tmp_path: Path, url: str) -> 
             "default", "else", [template(random_embedding(np.random.default_rng(2)))], on_conflict=OnConflict.REJECT
         )
     done = tessera("gallery", "copy", str(tmp_path / "from"), url)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "The copy differs: 3 subjects" in done.stderr
 
 
 def test_commands_for_a_data_directory_say_so(tmp_path: Path, postgres: PostgresServer) -> None:
     with emptied(postgres) as url:
         done = tessera("gallery", "backup", str(tmp_path / "file"), TESSERA_GALLERY__URL=url)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "data directory" in done.stderr

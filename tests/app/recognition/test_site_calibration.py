@@ -251,5 +251,5 @@ def test_the_command_writes_what_the_service_takes(tmp_path: Path, encoder: Enco
         read_calibration(out, "cd" * 32)
     assert re.fullmatch(rf"{read_calibration(shipped_table, encoder.info.sha256).version}-own-\w{{8}}", table.version)
     with Server(data, TESSERA_DECISIONS__CALIBRATION=str(out)) as server:
-        assert f"calibration {table.version}, " in server.log.read_text()
+        assert f"calibration {table.version}\n" in server.log.read_text()
         assert httpx.get(f"{server.url}/model").json()["calibration_version"] == table.version

@@ -111,7 +111,7 @@ def cfp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Path:
     folder = export_encoder(tmp_path_factory.mktemp("encoder"))
-    calibrate.main(faces, folder, precision=Precision.F32)
+    calibrate.main(faces, folder, precision=Precision.F32, small=True)
     return folder
 
 

@@ -7,13 +7,15 @@ import re
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from app.gallery import BackupError, GalleryInUse, GalleryUnavailable
+from app.gallery import BackupError, GalleryInUse, GalleryUnavailable, Subject
 from app.gallery.sqlite import reenrolment
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.database import DATABASE_NAME, connect
@@ -53,6 +55,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def without_norms(subject: Any) -> Subject:
+    return replace(subject, templates=tuple(replace(template, norm=0.0) for template in subject.templates))
+
+
 def test_everything_but_the_embeddings_stays_as_it_was(folder: Path) -> None:
     data, before = folder / "data", state(folder, OLD)
     keys = kept_keys(data)
@@ -60,7 +66,7 @@ def test_everything_but_the_embeddings_stays_as_it_was(folder: Path) -> None:
     after = state(folder, NEW)
     assert before.keys() - after.keys() == {"before"}
     for name in ("p1", "p2", "p3", "p4"):
-        assert after[name] == before[name], "ids, times, metadata and chips are as they were"
+        assert without_norms(after[name]) == without_norms(before[name]), "all but what the encoder gives"
     assert [t.id for t in after["p0"].templates] == ["t0"]  # type: ignore[attr-defined]
     assert kept_keys(data) == keys
     assert asides(folder) == [aside]
