@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium")
 PATIENCE = 60_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def camera_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the camera of the browser sees: Collins, again and again."""
     frame = Image.new("RGB", (640, 480))
@@ -28,7 +28,7 @@ def camera_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(camera_file: Path) -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
@@ -46,7 +46,7 @@ def browser(camera_file: Path) -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("page") / "data") as running:
         yield running
