@@ -26,6 +26,7 @@ import matplotlib as mpl
 import numpy as np
 import typer
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from skimage import data
 
@@ -193,9 +194,12 @@ def draw(found: list[Growth], path: Path) -> None:
         memory = axes.twinx()
         memory.plot(sizes, [row.peak for row in growth.rows], "C1s:", markersize=4, label="peak memory, MiB")
         memory.set(ylim=(0, None), ylabel="MiB")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         lines = [*axes.get_lines(), *memory.get_lines()]
-        axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8, loc="upper left")
-    figure.tight_layout()
+    figure.legend(lines, [str(line.get_label()) for line in lines], loc="lower center", ncols=len(lines), fontsize=9)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 

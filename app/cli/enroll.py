@@ -46,8 +46,8 @@ def enroll(
         ),
     ],
     collection: Annotated[str, typer.Option(help="where to enrol; it must exist")] = DEFAULT_COLLECTION,
-    face_policy: Annotated[FacePolicy, typer.Option(help="single, or largest where more than one face is no error")] = (
-        FacePolicy.SINGLE
+    face_policy: Annotated[FacePolicy, typer.Option(help="which face of a photograph is meant; not all")] = (
+        FacePolicy.DOMINANT
     ),
     report: ReportOption = None,
     as_json: JsonOption = False,
@@ -60,7 +60,7 @@ def enroll(
     it; every photograph is enrolled or not, nothing is half done. The service must not be running.
     """
     if face_policy is FacePolicy.ALL:
-        raise typer.BadParameter("a subject is one person: face-policy is single or largest")
+        raise typer.BadParameter("a subject is one person: face-policy is dominant, single or largest")
     with refusing():
         settings = load_settings(data_dir=data_dir)
         with refusals_of(report) as refusals:

@@ -32,6 +32,7 @@ REASONS = {
     Reason.WEAK_PROBE: "the face is too poor to say no by",
     Reason.WEAK_REFERENCE: "the face that it is compared with is too poor to say no by",
     Reason.AMBIGUOUS_SUBJECTS: "two subjects match, too close to tell which one it is",
+    Reason.AMBIGUOUS_FACE: "the photograph shows another face of like size, who may be meant",
     "empty_gallery": "nobody is enrolled in the collection",
 }
 WORDS = {Decision.MATCH: "match", Decision.NO_MATCH: "no match", Decision.INCONCLUSIVE: "inconclusive"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.gallery.records import AuditFinding, StoredAudit
-from app.gallery.sqlite.values import dump_metadata, load_metadata
+from app.gallery.sqlite.audits import stored_audit
+from app.gallery.sqlite.values import dump_metadata
 from app.postgres import Connection
 
 
@@ -54,17 +55,7 @@ def read_audit(connection: Connection, collection: int) -> StoredAudit | None:
         """,
         (key,),
     )
-    findings = tuple(
-        AuditFinding(
-            kind,
-            (first,) if other is None else (first, other),
-            load_metadata(numbers),
-            (subject,) if other is None else (subject, partner),
-        )
-        for kind, numbers, first, subject, other, partner in rows
-    )
-    summary = None if content is None else load_metadata(content)
-    return StoredAudit(status, started_at, summary, error, findings)
+    return stored_audit(status, started_at, content, error, rows)
 
 
 def delete_audit(connection: Connection, collection: int) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
 
 from app.gallery.records import AuditFinding, StoredAudit
 from app.gallery.sqlite.values import dump_metadata, load_metadata, load_timestamp, timestamp
@@ -48,6 +51,16 @@ def read_audit(connection: sqlite3.Connection, collection: int) -> StoredAudit |
         """,
         (key,),
     )
+    return stored_audit(status, load_timestamp(started_at), content, error, rows)
+
+
+def stored_audit(
+    status: str, started_at: datetime, content: object, error: str | None, rows: Iterable[Sequence[Any]]
+) -> StoredAudit:
+    """An audit from what a database holds; ValueError if that is damaged.
+
+    ``rows``: kind, numbers, template, subject, other template, its subject; the last two None for a single template.
+    """
     findings = tuple(
         AuditFinding(
             kind,
@@ -57,8 +70,7 @@ def read_audit(connection: sqlite3.Connection, collection: int) -> StoredAudit |
         )
         for kind, numbers, first, subject, other, partner in rows
     )
-    summary = None if content is None else load_metadata(content)
-    return StoredAudit(status, load_timestamp(started_at), summary, error, findings)
+    return StoredAudit(status, started_at, None if content is None else load_metadata(content), error, findings)
 
 
 def delete_audit(connection: sqlite3.Connection, collection: int) -> None:

@@ -32,6 +32,7 @@ export const REASONS = {
   weak_probe: "The encoder recognises too little in the first face to say no by it.",
   weak_reference: "The encoder recognises too little in the second face to say no by it.",
   ambiguous_subjects: "Two people match, and they are too close to each other to say which one it is.",
+  ambiguous_face: "A photograph shows another face of like size, who may be meant. Choose the face.",
   empty_gallery: "Nobody is enrolled in this collection yet.",
 };
 

@@ -16,9 +16,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import cli
+from app.cli.recognition import REASONS
+from app.decisions import Reason
 from app.gallery.sqlite.database import DATABASE_NAME
 from tests.app.api.helpers import files, ok
-from tests.app.photographs import blank, blurred, collins, two_faces, variants
+from tests.app.photographs import blank, blurred, collins, two_alike, variants
 from tests.app.process import PATIENCE, Server, environment, tessera, wait_until
 from tests.shared_data import ROOT
 
@@ -30,6 +32,18 @@ def run(*arguments: object, code: int = 0) -> Result:
     assert result.exit_code == code, (result.output, result.exception)
     assert "Traceback" not in result.output
     return result
+
+
+def test_every_reason_has_words() -> None:
+    assert REASONS.keys() == {*Reason, "empty_gallery"}
+
+
+def test_a_face_among_two_of_like_size_is_said_to_be_ambiguous(tmp_path: Path, grace: bytes) -> None:
+    (tmp_path / "both.jpg").write_bytes(two_alike())
+    (tmp_path / "grace.jpg").write_bytes(grace)
+    said = run("verify", tmp_path / "both.jpg", tmp_path / "grace.jpg", code=1)
+    assert "inconclusive" in said.output
+    assert "another face of like size" in said.output
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -44,7 +58,7 @@ def people(tmp_path: Path, ada: bytes, grace: bytes) -> Path:
         "ada/1.jpg": ada,
         "ada/2.jpg": variants(collins())["mirrored"],
         "ada/blurred.jpg": blurred(),
-        "ada/both.jpg": two_faces(),
+        "ada/both.jpg": two_alike(),
         "grace/1.jpg": grace,
         "grace/wall.jpg": blank(),
         "grace/.hidden": b"",

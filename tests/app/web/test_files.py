@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from app.decisions import Reason
 from app.main import create_app, open_security
 from app.recognition.service import RecognitionService
 from app.security.keys import KeyStore, Scope
@@ -35,6 +36,11 @@ def test_the_page_and_its_files_need_no_key_and_what_they_ask_does(client: TestC
             assert client.get(f"/page/{name}").content == asset.content
     for path in ("/model", "/subjects", "/collections"):
         problem(client.get(path), 401, "unauthenticated")
+
+
+def test_every_reason_has_words() -> None:
+    words = assets()["words.js"].content.decode()
+    assert [reason for reason in Reason if f"\n  {reason}: " not in words] == []
 
 
 def test_nothing_runs_but_the_modules_of_the_page(client: TestClient) -> None:
