@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
@@ -22,16 +23,18 @@ class WorkLimits:
 
 
 class WorkBudget:
-    """What is left of the limits for one request; the clock runs from its creation. For one thread at a time."""
+    """What is left of the limits for one request; the clock runs from its creation. Several threads may spend it."""
 
     def __init__(self, limits: WorkLimits) -> None:
-        self._limits, self._pixels = limits, 0
+        self._limits, self._pixels, self._spending = limits, 0, threading.Lock()
         self._deadline = time.monotonic() + limits.max_seconds
 
     def spend(self, pixels: int) -> None:
         """Counts a photograph that is about to be decoded. Raises TooMuchWorkError if the pixels are used up."""
-        self._pixels += pixels
-        if self._pixels > self._limits.max_pixels:
+        with self._spending:
+            self._pixels += pixels
+            spent = self._pixels
+        if spent > self._limits.max_pixels:
             raise TooMuchWorkError(
                 f"The photographs of this request have more than {self._limits.max_pixels} pixels together. "
                 "Send fewer in one request, or scale them down.",

@@ -37,6 +37,7 @@ from app.recognition.results import (
     Replay,
     Verification,
 )
+from app.recognition.side_by_side import SideBySide
 from app.timing import stage
 from app.types import CHIP_SIDE
 
@@ -109,6 +110,8 @@ class RecognitionService:
         self._work_limits = work_limits or WorkLimits()
         self._finder, self.gallery, self.criteria, self.crowding = finder, gallery, criteria, crowding
         self._encoder = Batcher(encoder)
+        # As many photographs of one request at once as faces can be encoded at once.
+        self._side_by_side = SideBySide(encoder.streams - 1)
         self._enforce_quality, self._inconclusive = enforce_quality, inconclusive
 
     @property
@@ -191,9 +194,9 @@ class RecognitionService:
         criterion = self.criteria.verification(requested, Targets())
         policy = verification_policy(self.calibration, criterion, 1)
         budget = self._budget()
-        found, other_found = (self._finder.find(photograph, face_policy, budget) for photograph in (image, reference))
-        encoded = self._encoded([(f, face) for f in (found, other_found) for face in f.faces])
-        probes, references = encoded[: len(found.faces)], encoded[len(found.faces) :]
+        probes, references = self._side_by_side(
+            lambda: self._probes(image, face_policy, budget), lambda: self._probes(reference, face_policy, budget)
+        )
         pairs = [(p, r, compare_probes(p, r)) for p in probes for r in references]
         probe, other, best = min(pairs, key=lambda pair: policy.ranking_distance(pair[2]))
         return Verification(self._final(policy.outcome(best), probe, other), best, policy, probe, reference=other)
@@ -215,7 +218,7 @@ class RecognitionService:
         chosen = self.criteria.verification(requested, self.gallery.targets(collection))
         # A target that is not supported is refused before the costly work on the photograph.
         verification_policy(self.calibration, chosen, min(templates, self.calibration.most_templates))
-        probes = self._probes(image, face_policy)
+        probes = self._probes(image, face_policy, self._budget())
         with stage("search"):
             pairs = [(p, self.gallery.compare(collection, subject_id, p.embedding)) for p in probes]
         policy = verification_policy(self.calibration, chosen, pairs[0][1].templates)
@@ -289,6 +292,7 @@ class RecognitionService:
 
     def close(self) -> None:
         """Closes the gallery."""
+        self._side_by_side.close()
         self.gallery.close()
 
     def _budget(self) -> WorkBudget:
@@ -351,8 +355,8 @@ class RecognitionService:
         ranked = sorted(nearest.values(), key=lambda found: (found[0], found[1].subject_id))
         return tuple((candidate, probe) for _, candidate, probe in ranked)
 
-    def _probes(self, image: bytes, face_policy: FacePolicy) -> list[Probe]:
-        found = self._finder.find(image, face_policy, self._budget())
+    def _probes(self, image: bytes, face_policy: FacePolicy, budget: WorkBudget) -> list[Probe]:
+        found = self._finder.find(image, face_policy, budget)
         return self._encoded([(found, face) for face in found.faces])
 
     def _encoded(self, faces: Sequence[tuple[FoundFaces, AlignedFace]]) -> list[Probe]:

@@ -44,18 +44,18 @@ def _throughput(axes: Axes, results: Results) -> None:
 def _queueing(axes: Axes, results: Results) -> None:
     for number, service in enumerate(results.services.values()):
         points = [
-            (offered, median, high)
+            (offered, median, service.latency(load, "p99"))
             for load in keys.SHARES.values()
-            if (offered := service.offered(load)) is not None
-            and (median := service.latency(load, "p50")) is not None
-            and (high := service.latency(load, "p99")) is not None
+            if (offered := service.offered(load)) is not None and (median := service.latency(load, "p50")) is not None
         ]
         if points:
-            offers, medians, highs = zip(*points, strict=True)
+            offers, medians, _ = zip(*points, strict=True)
             axes.plot(offers, medians, f"C{number}o-", markersize=4, label=service.title)
-            axes.plot(offers, highs, f"C{number}^--", markersize=4)
+            for offered, _, high in points:
+                if high is not None:
+                    axes.plot([offered], [high], f"C{number}^", markersize=6)
     axes.set(xscale="log", yscale="log", xlabel="requests a second, at random moments, 50 to 120 % of capacity")
-    axes.set(ylabel="latency from when due, ms: p50 (line), p99 (dashes)", title="latency under load, all cores")
+    axes.set(ylabel="latency from when due, ms: p50 (line), p99 (triangle)", title="latency under load, all cores")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")

@@ -14,9 +14,7 @@ NONE = "-"
 
 SUMMARY: list[tuple[str, Measure]] = [
     ("one core, 1 client, LFW: p50, ms", lambda s: s.latency(keys.CORE_LFW, "p50")),
-    ("p99, ms", lambda s: s.latency(keys.CORE_LFW, "p99")),
     ("640x480: p50, ms", lambda s: s.latency(keys.CORE_VGA, "p50")),
-    ("p99, ms", lambda s: s.latency(keys.CORE_VGA, "p99")),
     ("one core, 2 clients: answers/s", lambda s: s.rate(keys.CORE_TWO)),
     ("all cores, 8 clients: answers/s", lambda s: s.rate(keys.CLIENTS[8])),
     ("resident, MB", lambda s: s.resident_mb),
@@ -139,7 +137,8 @@ def _times(service: Service, load: str) -> str:
 def conditions(results: Results) -> str:
     """Where and how it was measured, and which services could not take part."""
     lines = [
-        f"{results.machine}, {results.cores} cores; {results.rounds} rounds in turns, {results.seconds:g} s a load; "
+        f"{results.machine}, {results.cores} cores; {results.rounds} rounds in turns, {results.seconds:g} s a load, or "
+        f"{keys.ENOUGH:,} requests where a 99th percentile is shown; "
         f"{results.pairs} pairs of photographs in which every service finds both faces."
     ]
     lines += [f"- {s.title}: {s.arrangement}" for s in results.services.values() if s.arrangement]

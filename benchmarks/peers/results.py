@@ -21,6 +21,11 @@ IDENTIFY = "gallery, /identify, 1 client"
 SUBJECT_CROWD = "gallery, /verify with a subject, 64 clients"
 SUBJECT_STEADY = "gallery, /verify with a subject, open loop at 80 % of capacity, 64 connections"
 
+LONG = (CLIENTS[8], SHARES[80], SUBJECT, IDENTIFY, SUBJECT_STEADY)
+"""Loads that last long enough for a 99th percentile."""
+ENOUGH = 2000
+"""Requests, of all rounds together; a 99th percentile of fewer is not shown."""
+
 REFUSED = ("429", "503")
 
 
@@ -77,7 +82,9 @@ class Service(_Part):
         return _median([one.answers_per_second for one in self.loads.get(load, [])])
 
     def latency(self, load: str, quantile: Literal["p50", "p99"]) -> float | None:
-        """Milliseconds: median of the rounds in which anything was answered."""
+        """Milliseconds: median of the rounds in which anything was answered; no p99 of too few requests."""
+        if quantile == "p99" and self.statuses(load).total() < ENOUGH:
+            return None
         spreads = [one.latency_ms for one in self.loads.get(load, []) if one.latency_ms]
         return _median([spread.p50 if quantile == "p50" else spread.p99 for spread in spreads])
 

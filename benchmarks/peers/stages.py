@@ -28,7 +28,10 @@ CHOOSING_CLIENTS = 8
 GALLERY_TEMPLATES = 100_000
 GALLERY_CLIENTS = 64
 STEADY_SHARE = 0.8
-LONG = 5
+MARGIN = 1.1
+"""So that requests at random moments are enough, too."""
+MOST_SECONDS = 500
+STALLED = 5
 """A closed loop is not repeated if it took this many times its length because clients waited for a first answer."""
 
 
@@ -79,10 +82,29 @@ class Bench:
         """The file with its forms."""
         return write_forms(self.out / "photographs", size, contender.fields, self.pairs[size])
 
-    def load(self, one: Running, forms: Path, *options: str, path: str = "/verify", core: int | None = None) -> Load:
-        """One load."""
-        urls = [f"{url}{path}" for url in one.urls]
-        return run_load(urls, forms, self.results.seconds, "--warm-up", str(WARM_UP), *options, core=core)
+    def load(
+        self,
+        one: Running,
+        forms: Path,
+        *options: str,
+        path: str = "/verify",
+        core: int | None = None,
+        seconds: float | None = None,
+    ) -> Load:
+        """One load, of the usual length if ``seconds`` is None."""
+        urls, length = [f"{url}{path}" for url in one.urls], seconds or self.results.seconds
+        return run_load(urls, forms, length, "--warm-up", str(WARM_UP), *options, core=core)
+
+    def closed(self, key: str, one: Running, forms: Path, *options: str, path: str = "/verify") -> Load:
+        """A closed loop, as long as its key needs; a short one tells how long that is."""
+        load = self.load(one, forms, *options, path=path)
+        seconds = self.length(key, load.answers_per_second)
+        return load if seconds <= load.seconds else self.load(one, forms, *options, path=path, seconds=seconds)
+
+    def length(self, key: str, rate: float) -> float:
+        """Seconds that a load with this many requests a second has to last."""
+        wanted = keys.ENOUGH / self.results.rounds if key in keys.LONG else 0
+        return max(self.results.seconds, min(MARGIN * wanted / rate, MOST_SECONDS) if rate else 0)
 
     def keep(self, contender: Contender, key: str, load: Load) -> None:
         """Records a load and prints it."""
@@ -182,17 +204,17 @@ def all_cores(bench: Bench) -> None:
             crowd.append((contender, many))
     with bench.running(crowd) as many_ready, bench.running([s for s in single if s not in crowd]) as one_ready:
         alone = {running.contender.name: running for running in (*many_ready, *one_ready)}
-        long: set[tuple[str, int]] = set()
+        stalled: set[tuple[str, int]] = set()
         for number in range(bench.results.rounds):
             for clients, key in keys.CLIENTS.items():
                 for crowded in turns(many_ready, number):
-                    if (crowded.contender.name, clients) in long:
+                    if (crowded.contender.name, clients) in stalled:
                         continue
                     running, begin = alone[crowded.contender.name] if clients == 1 else crowded, time.monotonic()
-                    load = bench.load(running, bench.forms(running.contender), "--clients", str(clients))
+                    load = bench.closed(key, running, bench.forms(running.contender), "--clients", str(clients))
                     bench.keep(running.contender, key, load)
-                    if time.monotonic() - begin > LONG * load.seconds:
-                        long.add((crowded.contender.name, clients))
+                    if time.monotonic() - begin > STALLED * load.seconds:
+                        stalled.add((crowded.contender.name, clients))
         open_loops(bench, many_ready)
         for running in many_ready:
             bench.service(running.contender).resident_mb = resident_mb(running.processes)
@@ -206,13 +228,14 @@ def open_loops(bench: Bench, ready: list[Running]) -> None:
             for one in turns(ready, number):
                 capacity = capacities[one.contender.name]
                 if capacity:
-                    load = steady(bench, one, bench.forms(one.contender), share / 100 * capacity, number)
+                    load = steady(bench, key, one, bench.forms(one.contender), share / 100 * capacity, number)
                     bench.keep(one.contender, key, load)
 
 
-def steady(bench: Bench, one: Running, forms: Path, rate: float, seed: int, *options: str) -> Load:
-    """An open loop."""
-    load = bench.load(one, forms, "--rate", str(rate), "--seed", str(seed), *options)
+def steady(bench: Bench, key: str, one: Running, forms: Path, rate: float, seed: int, *options: str) -> Load:
+    """An open loop, as long as its key needs."""
+    length = bench.length(key, rate)
+    load = bench.load(one, forms, "--rate", str(rate), "--seed", str(seed), *options, seconds=length)
     return load.model_copy(update={"offered": round(rate, 3)})
 
 
@@ -241,13 +264,13 @@ def with_gallery(bench: Bench, tessera: Contender, templates: int = GALLERY_TEMP
             sent = {"image": ("a.jpg", photograph)}
             httpx.post(f"{one.urls[0]}/enroll", files=sent, data={"subject_id": "ada"}, timeout=60).raise_for_status()
             for _ in range(bench.results.rounds):
-                bench.keep(tessera, keys.SUBJECT, bench.load(one, verify))
-                bench.keep(tessera, keys.IDENTIFY, bench.load(one, identify, path="/identify"))
+                bench.keep(tessera, keys.SUBJECT, bench.closed(keys.SUBJECT, one, verify))
+                bench.keep(tessera, keys.IDENTIFY, bench.closed(keys.IDENTIFY, one, identify, path="/identify"))
                 crowd = bench.load(one, verify, "--clients", str(GALLERY_CLIENTS))
                 bench.keep(tessera, keys.SUBJECT_CROWD, crowd)
             capacity = bench.service(tessera).rate(keys.SUBJECT_CROWD)
             for number in range(bench.results.rounds if capacity else 0):
-                places = ("--most-open", str(GALLERY_CLIENTS))
-                load = steady(bench, one, verify, STEADY_SHARE * (capacity or 0), number, *places)
+                rate, places = STEADY_SHARE * (capacity or 0), ("--most-open", str(GALLERY_CLIENTS))
+                load = steady(bench, keys.SUBJECT_STEADY, one, verify, rate, number, *places)
                 bench.keep(tessera, keys.SUBJECT_STEADY, load)
             bench.results.gallery = Gallery(templates=templates, resident_mb=resident_mb(one.processes))

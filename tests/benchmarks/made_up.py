@@ -11,7 +11,7 @@ def spread(p50: float) -> Spread:
 
 
 def load(rate: float, p50: float, statuses: dict[str, int] | None = None, offered: float | None = None) -> Load:
-    counts = {"200": 100} if statuses is None else statuses
+    counts = {"200": keys.ENOUGH} if statuses is None else statuses
     return Load(
         seconds=1,
         requests=sum(counts.values()),

