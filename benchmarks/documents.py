@@ -5,8 +5,8 @@
 
 A document names a table between two comments, ``<!-- generated: NAME -->`` and ``<!-- end -->``; the text between them
 is replaced. ``--check`` changes nothing and fails where a document is out of date. Benchmark results are in
-``docs/results``: reports of ``model.evaluation.evaluate`` by encoder, and tables of ``benchmarks.groups`` and
-``benchmarks.decisions`` as printed.
+``docs/results``: reports of ``model.evaluation.evaluate`` by encoder, the results of ``benchmarks.peers``, and tables
+of other benchmarks as printed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,8 @@ from app.decisions import load_calibration
 from app.encoding import load_weights
 from app.settings import DEFAULT_WEIGHTS, Settings
 from benchmarks import tables
+from benchmarks.peers.report import PARTS
+from benchmarks.peers.results import Results
 from model.evaluation.report import Report, all_pairs_table, groups_table, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +152,10 @@ def _of_file(path: Path) -> Table:
     return table
 
 
+def _of_peers(part: Callable[[Results], str], results: Results) -> Iterator[str]:
+    yield part(results)
+
+
 def all_tables() -> dict[str, Table]:
     """All tables, by the name that documents use."""
     found: dict[str, Table] = {
@@ -164,6 +171,10 @@ def all_tables() -> dict[str, Table]:
     for directory in sorted(path.parent for path in DEFAULT_WEIGHTS.glob("*/calibration.json")):
         for make in tables.TABLES:
             found[f"{directory.name} {make.__name__.replace('_', ' ')}"] = _of_calibration(directory.name, make)
+    if (RESULTS / "peers" / "results.json").is_file():
+        peers = Results.load(RESULTS / "peers")
+        for part in PARTS:
+            found[f"peers {part.__name__.replace('_', ' ')}"] = partial(_of_peers, part, peers)
     for path in sorted(RESULTS.glob("*.md")):
         found[path.name] = _of_file(path)
     return found

@@ -15,7 +15,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,13 +37,13 @@ from app.types import CHIP_SIDE
 from benchmarks.galleries import fill_gallery
 from benchmarks.running import service
 from benchmarks.search import COUNT
+from benchmarks.tables import ResultsOption
+from benchmarks.tables import show as save
 
 SIZES = ((640, 480), (1280, 720), (4000, 3000))
 COARSE_SIDE = 320
 STAGE = re.compile(r"([a-z_]+);dur=([\d.]+)")
 ORDER = ("queue", "decode", "detect", "align", "assess", "encode_wait", "encode", "search", "store", "serialise")
-REST_SHARE = 0.1
-"""The share of the total that HTTP and glue may take."""
 
 Call = Callable[[], Any]
 Post = Callable[[], httpx.Response]
@@ -135,47 +135,54 @@ def profile(post: Post, parts: dict[str, Call], repeats: int) -> tuple[Stages, S
     return stages, floor
 
 
-def show(title: str, stages: Stages, floor: Stages, photographs: int) -> None:
-    """Prints a table; the floors are for ``photographs`` photographs, the search's for one."""
-    typer.echo(f"\n{title}\n\n| stage | ms | share | floor, ms | of the floor |\n|---|---|---|---|---|")
-    total = statistics.median(stages["total"])
+def cell(stages: Stages, floor: Stages, name: str) -> str:
+    """A stage's median, its share of the whole, and the floor in brackets; for example ``1.5, 8 % [1.0]``."""
+    if name not in stages:
+        return ""
+    value, total = statistics.median(stages[name]), statistics.median(stages["total"])
+    least = f" [{statistics.median(floor[name]):.1f}]" if name in floor else ""
+    return f"{value:.1f}, {100 * value / total:.0f} %{least}"
+
+
+def table(columns: dict[str, tuple[Stages, Stages]]) -> Iterator[str]:
+    """One verb: a row for each stage, a column for each size of photograph."""
+    yield "| stage | " + " | ".join(columns) + " |"
+    yield "|---|" + "---|" * len(columns)
     for name in (*ORDER, "rest", "total"):
-        if name not in stages:
-            continue
-        value = statistics.median(stages[name])
-        row = f"| {name} | {value:.2f} | {100 * value / total:.0f} % |"
-        if name in floor and name != "search":
-            least = photographs * statistics.median(floor[name])
-        else:
-            least = statistics.median(floor.get(name, [0.0]))
-        typer.echo(f"{row} {least:.2f} | {value / least:.2f} |" if least else f"{row} | |")
-    share = statistics.median(stages["rest"]) / total
-    typer.echo(f"\nrest: {100 * share:.1f} % of the whole ({'within' if share <= REST_SHARE else 'beyond'} 10 %)")
+        if any(name in stages for stages, _ in columns.values()):
+            yield f"| {name} | " + " | ".join(cell(*found, name) for found in columns.values()) + " |"
 
 
 def main(
     repeats: Annotated[int, typer.Option(help="requests of each kind and size")] = 60,
     subjects: Annotated[int, typer.Option(help="size of the gallery that is searched")] = 100_000,
+    results: ResultsOption = None,
 ) -> None:
-    """Prints a table for each verb and size of photograph; medians."""
+    """Prints a table for each verb: medians by size of photograph."""
     weights = load_weights(EncodingSettings().directory)
+    found: dict[str, dict[str, tuple[Stages, Stages]]] = {"verify": {}, "identify": {}, "enroll": {}}
     with tempfile.TemporaryDirectory() as directory:
         fill_gallery(Path(directory), weights.sha256, subjects, each=1)
         with service(Path(directory)) as url, httpx.Client(base_url=url, timeout=60) as client:
+            enrolled = ready(client, "/enroll", [("image", photograph(*SIZES[0]))], subject_id="grace")
+            enrolled().raise_for_status()
             for width, height in SIZES:
                 image = photograph(width, height)
                 parts = floors(image, subjects)
                 without_search = {name: call for name, call in parts.items() if name != "search"}
-
-                size = f"{width}x{height}, {len(image) // 1024} kB"
-                two = ready(client, "/verify", [("image", image), ("reference", image)])
-                show(f"/verify, two photographs, {size}", *profile(two, without_search, repeats), photographs=2)
-                one = ready(client, "/identify", [("image", image)])
-                title = f"/identify among {subjects} subjects, {size}"
-                show(title, *profile(one, parts, repeats), photographs=1)
-                one = ready(client, "/enroll", [("image", image)], subject_id="ada", on_conflict="replace")
-                title = f"/enroll among {subjects} subjects, {size}"
-                show(title, *profile(one, parts, repeats), photographs=1)
+                posts = {
+                    "verify": (ready(client, "/verify", [("image", image)], subject_id="grace"), without_search),
+                    "identify": (ready(client, "/identify", [("image", image)]), parts),
+                    "enroll": (
+                        ready(client, "/enroll", [("image", image)], subject_id="ada", on_conflict="replace"),
+                        parts,
+                    ),
+                }
+                for verb, (post, beside) in posts.items():
+                    found[verb][f"{width}x{height}"] = profile(post, beside, repeats)
+    for verb, columns in found.items():
+        typer.echo(f"\n/{verb}\n")
+        save(table(columns), f"budget-{verb}", results)
 
 
 if __name__ == "__main__":

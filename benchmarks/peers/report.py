@@ -108,7 +108,7 @@ def accuracy(results: Results) -> str:
         for s in results.services.values()
         if s.accuracy
     ]
-    return table(["LFW, View 2, over HTTP", "accuracy, %", "pairs without an answer, of 6,000"], rows)
+    return table(["LFW, View 2, over HTTP", "accuracy, %", "pairs without an answer, of 6,000"], rows) if rows else ""
 
 
 def gallery(results: Results) -> str:
@@ -146,9 +146,9 @@ def conditions(results: Results) -> str:
     return "\n".join(lines)
 
 
+PARTS = (conditions, ratios, absolute, closed_loops, open_loops, other_statuses, gallery, accuracy)
+
+
 def report(results: Results) -> str:
     """All tables."""
-    parts = [conditions, ratios, absolute, closed_loops, open_loops, other_statuses, gallery]
-    if any(service.accuracy for service in results.services.values()):
-        parts.append(accuracy)
-    return "\n\n".join(text for part in parts if (text := part(results)))
+    return "\n\n".join(text for part in PARTS if (text := part(results)))
