@@ -362,7 +362,8 @@ class RecognitionService:
     def _encoded(self, faces: Sequence[tuple[FoundFaces, AlignedFace]]) -> list[Probe]:
         """Encodes faces, each given with what was found in its photograph."""
         encodings = self._encoder.encode(np.stack([face.chip for _, face in faces]))
-        crowding = self.crowding(encodings.embeddings)
+        with stage("crowding"):
+            crowding = self.crowding(encodings.embeddings)
         return [
             Probe(found.faces_detected, face, embedding, norm, crowded, found.ambiguous)
             for (found, face), embedding, norm, crowded in zip(

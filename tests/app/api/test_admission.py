@@ -162,8 +162,30 @@ def test_an_answer_says_where_its_time_went(client: TestClient, ada: bytes) -> N
     ok(client.post("/enroll", files=files(ada), data={"subject_id": "ada"}), 201)
     expected = {
         "/detect": ["queue", "decode", "detect", "align", "assess", "serialise"],
-        "/verify": ["queue", "search", "decode", "detect", "align", "assess", "encode_wait", "encode", "serialise"],
-        "/identify": ["queue", "decode", "detect", "align", "assess", "encode_wait", "encode", "search", "serialise"],
+        "/verify": [
+            "queue",
+            "search",
+            "decode",
+            "detect",
+            "align",
+            "assess",
+            "encode_wait",
+            "encode",
+            "crowding",
+            "serialise",
+        ],
+        "/identify": [
+            "queue",
+            "decode",
+            "detect",
+            "align",
+            "assess",
+            "encode_wait",
+            "encode",
+            "crowding",
+            "search",
+            "serialise",
+        ],
     }
     for path, stages in expected.items():
         data = {"subject_id": "ada"} if path == "/verify" else {}
