@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import cast
 
 import cv2
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
@@ -28,6 +28,7 @@ from app.api.middleware import RequestMiddleware
 from app.api.problems import install_problem_handlers
 from app.api.routes import audits, collections, health, recognition, subjects
 from app.api.tracing import RequestTracing, open_tracing
+from app.api.undeclared import refuse_undeclared
 from app.audits.jobs import AuditJobs
 from app.crowding import Crowding, load_crowding
 from app.decisions import Calibration, load_calibration, read_calibration
@@ -332,7 +333,7 @@ def create_app(
         )
     install_problem_handlers(app, query_errors)
     for router in (recognition.router, subjects.router, collections.router, audits.router, health.router):
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(refuse_undeclared)])
     install_document(app)
     if chosen.server.page:
         app.include_router(page_router())

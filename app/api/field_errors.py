@@ -18,7 +18,7 @@ ID_MESSAGE = "must be 1 to 128 letters, digits or any of . _ @ : + ~ - and begin
 
 def unknown_field(name: str, fields: Collection[str], path: str) -> RequestError:
     """The error for a field of a form that ``path`` does not have."""
-    return invalid_fields([{"field": name, "message": _no_such_field(name, fields, path)}])
+    return invalid_fields([{"field": name, "message": no_such_name(name, fields, kind="field", of=path)}])
 
 
 def takes_one(model: type[BaseModel], name: str) -> bool:
@@ -54,7 +54,7 @@ def _in_body(error: ErrorDetails, model: type[BaseModel], path: str) -> str:
     name = str(error["loc"][0]) if error["loc"] else ""
     match error["type"]:
         case "extra_forbidden":
-            return _no_such_field(name, model.model_fields, path)
+            return no_such_name(name, model.model_fields, kind="field", of=path)
         case "missing" if name in FILE_FIELDS:
             return "is missing: send a photograph, as a file in a form or as base64 text in JSON"
         case "missing":
@@ -64,10 +64,11 @@ def _in_body(error: ErrorDetails, model: type[BaseModel], path: str) -> str:
     return message_of(error)
 
 
-def _no_such_field(name: str, fields: Collection[str], path: str) -> str:
-    nearest = difflib.get_close_matches(name[:64], fields, n=1)
+def no_such_name(name: str, known: Collection[str], *, kind: str, of: str) -> str:
+    """The message for an unknown name of a ``kind``, such as a field, of a path or a route: the nearest and all."""
+    nearest = difflib.get_close_matches(name[:64], known, n=1)
     hint = f"; did you mean `{nearest[0]}`?" if nearest else "."
-    return f"there is no such field{hint} The fields of {path} are {', '.join(fields)}"
+    return f"there is no such {kind}{hint} The {kind}s of {of} are {', '.join(known)}"
 
 
 def query_errors(errors: Sequence[Any]) -> RequestError:

@@ -182,14 +182,14 @@ def problem_response(code: str, detail: str, request_id: str, details: dict[str,
 
 EVERYWHERE = ("unknown_host", "cross_origin", "internal_error")
 """What any route may answer."""
-WITH_KEY = ("unauthenticated", "forbidden", "rate_limited", "security_store_unavailable")
+WITH_KEY = ("invalid_request", "unauthenticated", "forbidden", "rate_limited", "security_store_unavailable")
 """What any route that needs a key may answer."""
 
 
 def problems(*codes: str, key: bool = True) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for a route, with an example for each code; ``key``: whether it needs one."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for code in (*codes, *(WITH_KEY if key else ()), *EVERYWHERE):
+    for code in dict.fromkeys((*codes, *(WITH_KEY if key else ()), *EVERYWHERE)):
         kind = KINDS[code]
         response = responses.setdefault(
             kind.status,

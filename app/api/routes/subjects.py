@@ -56,7 +56,9 @@ def decode_cursor(cursor: str) -> str:
 async def list_subjects(
     components: ComponentsDependency,
     collection: CollectionId,
-    cursor: Annotated[str | None, Query(max_length=256, description="next_cursor of the page before")] = None,
+    cursor: Annotated[
+        str | None, Query(min_length=1, max_length=256, description="next_cursor of the page before")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> schemas.SubjectPage:
     """A page of subjects, ordered by id."""
