@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
 
-from app.api.problems import RequestError
+from app.api.problems import RequestError, invalid_fields
 from app.errors import TesseraError
 from app.security.errors import Unauthenticated
 from app.security.keys import Authenticator, Caller, Scope
@@ -20,6 +20,7 @@ OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
 OPEN_PREFIXES = ("/docs/", "/page/")
 PROXY_HEADERS = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SINGLE_HEADERS = (b"authorization", b"content-type", b"host", b"idempotency-key", b"origin")
 REFRESH_SECONDS = 1.0
 """How soon a new or revoked key takes effect."""
 
@@ -71,6 +72,7 @@ class Gate:
                 return self._authenticate(headers, address)
             except TesseraError:
                 return Caller(None, frozenset(), frozenset(), address)
+        check_single(headers)
         check_host(headers.get("host", ""), self._settings.hosts)
         if scope["method"] not in SAFE_METHODS:
             check_origin(headers, self._settings.origins)
@@ -109,6 +111,14 @@ def is_open(scope: AsgiScope) -> bool:
     """Whether a path needs no key: health, documentation and the page, all without data."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     return scope["method"] in SAFE_METHODS and (path in OPEN_PATHS or path.startswith(OPEN_PREFIXES))
+
+
+def check_single(headers: Headers) -> None:
+    """Raises RequestError for a header that has one value and was sent twice: a proxy may have read the other one."""
+    names = [name for name, _ in headers.raw]
+    repeated = [name.decode().title() for name in SINGLE_HEADERS if names.count(name) > 1]
+    if repeated:
+        raise invalid_fields([{"field": name, "message": "given more than once"} for name in repeated])
 
 
 def check_host(host: str, accepted: frozenset[str]) -> None:

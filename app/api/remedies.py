@@ -60,9 +60,13 @@ REMEDIES: dict[str, Remedy] = {
         "The target is lower than the calibration's measurement can vouch for.",
         "Ask for a rate that it can; [why](decisions.md).",
     ),
-    "invalid_request": Remedy("Fields are missing, unknown or out of range.", "`errors` names each and its rule."),
+    "invalid_request": Remedy(
+        "Fields or query parameters are missing, unknown, given twice or out of range, or a body is where none is read.",
+        "`errors` names each and its rule.",
+    ),
     "malformed_body": Remedy(
-        "The body is neither the form nor the JSON that its content type announces.", "Let a library write it."
+        "The body is neither the form nor the JSON that its content type announces, or its JSON has a name twice.",
+        "Let a library write it.",
     ),
     "unsupported_media_type": Remedy(
         "The body's content type is none of those taken.", "Send `multipart/form-data` or `application/json`."

@@ -31,10 +31,19 @@ def _decode_image(value: object) -> object:
         raise ValueError("an image in JSON is base64; in a form it is a file") from error
 
 
+def _no_boolean(value: object) -> object:
+    # Python takes true for 1: a top_k or a distance that nobody asked for.
+    if isinstance(value, bool):
+        raise ValueError("is a number, not true or false")
+    return value
+
+
 def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+Integer = Annotated[int, BeforeValidator(_no_boolean)]
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Image = Annotated[
     bytes,

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.schemas import numbers
-from app.api.schemas.common import AttributesModel
+from app.api.schemas.common import AttributesModel, Number
 from app.decisions import Claim, CriterionKind, CriterionSource, RequestedCriterion
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -16,10 +16,10 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 class ThresholdChoice(BaseModel):
     """A request's own criterion for a match; at most one may be given."""
 
-    max_distance: float | None = Field(
+    max_distance: Number | None = Field(
         default=None, ge=0, le=4, description="largest squared distance that matches, in place of a target"
     )
-    min_similarity: float | None = Field(
+    min_similarity: Number | None = Field(
         default=None, ge=-1, le=1, description="smallest cosine similarity that matches, in place of a target"
     )
 

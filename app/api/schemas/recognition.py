@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from app.api import examples
 from app.api.schemas import numbers
-from app.api.schemas.common import Identifier, Image, Images, Metadata, RequestModel
+from app.api.schemas.common import Identifier, Image, Images, Integer, Metadata, RequestModel
 from app.api.schemas.decisions import (
     CROWDING,
     CriterionOut,
@@ -78,7 +78,7 @@ class IdentifyRequest(_Request, ThresholdChoice):
     model_config = examples.config(examples.IDENTIFY_REQUEST)
 
     image: Image
-    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="maximum number of candidates to return")
+    top_k: Integer = Field(default=5, ge=1, le=MAX_TOP_K, description="maximum number of candidates to return")
     face_policy: FacePolicy = FacePolicy.LARGEST
     target_fpir: Rate | None = Field(
         default=None,

@@ -18,7 +18,8 @@ from app.main import create_app, open_security
 from app.recognition.service import RecognitionService
 from app.security.keys import KeyStore, Scope
 from app.settings import GallerySettings, SecuritySettings, ServerSettings, Settings
-from tests.app.api.helpers import files, ok, problem
+from tests.app.api.conftest import Enroll
+from tests.app.api.helpers import files, invalid_field, ok, problem
 
 MakeService = Callable[[Path], RecognitionService]
 
@@ -327,6 +328,15 @@ def test_hosts_can_be_named(make_service: MakeService, tmp_path: Path) -> None:
         problem(client.get("/subjects", headers={"Host": "c.example"}), 421, "unknown_host")
     with running(make_service, tmp_path, server=ServerSettings(allowed_hosts="*"), security=anybody) as client:
         ok(client.get("/subjects", headers={"Host": "c.example"}))
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Host", "Idempotency-Key", "Origin"])
+def test_a_header_of_one_value_is_given_once(client: TestClient, enroll: Enroll, ada: bytes, name: str) -> None:
+    enroll(ada, subject_id="ada")
+    for values in (("testserver", "testserver"), ("testserver", "other")):
+        answer = client.delete("/subjects/ada", headers=[(name, value) for value in values])
+        assert invalid_field(answer, name) == "given more than once"
+    ok(client.get("/subjects/ada", headers=[("Accept", "text/html"), ("Accept", "*/*")]))
 
 
 @pytest.mark.parametrize(

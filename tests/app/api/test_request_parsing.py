@@ -188,6 +188,30 @@ def test_json_that_is_none(client: TestClient, body: bytes) -> None:
     assert "JSON" in problem(response, 400, "malformed_body")["detail"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"collection": "staff", "image": "", "collection": "default"}',
+        '{"image": "", "\\u0069mage": ""}',
+        '{"image": "", "metadata": {"a": {"b": 1, "b": 2}}}',
+    ],
+)
+def test_a_name_is_given_once_in_json(client: TestClient, body: str) -> None:
+    response = client.post("/enroll", content=body, headers={"content-type": "application/json"})
+    assert "uplicate" in problem(response, 400, "malformed_body")["detail"]
+
+
+def test_a_name_is_given_once_in_the_metadata_of_a_form(client: TestClient, ada: bytes) -> None:
+    sent = form(part("image", ada, "a.jpg"), part("metadata", b'{"badge": 1, "badge": 2}'))
+    assert "uplicate" in invalid_field(client.post("/enroll", **sent), "metadata")
+
+
+@pytest.mark.parametrize("field", ["top_k", "max_distance", "min_similarity", "target_fpir"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_truth_value_is_no_number(client: TestClient, ada: bytes, field: str, value: bool) -> None:
+    invalid_field(client.post("/identify", json={"image": base64_of(ada), field: value}), field)
+
+
 @pytest.mark.parametrize("body", [[], "text", 1, None, True])
 def test_json_that_is_no_object(client: TestClient, body: object) -> None:
     response = client.post("/enroll", content=json.dumps(body), headers={"content-type": "application/json"})
