@@ -61,7 +61,7 @@ REMEDIES: dict[str, Remedy] = {
         "Ask for a rate that it can; [why](decisions.md).",
     ),
     "invalid_request": Remedy(
-        "Fields or query parameters are missing, unknown, given twice or out of range, or a body is where none is read.",
+        "Fields or query parameters are missing, unknown, repeated or out of range, or a body is where none is read.",
         "`errors` names each and its rule.",
     ),
     "malformed_body": Remedy(

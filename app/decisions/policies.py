@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from enum import StrEnum
 
 from app.decisions.calibration import Calibration
@@ -225,6 +226,11 @@ def fmr_of(fpir: float, subjects: int) -> float:
     return -math.expm1(math.log1p(-fpir) / subjects) if fpir < 1 else 1.0
 
 
+def _rounded_up(rate: float) -> float:
+    """Three significant digits, for a message: to the nearest, a rate could fall below what is accepted."""
+    return float(Context(prec=3, rounding=ROUND_CEILING).create_decimal(repr(rate)))
+
+
 def rate_at(calibration: Calibration, distance: float, templates: int) -> RateAtDistance | None:
     """The false match rate over all pairs at an adjusted distance, from the next no stricter measured threshold.
 
@@ -258,7 +264,7 @@ def verification_policy(calibration: Calibration, criterion: Criterion, template
         smallest = calibration.smallest_supported(criterion.claim, templates)
         raise TargetUnsupported(
             f"The calibration cannot show a false match rate of {criterion.value:g} {WHOM[criterion.claim]}; the "
-            f"smallest it supports is {smallest:.3g}. Ask for that or more, or give max_distance.",
+            f"smallest it supports is {_rounded_up(smallest):g}. Ask for that or more, or give max_distance.",
             target_fmr=criterion.value,
             claim=criterion.claim.value,
             smallest_supported=smallest,
@@ -279,12 +285,15 @@ def identification_policy(
         return DecisionPolicy(criterion, calibration, None, subjects)
     most = calibration.most_templates if most_templates is None else most_templates
     smallest = calibration.smallest_supported(criterion.claim, most)
-    wanted = criterion.value if criterion.kind is CriterionKind.TARGET_FMR else fmr_of(criterion.value, count)
-    known = count <= calibration.largest_gallery or criterion.kind is CriterionKind.TARGET_FMR
-    if wanted >= smallest and known:
+    of_comparison = criterion.kind is CriterionKind.TARGET_FMR
+    # Rates are compared as they are asked for: there and back, a rate may lose its last digit and fall short of itself.
+    lowest = smallest if of_comparison else fpir_of(smallest, count)
+    wanted = max(criterion.value if of_comparison else fmr_of(criterion.value, count), smallest)
+    known = count <= calibration.largest_gallery or of_comparison
+    if criterion.value >= lowest and known:
         return DecisionPolicy(criterion, calibration, wanted, subjects)
     if criterion.set_by is not CriterionSource.REQUEST:
-        return DecisionPolicy(criterion, calibration, max(wanted, smallest), subjects, met=False)
+        return DecisionPolicy(criterion, calibration, wanted, subjects, met=False)
     if not known:
         raise TargetUnsupported(
             f"The calibration was found to hold for searches among up to {calibration.largest_gallery:g} subjects, and "
@@ -292,11 +301,11 @@ def identification_policy(
             target_fpir=criterion.value,
             subjects=subjects,
         )
-    lowest = fpir_of(smallest, count)
+    advised = _rounded_up(lowest)
+    ask = f"the smallest it supports is {advised:g}. Ask for that or more," if advised < 1 else "nor any below 1:"
     raise TargetUnsupported(
         f"Among {subjects} subjects the calibration cannot show a false positive identification rate of "
-        f"{criterion.value:g} {WHOM[criterion.claim]}; the smallest it supports is {lowest:.3g}. Ask for that or more, "
-        "search a smaller collection, or give max_distance.",
+        f"{criterion.value:g} {WHOM[criterion.claim]}; {ask} search a smaller collection, or give max_distance.",
         target_fpir=criterion.value,
         smallest_supported=lowest,
         subjects=subjects,

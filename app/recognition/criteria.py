@@ -86,7 +86,8 @@ class Criteria:
 
     def _require(self, criterion: Criterion) -> None:
         """Raises TargetUnsupported unless the rate is supported for any number of templates."""
-        for templates in range(1, self.calibration.most_templates + 1):
+        # From the most, which support the least: the message names a rate that is supported for all of them.
+        for templates in range(self.calibration.most_templates, 0, -1):
             verification_policy(self.calibration, criterion, templates)
 
 

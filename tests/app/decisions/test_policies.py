@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,38 @@ def test_a_search_among_more_subjects_is_stricter() -> None:
 
 def test_an_empty_collection_is_searched_as_one_subject_would_be() -> None:
     assert limit(identification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FPIR, 0.01), 0), 1) == 1.3
+
+
+def advised(refused: TargetUnsupported) -> float:
+    """The rate that a refusal says to ask for."""
+    found = re.search(r"supports is (\S+)\. Ask for that or more", refused.message)
+    assert found is not None, refused.message
+    return float(found[1])
+
+
+@pytest.mark.parametrize("smallest", [0.0007, 0.00070049, 0.000999999, 2.5142e-05, 1 / 3000, 1.0000001e-05])
+@pytest.mark.parametrize("subjects", [1, 7, 100, 2000])
+def test_who_asks_for_what_a_refusal_advises_is_not_refused_again(smallest: float, subjects: int) -> None:
+    points = [point(1.3, 0.01), point(1.1, 0.002), point(0.9, smallest)]
+    tables = [curve(n, points) | {"rule_of_three_fmr": smallest} for n in (1, 2)]
+    calibration = Calibration.model_validate(table(curves=tables, identification=[sized(100)]))
+    with pytest.raises(TargetUnsupported) as refused:
+        verification_policy(calibration, wanted(CriterionKind.TARGET_FMR, 1e-9), 2)
+    for rate in (advised(refused.value), refused.value.details["smallest_supported"]):
+        assert smallest <= rate <= 1.01 * smallest
+        verification_policy(calibration, wanted(CriterionKind.TARGET_FMR, rate), 2)
+    with pytest.raises(TargetUnsupported) as refused:
+        identification_policy(calibration, wanted(CriterionKind.TARGET_FPIR, 1e-9), subjects)
+    for rate in (advised(refused.value), refused.value.details["smallest_supported"]):
+        assert fpir_of(smallest, subjects) <= rate <= 1.01 * fpir_of(smallest, subjects)
+        assert identification_policy(calibration, wanted(CriterionKind.TARGET_FPIR, rate), subjects).met
+
+
+def test_a_rate_that_no_one_may_ask_for_is_not_advised() -> None:
+    calibration = Calibration.model_validate(table(curves=[curve()], identification=[sized(100)]))
+    with pytest.raises(TargetUnsupported, match="nor any below 1: search a smaller collection") as refused:
+        identification_policy(calibration, wanted(CriterionKind.TARGET_FPIR, 0.01), 1_000_000)
+    assert "Ask for" not in refused.value.message
 
 
 def test_a_rate_of_identification_beyond_the_data_is_refused_or_met_as_far_as_it_goes() -> None:
