@@ -189,9 +189,15 @@ class RecognitionService:
         *,
         face_policy: FacePolicy,
         requested: RequestedCriterion = RequestedCriterion(),  # noqa: B008
+        collection: str | None = None,
     ) -> Verification:
-        """Compares two photographs. With ``all``, the closest pair of faces decides. Raises TargetUnsupported."""
-        criterion = self.criteria.verification(requested, Targets())
+        """Compares two photographs. With ``all``, the closest pair of faces decides.
+
+        What the request leaves open follows from the targets of ``collection``; None: the service's own.
+        Raises TargetUnsupported, CollectionNotFound and what photographs raise.
+        """
+        targets = Targets() if collection is None else self.gallery.targets(collection)
+        criterion = self.criteria.verification(requested, targets)
         policy = verification_policy(self.calibration, criterion, 1)
         budget = self._budget()
         probes, references = self._side_by_side(

@@ -182,7 +182,9 @@ async def verify(
 
     def compare() -> Verification:
         if body.reference is not None:
-            return service.verify(body.image, body.reference, face_policy=policy, requested=requested)
+            return service.verify(
+                body.image, body.reference, face_policy=policy, requested=requested, collection=body.collection
+            )
         assert body.subject_id is not None
         with lockout.attempt(body.collection, body.subject_id) as attempt:
             result = service.verify_subject(

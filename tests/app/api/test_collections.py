@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -126,6 +127,35 @@ def test_targets_that_cannot_be_kept_are_refused_and_nothing_is_changed(client: 
     assert ok(client.get("/collections"))["collections"][0]["target_fmr"] == 0.01
     problem(client.put("/collections/none", json={}), 404, "collection_not_found")
     invalid_field(client.put("/collections/default", json={"target_fpir": 2}), "target_fpir")
+
+
+@pytest.mark.parametrize("claim", ["every_group", "pooled"])
+def test_a_target_that_a_refusal_advises_is_taken(client: TestClient, enroll: Enroll, ada: bytes, claim: str) -> None:
+    def advised(path: str, **request: Any) -> str:
+        detail = problem(client.post(path, **request), 422, "target_unsupported")["detail"]
+        return str(detail.partition("supports is ")[2].partition(". Ask")[0])
+
+    asked = {"id": "staff", "target_fmr": 1e-9, "claim": claim}
+    ok(client.post("/collections", json=asked | {"target_fmr": float(advised("/collections", json=asked))}), 201)
+    enroll(ada, subject_id="ada")
+    for path, target, more in (("/verify", "target_fmr", {"subject_id": "ada"}), ("/identify", "target_fpir", {})):
+        fields = {target: "1e-9", "claim": claim} | more
+        followed = fields | {target: advised(path, files=files(ada), data=fields)}
+        assert ok(client.post(path, files=files(ada), data=followed))["criterion"]["met"]
+
+
+def test_two_photographs_are_compared_by_the_targets_of_the_collection(client: TestClient, ada: bytes) -> None:
+    ok(client.post("/collections", json={"id": "staff", "target_fmr": 0.01, "claim": "pooled"}), 201)
+
+    def criterion(**fields: str) -> dict[str, Any]:
+        found = ok(client.post("/verify", files=files(ada, reference=ada), data=fields))["criterion"]
+        return {name: found[name] for name in ("value", "claim", "set_by")}
+
+    assert criterion(collection="staff") == {"value": 0.01, "claim": "pooled", "set_by": "collection"}
+    assert criterion(collection="staff", target_fmr="0.02")["set_by"] == "request"
+    assert criterion()["set_by"] == "server"
+    response = client.post("/verify", files=files(ada, reference=ada), data={"collection": "stuff"})
+    problem(response, 404, "collection_not_found")
 
 
 def test_chips_are_kept_only_where_templates_are_encrypted(enroll: Enroll, client: TestClient, ada: bytes) -> None:
