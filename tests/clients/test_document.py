@@ -59,8 +59,25 @@ def properties(schema: dict[str, Any]) -> dict[str, Any]:
     return dict(resolved(kinds[0]).get("properties", {}))
 
 
+def names_typed(kind: Any) -> set[str]:
+    """The names that a type lists."""
+    if typing.get_origin(kind) is typing.Literal:
+        return set(typing.get_args(kind))
+    if typing.get_origin(kind) in {typing.Union, types.UnionType, tuple}:
+        return set().union(*(names_typed(argument) for argument in typing.get_args(kind)))
+    return set()
+
+
+def names_listed(schema: dict[str, Any]) -> set[str]:
+    """The names that a schema lists."""
+    found = resolved(schema)
+    inner = [*found.get("anyOf", []), *([found["items"]] if "items" in found else [])]
+    const = [found["const"]] if "const" in found else []
+    return {*found.get("enum", []), *const}.union(*(names_listed(one) for one in inner))
+
+
 def differences(kind: Any, schema: dict[str, Any], at: str) -> list[str]:
-    """Fields of a result that the schema does not have."""
+    """Fields of a result that the schema does not have, or whose names are others."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in {typing.Union, types.UnionType}:
         inner = next(a for a in arguments if a is not type(None))
@@ -75,6 +92,8 @@ def differences(kind: Any, schema: dict[str, Any], at: str) -> list[str]:
     for field in dataclasses.fields(kind):
         if field.name in known:
             wrong += differences(hints[field.name], known[field.name], f"{at}.{field.name}")
+            if (typed := names_typed(hints[field.name])) != (listed := names_listed(known[field.name])):
+                wrong.append(f"{at}.{field.name} is one of {sorted(typed)}, not of {sorted(listed)}")
         elif field.default is dataclasses.MISSING:
             wrong.append(f"{at}.{field.name}")
     return wrong
@@ -102,7 +121,18 @@ def test_errors_are_of_codes_that_exist() -> None:
 
 
 def test_a_field_that_no_answer_has_would_be_found() -> None:
-    made_up = dataclasses.make_dataclass("MadeUp", [("decision", str), ("mood", str)], frozen=True)
+    made_up = dataclasses.make_dataclass("MadeUp", [("decision", results.Decision), ("mood", str)], frozen=True)
     answer = DOCUMENT["components"]["schemas"]["VerifyResponse"]
     assert differences(made_up, answer, "verify") == ["verify.mood"]
     assert differences(results.Verification, answer, "verify") == []
+
+
+def test_names_that_the_document_does_not_list_would_be_found() -> None:
+    answer = DOCUMENT["components"]["schemas"]["VerifyResponse"]
+    for kind in (
+        str,
+        typing.Literal["match", "no_match"],
+        typing.Literal["match", "no_match", "inconclusive", "maybe"],
+    ):
+        wrong = differences(dataclasses.make_dataclass("Wrong", [("decision", kind)]), answer, "verify")
+        assert [w.partition(" ")[0] for w in wrong] == ["verify.decision"]

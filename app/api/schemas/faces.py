@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from app.api import examples
 from app.api.schemas import numbers
 from app.api.schemas.common import AttributesModel, Image, RequestModel
+from app.faces import QualityIssue
 
 
 class DetectRequest(RequestModel):
@@ -45,7 +46,7 @@ class QualityOut(AttributesModel):
     contrast: float = Field(description="standard deviation of the grey levels")
     yaw: float = Field(description="offset of the nose from the middle of the eyes, in eye distances; 0 is frontal")
     roll: float = Field(description="inclination of the line through the eyes, degrees")
-    issues: list[str]
+    issues: list[QualityIssue]
 
 
 class FaceOut(BaseModel):

@@ -1,4 +1,7 @@
-"""What the service answers, as frozen dataclasses; fields that a later service adds are left out."""
+"""What the service answers, as frozen dataclasses; fields that a later service adds are left out.
+
+Names that the service chooses from a list have a type here. A later service may know more of them: they are passed on.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,31 @@ import typing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
 
-MATCH = "match"
-INCONCLUSIVE = "inconclusive"
+Decision = Literal["match", "no_match", "inconclusive"]
+Reason = Literal["weak_probe", "weak_reference", "ambiguous_subjects", "ambiguous_face"]
+"""Why a decision is inconclusive."""
+Issue = Literal["face_too_small", "blurred", "too_dark", "too_bright", "low_contrast", "extreme_pose"]
+"""Why a face is too poor to be enrolled."""
+Claim = Literal["every_group", "pooled"]
+"""For whom a rate is claimed."""
+CriterionKind = Literal["target_fmr", "target_fpir", "max_distance"]
+CriterionSource = Literal["request", "collection", "server"]
+AuditStatus = Literal["waiting", "running", "done", "failed", "interrupted"]
+Population = Literal["as_measured", "harder", "easier", "too_few"]
+"""How the people of a collection compare with those that were measured."""
+
+MATCH: Decision = "match"
+INCONCLUSIVE: Decision = "inconclusive"
 
 
 class _Decided:
     """What has a decision."""
 
-    decision: str
+    decision: Decision
 
     @property
     def matched(self) -> bool:
@@ -63,7 +79,7 @@ class Quality:
     contrast: float
     yaw: float
     roll: float
-    issues: tuple[str, ...]
+    issues: tuple[Issue, ...]
 
 
 @dataclass(frozen=True)
@@ -131,10 +147,10 @@ class OperatingPoint:
 class Criterion:
     """What the threshold follows from."""
 
-    kind: str
+    kind: CriterionKind
     value: float
-    set_by: str
-    claim: str | None
+    set_by: CriterionSource
+    claim: Claim | None
     bound_by: str | None
     met: bool
 
@@ -152,7 +168,7 @@ class Candidate(_Decided):
     crowding: float
     false_match_rate: Rate | None
     worst_group: WorstGroup | None
-    decision: str
+    decision: Decision
     metadata: dict[str, Any] | None
 
 
@@ -193,8 +209,8 @@ class Enrolment:
 class Verification(_Decided):
     """The outcome of a 1:1 comparison."""
 
-    decision: str
-    reason: str | None
+    decision: Decision
+    reason: Reason | None
     distance: float
     similarity: float
     threshold: float
@@ -216,8 +232,8 @@ class Verification(_Decided):
 class IdentifiedFace(_Decided):
     """The search result for one face."""
 
-    decision: str
-    reason: str | None
+    decision: Decision
+    reason: Reason | None
     probe: Probe
     candidates: tuple[Candidate, ...]
 
@@ -226,7 +242,7 @@ class IdentifiedFace(_Decided):
 class Identification(_Decided):
     """The outcome of a 1:N search, for the face with the nearest candidate; ``faces`` has all."""
 
-    decision: str
+    decision: Decision
     subject_id: str | None
     distance: float | None
     similarity: float | None
@@ -236,7 +252,7 @@ class Identification(_Decided):
     gallery_subjects: int
     false_positive_identification_rate: float | None
     margin: float | None
-    reason: str | None
+    reason: Reason | Literal["empty_gallery"] | None
     probe: Probe
     candidates: tuple[Candidate, ...]
     faces: tuple[IdentifiedFace, ...]
@@ -284,7 +300,7 @@ class Collection:
     templates: int
     target_fmr: float | None
     target_fpir: float | None
-    claim: str | None
+    claim: Claim | None
     keep_chips: bool
     chips: int
 
@@ -350,7 +366,7 @@ class AuditReport:
     created_at: datetime
     subjects: int
     templates: int
-    population: str
+    population: Population
     duplicate_count: int
     duplicates: tuple[SubjectPair, ...]
     confusable: tuple[SubjectPair, ...]
@@ -367,7 +383,7 @@ class Audit:
     """The last audit of a collection; ``report`` is None until ``status`` is ``done``."""
 
     collection: str
-    status: str
+    status: AuditStatus
     started_at: datetime
     progress: float
     report: AuditReport | None
@@ -381,8 +397,8 @@ class Encoder:
     name: str
     version: str
     sha256: str
-    runtime: str
-    precision: str
+    runtime: Literal["openvino", "onnxruntime"]
+    precision: Literal["auto", "f32", "bf16"]
     device: str
 
 
@@ -408,7 +424,7 @@ class Model:
     calibration_version: str
     target_fmr: float
     target_fpir: float
-    claim: str
+    claim: Claim
     smallest_supported_fmr: float
     weak_below: float
     ambiguous_below: float
@@ -423,7 +439,7 @@ class Model:
 class Health:
     """Whether the service, or each part of it, works."""
 
-    status: str
+    status: Literal["ok"]
     checks: dict[str, Any]
 
 
