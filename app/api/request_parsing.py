@@ -87,6 +87,8 @@ def _media_type(request: Request) -> tuple[str, dict[str, str]]:
     media_type, options = parse_options_header(header)
     if options.get("charset", "").lower() not in UTF_8:
         raise RequestError("unsupported_media_type", "Send text as UTF-8; no other charset is read.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError("unsupported_media_type", "Send the body as it is, without a Content-Encoding.")
     return media_type, options
 
 

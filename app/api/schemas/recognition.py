@@ -50,6 +50,13 @@ class EnrollRequest(_Request):
         default=None, description="look for the same face under other subjects; the service's setting if left out"
     )
 
+    @model_validator(mode="after")
+    def _somebody_to_replace(self) -> Self:
+        if self.on_conflict is OnConflict.REPLACE and self.subject_id is None:
+            # A new id would be made up, and what should have been replaced would go on matching.
+            raise ValueError("on_conflict replace needs the subject_id of who is replaced")
+        return self
+
 
 class VerifyRequest(_Request, ThresholdChoice):
     """A photograph with either a second photograph or an enrolled subject."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -204,6 +205,25 @@ def test_a_name_is_given_once_in_json(client: TestClient, body: str) -> None:
 def test_a_name_is_given_once_in_the_metadata_of_a_form(client: TestClient, ada: bytes) -> None:
     sent = form(part("image", ada, "a.jpg"), part("metadata", b'{"badge": 1, "badge": 2}'))
     assert "uplicate" in invalid_field(client.post("/enroll", **sent), "metadata")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_a_compressed_body_is_refused_by_its_header(client: TestClient, ada: bytes, encoding: str) -> None:
+    body = json.dumps({"image": base64_of(ada)}).encode()
+    content = gzip.compress(body) if encoding == "gzip" else body
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    response = client.post("/detect", content=content, headers=headers)
+    if encoding == "identity":
+        ok(response)
+    else:
+        assert "Content-Encoding" in problem(response, 415, "unsupported_media_type")["detail"]
+
+
+def test_nobody_is_replaced_without_being_named(client: TestClient, ada: bytes) -> None:
+    for sent in ({}, {"subject_id": ""}):
+        response = client.post("/enroll", files=files(ada), data={"on_conflict": "replace"} | sent)
+        assert "subject_id" in invalid_field(response, "body")
+    assert ok(client.get("/subjects"))["subjects"] == []
 
 
 @pytest.mark.parametrize("field", ["top_k", "max_distance", "min_similarity", "target_fpir"])
