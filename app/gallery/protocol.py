@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AnyOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -45,16 +45,17 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class PendingReceipt:
-    """A receipt to store in the same transaction as its enrolment.
+    """A receipt to store in the same transaction as its enrolment or merger.
 
-    names: ids of templates of other subjects that the answer names. render: gives the answer, of the subject as it is
-    then and those of ``names`` that have been erased meanwhile, which it must not name.
+    names: templates that the answer names of other subjects: the id of the subject by that of the template. render:
+    gives the answer, of the subject as it is then and those templates of ``names`` that have meanwhile been erased or
+    become another subject's, which it must not name.
     """
 
     key: str
     fingerprint: str
     render: Callable[[Subject, frozenset[str]], str]
-    names: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class GalleryError(TesseraError):
@@ -295,6 +296,31 @@ class Gallery(Protocol):
         """Erases one template. Raises SubjectNotFound, TemplateNotFound, LastTemplate."""
         ...
 
+    def merge_subjects(
+        self,
+        collection: str,
+        subject_id: str,
+        duplicate: str,
+        *,
+        agree: Callable[[SubjectVectors, SubjectVectors], None] | None = None,
+        receipt: PendingReceipt | None = None,
+        most: int | None = None,
+    ) -> Subject:
+        """Makes all templates of ``duplicate`` the subject's, as they are, and erases the rest of ``duplicate``.
+
+        Templates are in the order in which they were stored here, whoever's they were. The subject keeps its metadata
+        and its own time. Receipts and findings of audits that name the duplicate are erased. During it every search
+        finds either both or the merged subject.
+
+        ``agree`` is called with all templates of the subject and of the duplicate, and ``receipt.render`` with the
+        subject as it is then; their exceptions propagate, and nothing is changed. Both must be quick and must not call
+        the gallery.
+
+        Raises SubjectNotFound for either; ReceiptExists, before that, if there is a receipt under the key;
+        TooManyTemplates if the subject would have more than ``most``; ValueError if both are the same.
+        """
+        ...
+
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
         """The compared templates of at most ``limit`` subjects with ids greater than ``after``, by id."""
         ...
@@ -331,6 +357,21 @@ class Gallery(Protocol):
         No other method may be called afterwards.
         """
         ...
+
+
+def refuse_same(subject_id: str, duplicate: str) -> None:
+    """Raises ValueError if a subject is to be merged with itself."""
+    if subject_id == duplicate:
+        raise ValueError("A subject cannot be merged with itself.")
+
+
+def refuse_too_many(subject_id: str, held: int, duplicate: str, added: int, most: int | None) -> None:
+    """Raises TooManyTemplates if two subjects with so many templates would have more than ``most`` together."""
+    if most is not None and held + added > most:
+        raise TooManyTemplates(
+            f"The subject {subject_id!r} has {held} templates; with the {added} of {duplicate!r} there would be more "
+            f"than {most}. Delete some."
+        )
 
 
 def every_subject(gallery: Gallery, collection: str) -> Iterator[SubjectVectors]:

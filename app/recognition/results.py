@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from app.decisions import Comparison, DecisionPolicy, Outcome
 from app.embeddings import Embedding
 from app.errors import TesseraError
 from app.faces import AlignedFace, FacePolicy
 from app.gallery import Candidate, OnConflict, Subject
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,32 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The stored answer to an earlier enrolment under the same idempotency key."""
+    """The stored answer to an earlier request under the same idempotency key."""
 
     body: str
 
 
 @dataclass(frozen=True, slots=True)
-class Idempotency:
+class Idempotency(Generic[Result]):
     """A client's key, a digest of its request, and how the answer is serialised."""
 
     key: str
     fingerprint: str
-    render: Callable[[Enrolment], str]
+    render: Callable[[Result], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Merger:
+    """A subject that took over the templates of its duplicate, and how alike the two were.
+
+    template_ids: those that were the duplicate's, oldest first. distance: squared, between the fused templates of both.
+    threshold: up to which an audit reports two such subjects as possible duplicates.
+    """
+
+    subject: Subject
+    template_ids: tuple[str, ...]
+    distance: float
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,9 @@ class RecognitionService:
         """All faces of a photograph, largest first; none is not an error here. Raises what photographs raise."""
         return self._finder.find_all(image, self._budget())
 
-    def enroll(self, request: EnrolmentRequest, idempotency: Idempotency | None = None) -> Enrolment | Replay:
+    def enroll(
+        self, request: EnrolmentRequest, idempotency: Idempotency[Enrolment] | None = None
+    ) -> Enrolment | Replay:
         """Makes templates of the usable photographs and stores them, all in one step.
 
         Raises what decoding, detection and the gallery raise; NoUsableImage if several photographs were given and
@@ -140,7 +143,7 @@ class RecognitionService:
         """
         if request.face_policy is FacePolicy.ALL:
             raise PolicyNotAllowed("A subject is one person: use face_policy dominant, single or largest to enrol.")
-        if idempotency is not None and (replay := self._replay(idempotency)) is not None:
+        if idempotency is not None and (replay := replay_of(self.gallery, idempotency)) is not None:
             return replay
         found, rejected = self._usable_faces(request)
         probes = self._encoded([(faces, faces.faces[0]) for faces in found.values()])
@@ -162,7 +165,7 @@ class RecognitionService:
                 idempotency.key,
                 idempotency.fingerprint,
                 lambda subject, erased: render(outcome(subject, erased)),
-                tuple(candidate.template_id for candidate, _ in duplicates),
+                {candidate.template_id: candidate.subject_id for candidate, _ in duplicates},
             )
         try:
             with stage("store"):
@@ -177,7 +180,7 @@ class RecognitionService:
                 )
         except ReceiptExists:
             # The same request arrived twice at once, and the other one was first.
-            if idempotency is None or (replay := self._replay(idempotency)) is None:
+            if idempotency is None or (replay := replay_of(self.gallery, idempotency)) is None:
                 raise
             return replay
         return outcome(subject)
@@ -304,16 +307,6 @@ class RecognitionService:
     def _budget(self) -> WorkBudget:
         return WorkBudget(self._work_limits)
 
-    def _replay(self, idempotency: Idempotency) -> Replay | None:
-        receipt = self.gallery.receipt(idempotency.key)
-        if receipt is None:
-            return None
-        if receipt.fingerprint != idempotency.fingerprint:
-            raise IdempotencyMismatch(
-                "This Idempotency-Key belongs to another request of the last 24 hours; use a new key."
-            )
-        return Replay(receipt.body)
-
     def _usable_faces(self, request: EnrolmentRequest) -> tuple[dict[int, FoundFaces], tuple[RejectedImage, ...]]:
         usable: dict[int, FoundFaces] = {}
         rejected: list[RejectedImage] = []
@@ -376,6 +369,18 @@ class RecognitionService:
                 faces, encodings.embeddings, encodings.norms.tolist(), crowding.tolist(), strict=True
             )
         ]
+
+
+def replay_of(gallery: Gallery, idempotency: Idempotency[Any]) -> Replay | None:
+    """The answer that a request got before; None if it had none. Raises IdempotencyMismatch."""
+    receipt = gallery.receipt(idempotency.key)
+    if receipt is None:
+        return None
+    if receipt.fingerprint != idempotency.fingerprint:
+        raise IdempotencyMismatch(
+            "This Idempotency-Key belongs to another request of the last 24 hours; use a new key."
+        )
+    return Replay(receipt.body)
 
 
 def compared(probe: Probe, candidate: Candidate) -> Comparison:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from app.gallery.records import AuditFinding, StoredAudit
 from app.gallery.sqlite.audits import stored_audit
 from app.gallery.sqlite.values import dump_metadata
@@ -51,11 +53,19 @@ def read_audit(connection: Connection, collection: int) -> StoredAudit | None:
         JOIN subjects s ON s.collection = t.collection AND s.key = t.subject
         LEFT JOIN templates o ON o.key = f.other
         LEFT JOIN subjects p ON p.collection = o.collection AND p.key = o.subject
-        WHERE f.audit = %s ORDER BY f.place
+        -- Of an audit that was under way when two subjects were merged.
+        WHERE f.audit = %s AND t.subject IS DISTINCT FROM o.subject ORDER BY f.place
         """,
         (key,),
     )
     return stored_audit(status, started_at, content, error, rows)
+
+
+def delete_findings(connection: Connection, templates: Collection[int]) -> None:
+    """Erases what audits found about these templates, by key."""
+    connection.execute(
+        "DELETE FROM audit_findings WHERE template = ANY(%(keys)s) OR other = ANY(%(keys)s)", {"keys": list(templates)}
+    )
 
 
 def delete_audit(connection: Connection, collection: int) -> None:

@@ -14,7 +14,15 @@ from app.crowding import Crowding, NoCrowding
 from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.postgres import audits, queries, receipts
 from app.gallery.postgres.search import EXACT_UP_TO, nearest_subjects
-from app.gallery.postgres.subjects import Maker, SubjectRecord, erase_subject, erase_template, hold, store_subject
+from app.gallery.postgres.subjects import (
+    Maker,
+    SubjectRecord,
+    erase_subject,
+    erase_template,
+    hold,
+    merge_subjects,
+    store_subject,
+)
 from app.gallery.postgres.templates import bind_cohort, read_templates, read_vectors
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
@@ -32,6 +40,8 @@ from app.gallery.protocol import (
     SubjectExists,
     SubjectNotFound,
     TooManyTemplates,
+    refuse_same,
+    refuse_too_many,
 )
 from app.gallery.records import (
     Candidate,
@@ -229,10 +239,7 @@ class PostgresGallery:
         def store(connection: Connection, _: datetime) -> Subject:
             owner = queries.collection_key(connection, collection, "FOR KEY SHARE")
             # Before the subject is read: a duplicate of this request may have created it.
-            if receipt is not None:
-                receipts.lock_key(connection, receipt.key)
-                if receipts.find_receipt(connection, receipt.key, self._clock()):
-                    raise ReceiptExists("Another request has been answered under this idempotency key.")
+            self._refuse_answered(connection, receipt)
             queries.lock_subject(connection, owner, subject_id)
             key = queries.find_subject(connection, owner, subject_id, "FOR UPDATE")
             if key is not None and on_conflict is OnConflict.REJECT:
@@ -298,6 +305,48 @@ class PostgresGallery:
             return queries.read_subject(connection, collection, subject_id)
 
         return self._write(delete)
+
+    def merge_subjects(
+        self,
+        collection: str,
+        subject_id: str,
+        duplicate: str,
+        *,
+        agree: Callable[[SubjectVectors, SubjectVectors], None] | None = None,
+        receipt: PendingReceipt | None = None,
+        most: int | None = None,
+    ) -> Subject:
+        refuse_same(subject_id, duplicate)
+
+        def merge(connection: Connection, _: datetime) -> Subject:
+            owner = queries.collection_key(connection, collection, "FOR KEY SHARE")
+            # Before the subjects are read: a duplicate of this request may have merged them.
+            self._refuse_answered(connection, receipt)
+            # In one order everywhere, so that nobody waits for somebody who waits for him.
+            keys = {
+                id_: queries.subject_key(connection, collection, id_, "FOR UPDATE")[1]
+                for id_ in sorted((subject_id, duplicate))
+            }
+            kept, gone = (SubjectRecord(owner, collection, keys[id_], id_) for id_ in (subject_id, duplicate))
+            held, added = (queries.count_templates(connection, owner, keys[id_]) for id_ in (subject_id, duplicate))
+            refuse_too_many(subject_id, held, duplicate, added, most)
+            merge_subjects(connection, kept, gone, self._crowding, agree)
+            now = self._clock()
+            queries.touch_subject(connection, owner, keys[subject_id], None, now)
+            merged = queries.read_subject(connection, collection, subject_id)
+            if receipt is not None:
+                ids = [template.id for template in merged.templates]
+                receipts.insert_receipt(connection, receipt, (owner, keys[subject_id]), merged, ids, now)
+            return merged
+
+        return self._write(merge)
+
+    def _refuse_answered(self, connection: Connection, receipt: PendingReceipt | None) -> None:
+        """Raises ReceiptExists; keeps others with this key waiting."""
+        if receipt is not None:
+            receipts.lock_key(connection, receipt.key)
+            if receipts.find_receipt(connection, receipt.key, self._clock()):
+                raise ReceiptExists("Another request has been answered under this idempotency key.")
 
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
         if limit < 1:

@@ -284,6 +284,12 @@ def count_templates(connection: Connection, collection: int, subject: int) -> in
     return _one(connection, query, collection, subject)
 
 
+def lock_templates(connection: Connection, collection: int, subject: int) -> None:
+    """Waits for those who refer to a template of a subject, and keeps others from it until the end."""
+    query = "SELECT 1 FROM templates WHERE collection = %s AND subject = %s ORDER BY key FOR UPDATE"
+    connection.execute(query, (collection, subject))
+
+
 def delete_templates(connection: Connection, collection: int, subject: int) -> int:
     """Erases all templates of a subject; returns how many."""
     query = "DELETE FROM templates WHERE collection = %s AND subject = %s"

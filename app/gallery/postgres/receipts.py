@@ -8,7 +8,7 @@ from datetime import datetime
 from app.gallery.protocol import PendingReceipt, Receipt
 from app.gallery.records import Subject
 from app.gallery.sqlite.receipts import RECEIPT_LIFETIME
-from app.postgres import Connection, constant
+from app.postgres import Connection
 
 _LOCK = 0x7E55
 """The first half of the keys of advisory locks; the second is a hash of the client's key."""
@@ -43,7 +43,8 @@ def insert_receipt(
 
     keys: of the collection and the subject. enrolled: the ids of the subject's own templates that it names.
     """
-    erased = frozenset(receipt.names) - stored_templates(connection, receipt.names, "ORDER BY id FOR KEY SHARE")
+    owners = _lock_owners(connection, receipt.names)
+    erased = frozenset(id_ for id_, owner in receipt.names.items() if owners.get(id_) != owner)
     body = receipt.render(subject, erased)
     connection.execute(
         """
@@ -58,12 +59,34 @@ def insert_receipt(
     )
 
 
-def stored_templates(connection: Connection, ids: Collection[str], lock: str = "") -> frozenset[str]:
-    """Which of these template ids are stored. lock: keeps them from being erased meanwhile."""
+def stored_templates(connection: Connection, ids: Collection[str]) -> frozenset[str]:
+    """Which of these template ids are stored."""
     if not ids:
         return frozenset()
-    rows = connection.execute(constant(f"SELECT id FROM templates WHERE id = ANY(%s) {lock}"), (list(ids),))  # noqa: S608
+    rows = connection.execute("SELECT id FROM templates WHERE id = ANY(%s)", (list(ids),))
     return frozenset(row[0] for row in rows)
+
+
+def _lock_owners(connection: Connection, ids: Collection[str]) -> dict[str, str]:
+    """Whose these templates are, by their ids; keeps them from being erased or moved until the end."""
+    if not ids:
+        return {}
+    rows = connection.execute(
+        """
+        SELECT t.id, s.id FROM templates t JOIN subjects s ON s.collection = t.collection AND s.key = t.subject
+        WHERE t.id = ANY(%s) ORDER BY t.id FOR KEY SHARE OF t
+        """,
+        (list(ids),),
+    )
+    return dict(rows.fetchall())
+
+
+def delete_receipts_naming(connection: Connection, templates: Collection[int]) -> None:
+    """Erases the receipts that name one of these templates, by key."""
+    connection.execute(
+        "DELETE FROM receipts WHERE key IN (SELECT receipt FROM receipt_templates WHERE template = ANY(%s))",
+        (list(templates),),
+    )
 
 
 def delete_old_receipts(connection: Connection, now: datetime) -> None:

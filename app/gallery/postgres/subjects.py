@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -12,8 +12,17 @@ import numpy as np
 from app.crowding import Crowding
 from app.embeddings import MOST_FUSED
 from app.gallery.postgres import queries
-from app.gallery.postgres.templates import compared, insert_templates, set_compared, stored_rows
-from app.gallery.records import NewTemplate
+from app.gallery.postgres.audits import delete_findings
+from app.gallery.postgres.receipts import delete_receipts_naming
+from app.gallery.postgres.templates import (
+    compared,
+    insert_templates,
+    move_templates,
+    set_compared,
+    stored_rows,
+    vectors_of_rows,
+)
+from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite.ranking import vectors_of
 from app.gallery.sqlite.templates import Damage
 from app.postgres import Connection
@@ -86,6 +95,37 @@ def store_subject(
     )
     queries.count(connection, subject.collection, key, changes)
     return key
+
+
+def merge_subjects(
+    connection: Connection,
+    kept: SubjectRecord,
+    gone: SubjectRecord,
+    crowding: Crowding,
+    agree: Callable[[SubjectVectors, SubjectVectors], None] | None,
+) -> None:
+    """Makes the templates of one locked subject another's, and erases what else there is of the first one.
+
+    Raises TemplateDamaged, SubjectDamaged for either, and what ``agree`` raises.
+    """
+    assert kept.key is not None
+    assert gone.key is not None
+    # Whoever is about to store something that names the duplicate does so before, or sees that it is gone.
+    queries.lock_templates(connection, gone.collection, gone.key)
+    ours, theirs = (stored_rows(connection, kept.collection, key) for key in (kept.key, gone.key))
+    if agree is not None:
+        agree(vectors_of_rows(ours), vectors_of_rows(theirs))
+    moved = [row.key for row in theirs]
+    delete_receipts_naming(connection, moved)
+    delete_findings(connection, moved)
+    move_templates(connection, theirs, (kept.key, kept.id))
+    queries.delete_subject(connection, gone.collection, gone.key)
+    found = compared(vectors_of([row.embedding for row in sorted(ours + theirs)]), crowding)
+    set_compared(connection, kept.collection, kept.key, found)
+    held, added = len(ours), len(theirs)
+    together = [(min(held, MOST_FUSED), -1, -held), (found.fused, 1, held + added)]
+    queries.count(connection, kept.collection, kept.key, together)
+    queries.count(connection, gone.collection, gone.key, [(min(added, MOST_FUSED), -1, -added)])
 
 
 def erase_subject(connection: Connection, collection: int, subject: int) -> int:

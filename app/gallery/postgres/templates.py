@@ -116,7 +116,7 @@ def read_vectors(connection: Connection, collection: str, after: str, limit: int
     return [_vectors(list(own)) for _, own in groupby(sound(rows), key=lambda t: t.subject_id)]
 
 
-def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
+def _vectors(templates: Sequence[StoredTemplate | Row]) -> SubjectVectors:
     return SubjectVectors(
         subject_id=templates[0].subject_id,
         template_ids=tuple(template.id for template in templates),
@@ -153,6 +153,23 @@ def stored_rows(connection: Connection, collection: int, subject: int, *, damage
     if rows and (damage := _damage_of(rows)) is not None:
         damaged(damage)
     return rows
+
+
+def vectors_of_rows(rows: Sequence[Row]) -> SubjectVectors:
+    """All templates of a subject, from its rows."""
+    return _vectors(rows)
+
+
+def move_templates(connection: Connection, rows: Sequence[Row], subject: tuple[int, str]) -> None:
+    """Makes sound templates those of another subject, by key and id, of the same collection."""
+    digests = [template_digest(r.id, subject[1], r.collection, r.encoder, r.embedding, r.norm) for r in rows]
+    connection.execute(
+        """
+        UPDATE templates t SET subject = %s, digest = n.digest
+        FROM unnest(%s::bigint[], %s::bytea[]) AS n (key, digest) WHERE t.key = n.key
+        """,
+        (subject[0], [row.key for row in rows], digests),
+    )
 
 
 def page_of_rows(connection: Connection, collection: int, after: str, limit: int) -> Iterator[list[Row]]:

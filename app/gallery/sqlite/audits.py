@@ -47,7 +47,8 @@ def read_audit(connection: sqlite3.Connection, collection: int) -> StoredAudit |
         SELECT f.kind, f.content, t.id, s.id, o.id, p.id FROM audit_findings f
         JOIN templates t ON t.key = f.template JOIN subjects s ON s.key = t.subject
         LEFT JOIN templates o ON o.key = f.other LEFT JOIN subjects p ON p.key = o.subject
-        WHERE f.audit = ? ORDER BY f.place
+        -- Of an audit that was under way when two subjects were merged.
+        WHERE f.audit = ? AND t.subject IS NOT o.subject ORDER BY f.place
         """,
         (key,),
     )
@@ -71,6 +72,17 @@ def stored_audit(
         for kind, numbers, first, subject, other, partner in rows
     )
     return StoredAudit(status, started_at, None if content is None else load_metadata(content), error, findings)
+
+
+def delete_findings(connection: sqlite3.Connection, subject: int) -> None:
+    """Erases what audits found about the templates of a subject."""
+    connection.execute(
+        """
+        WITH own AS (SELECT key FROM templates WHERE subject = ?)
+        DELETE FROM audit_findings WHERE template IN own OR other IN own
+        """,
+        (subject,),
+    )
 
 
 def delete_audit(connection: sqlite3.Connection, collection: int) -> None:

@@ -29,6 +29,8 @@ from app.gallery.protocol import (
     SubjectExists,
     SubjectNotFound,
     TooManyTemplates,
+    refuse_same,
+    refuse_too_many,
 )
 from app.gallery.records import (
     Candidate,
@@ -49,10 +51,12 @@ from app.gallery.sqlite.ranking import RankedSubject, checked, nearest_subjects,
 from app.gallery.sqlite.reenrolment import discard_unfinished
 from app.gallery.sqlite.templates import (
     Damage,
+    all_vectors,
     bind_cohort,
     insert_templates,
     load_vectors,
     log_damage,
+    move_templates,
     read_templates,
     read_vectors,
     renew_crowding,
@@ -300,8 +304,7 @@ class SqliteGallery:
         with self._writing() as (connection, now):
             queries.collection_key(connection, collection)
             # Before the subject is read: a duplicate of this request may have created it.
-            if receipt is not None and receipts.find_receipt(connection, receipt.key, now):
-                raise ReceiptExists("Another request has been answered under this idempotency key.")
+            _refuse_answered(connection, receipt, now)
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
             held = len(queries.template_ids(connection, subject))
             if most is not None and held + len(templates) > most:
@@ -400,6 +403,44 @@ class SqliteGallery:
 
         return self._erasing(delete)
 
+    def merge_subjects(
+        self,
+        collection: str,
+        subject_id: str,
+        duplicate: str,
+        *,
+        agree: Callable[[SubjectVectors, SubjectVectors], None] | None = None,
+        receipt: PendingReceipt | None = None,
+        most: int | None = None,
+    ) -> Subject:
+        refuse_same(subject_id, duplicate)
+
+        def merge(connection: sqlite3.Connection, now: datetime) -> Subject:
+            queries.collection_key(connection, collection)
+            # Before the subjects are read: a duplicate of this request may have merged them.
+            _refuse_answered(connection, receipt, now)
+            kept, gone = (queries.subject_key(connection, collection, id_) for id_ in (subject_id, duplicate))
+            held, added = (queries.count_templates_of_subject(connection, key) for key in (kept, gone))
+            refuse_too_many(subject_id, held, duplicate, added, most)
+            both = all_vectors(connection, kept), all_vectors(connection, gone)
+            if agree is not None:
+                agree(*both)
+            receipts.delete_receipts_naming(connection, gone)
+            audits.delete_findings(connection, gone)
+            move_templates(connection, gone, kept)
+            queries.delete_subject(connection, gone)
+            queries.touch_subject(connection, kept, None, now)
+            entry = renew_crowding(connection, kept, self._crowding)
+            merged = queries.read_subject(connection, collection, subject_id)
+            if receipt is not None:
+                receipts.insert_receipt(connection, receipt, kept, merged, [t.id for t in merged.templates], now)
+            removed = np.array([kept, gone], dtype=np.int64)
+            self._indexes[collection].follow(self._database.commit, removed=removed, added=entry)
+            self._forget_damage([kept, gone])
+            return merged
+
+        return self._erasing(merge)
+
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
         if limit < 1:
             raise ValueError("The limit is 1 or more.")
@@ -473,6 +514,11 @@ class SqliteGallery:
 
     def close(self) -> None:
         self._opened.close()
+
+
+def _refuse_answered(connection: sqlite3.Connection, receipt: PendingReceipt | None, now: datetime) -> None:
+    if receipt is not None and receipts.find_receipt(connection, receipt.key, now):
+        raise ReceiptExists("Another request has been answered under this idempotency key.")
 
 
 def _key(subject: int) -> Keys:

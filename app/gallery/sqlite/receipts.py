@@ -38,7 +38,8 @@ def insert_receipt(
 
     enrolled: the ids of the subject's own templates that it names.
     """
-    erased = frozenset(receipt.names) - stored_templates(connection, receipt.names)
+    owners = template_owners(connection, receipt.names)
+    erased = frozenset(id_ for id_, owner in receipt.names.items() if owners.get(id_) != owner)
     body = receipt.render(subject, erased)
     connection.execute(
         "INSERT INTO receipts (key, fingerprint, body, subject, created_at) VALUES (?, ?, ?, ?, ?)",
@@ -57,6 +58,31 @@ def stored_templates(connection: sqlite3.Connection, ids: Collection[str]) -> fr
         "SELECT id FROM templates WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
     )
     return frozenset(row[0] for row in rows)
+
+
+def template_owners(connection: sqlite3.Connection, ids: Collection[str]) -> dict[str, str]:
+    """Whose these templates are: the id of the subject by that of the template, without what is not stored."""
+    return dict(
+        connection.execute(
+            """
+            SELECT t.id, s.id FROM templates t JOIN subjects s ON s.key = t.subject
+            WHERE t.id IN (SELECT value FROM json_each(?))
+            """,
+            (json.dumps(list(ids)),),
+        )
+    )
+
+
+def delete_receipts_naming(connection: sqlite3.Connection, subject: int) -> None:
+    """Erases the receipts that name a template of a subject."""
+    connection.execute(
+        """
+        DELETE FROM receipts WHERE key IN (
+            SELECT receipt FROM receipt_templates WHERE template IN (SELECT key FROM templates WHERE subject = ?)
+        )
+        """,
+        (subject,),
+    )
 
 
 def delete_old_receipts(connection: sqlite3.Connection, now: datetime) -> None:

@@ -369,7 +369,32 @@ def read_vectors(connection: sqlite3.Connection, collection: int, after: str, li
     return [_vectors(list(own)) for _, own in groupby(stored, key=lambda t: t.subject_id)]
 
 
-def _vectors(templates: Sequence[StoredTemplate]) -> SubjectVectors:
+def all_vectors(connection: sqlite3.Connection, subject: int) -> SubjectVectors:
+    """All templates of a subject, not only those to fuse. Raises TemplateDamaged, SubjectDamaged."""
+    rows = list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ? ORDER BY t.key", (subject,))))
+    if (damage := _damage_of(rows)) is not None:
+        raise damage.error()
+    return _vectors(rows)
+
+
+def move_templates(connection: sqlite3.Connection, source: int, target: int) -> None:
+    """Makes all templates of one subject those of another one of the same collection.
+
+    Their digests are made anew, so whoever calls this has read them with ``all_vectors``. What they are sealed for
+    names no subject, so that seals and chips stay as they are.
+    """
+    [(owner,)] = connection.execute("SELECT id FROM subjects WHERE key = ?", (target,))
+    rows = list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ?", (source,))))
+    connection.executemany(
+        "UPDATE templates SET subject = ?, digest = ? WHERE key = ?",
+        [
+            (target, template_digest(row.id, owner, row.collection, row.encoder, row.embedding, row.norm), row.key)
+            for row in rows
+        ],
+    )
+
+
+def _vectors(templates: Sequence[StoredTemplate | _Row]) -> SubjectVectors:
     return SubjectVectors(
         subject_id=templates[0].subject_id,
         template_ids=tuple(template.id for template in templates),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from app.embeddings import MOST_FUSED, Embedding
-from app.gallery import AuditFinding, CollectionSize, NewTemplate, StoredAudit, Subject, Targets
+from app.gallery import AuditFinding, CollectionSize, NewTemplate, StoredAudit, Subject, SubjectVectors, Targets
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     ChipsNeedEncryption,
@@ -28,6 +29,7 @@ from app.gallery.protocol import (
     SubjectExists,
     SubjectNotFound,
     TemplateNotFound,
+    TooManyTemplates,
 )
 from app.types import CHIP_SIDE, Pixels
 
@@ -325,6 +327,7 @@ class GalleryContract:
             lambda gallery: gallery.update_subject("x", "ada", {}),
             lambda gallery: gallery.delete_subject("x", "ada"),
             lambda gallery: gallery.delete_template("x", "ada", "t"),
+            lambda gallery: gallery.merge_subjects("x", "ada", "bob"),
             lambda gallery: gallery.search("x", axis(0), 5),
             lambda gallery: gallery.compare("x", "ada", axis(0)),
         ],
@@ -610,7 +613,7 @@ class GalleryContract:
     @pytest.mark.parametrize("erase", ["subject", "template", "replace", "other template", "other replace"])
     def test_a_receipt_is_erased_with_every_template_that_it_names(self, gallery: Gallery, erase: str) -> None:
         gallery.enroll("default", "ada", [template(axis(0), "a0"), template(axis(0), "a1")])
-        named = PendingReceipt("k", "f", lambda subject, erased: "ada", ("a0",))
+        named = PendingReceipt("k", "f", lambda subject, erased: "ada", {"a0": "ada"})
         gallery.enroll("default", "bob", [template(axis(0), "b0"), template(axis(0), "b1")], receipt=named)
         gallery.enroll("default", "bob", [template(axis(0), "b2")])
         gallery.delete_template("default", "ada", "a1")
@@ -632,7 +635,8 @@ class GalleryContract:
 
     def test_an_answer_is_told_which_of_its_names_are_erased(self, gallery: Gallery) -> None:
         gallery.enroll("default", "ada", [template(axis(0), "a0")])
-        receipt = PendingReceipt("k", "f", lambda subject, erased: ",".join(sorted(erased)), ("a0", "gone", "b0"))
+        names = {"a0": "ada", "gone": "ada", "b0": "bob"}
+        receipt = PendingReceipt("k", "f", lambda subject, erased: ",".join(sorted(erased)), names)
         gallery.enroll("default", "bob", [template(axis(0), "b0")], receipt=receipt)
         assert gallery.receipt("k") == Receipt("k", "f", "gone")
 
@@ -693,6 +697,8 @@ class GalleryContract:
                 lambda c, s: gallery.update_subject(c, s, {}),
                 gallery.delete_subject,
                 lambda c, s: gallery.delete_template(c, s, "t"),
+                lambda c, s: gallery.merge_subjects(c, s, "ada" if c == "default" else "bob"),
+                lambda c, s: gallery.merge_subjects(c, "ada" if c == "default" else "bob", s),
                 lambda c, s: gallery.compare(c, s, axis(0)),
             ):
                 with pytest.raises(SubjectNotFound):
@@ -722,6 +728,134 @@ class GalleryContract:
             gallery.delete_template("default", "bob", "t2")
         assert gallery.subject("default", "ada") == before
         assert {found.template_id for found in gallery.search("default", axis(0), 5)} == {"t0", "t2"}
+
+    # Merging
+
+    def test_merging_gives_a_subject_all_templates_of_its_duplicate(self, gallery: Gallery) -> None:
+        first = gallery.enroll("default", "ada", [template(axis(0), "a0")], metadata={"a": 1})
+        second = gallery.enroll("default", "ada-2", [template(axis(1), "u0", 11.5)], metadata={"b": 2})
+        third = gallery.enroll("default", "ada", [template(axis(2), "a1")])
+        gallery.enroll("default", "bob", [template(axis(5), "b0")])
+        merged = gallery.merge_subjects("default", "ada", "ada-2")
+        # In the order in which they were stored, as they were.
+        assert merged.templates == (first.templates[0], second.templates[0], third.templates[1])
+        assert (merged.id, merged.metadata, merged.created_at) == ("ada", {"a": 1}, first.created_at)
+        assert merged.updated_at > third.updated_at
+        assert gallery.subject("default", "ada") == merged
+        with pytest.raises(SubjectNotFound):
+            gallery.subject("default", "ada-2")
+        assert [(c.subjects, c.templates) for c in gallery.collections()] == [(2, 4)]
+        fused = unit(axis(0) + axis(1) + axis(2))
+        found, _ = gallery.search("default", fused, 5)
+        assert (found.subject_id, found.templates, found.norm) == ("ada", 3, 11.5)
+        assert found.distance == pytest.approx(0, abs=1e-6)
+        assert gallery.compare("default", "ada", axis(1)).template_id == "u0"
+        again = gallery.enroll("default", "ada-2", [template(axis(7))], on_conflict=OnConflict.REJECT)
+        assert again.metadata == {}
+        assert gallery.search("default", axis(7), 1)[0].subject_id == "ada-2"
+        with pytest.raises(ValueError, match="taken"):
+            gallery.enroll("default", "eve", [template(axis(8), "u0")])
+        assert len(ids(gallery.delete_template("default", "ada", "u0"))) == 2
+
+    def test_of_a_merged_subject_the_newest_templates_count_whosever_they_were(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0)) for _ in range(3)])
+        gallery.enroll("default", "ada-2", [template(axis(1)) for _ in range(MOST_FUSED - 1)])
+        gallery.enroll("default", "ada", [template(axis(1))])
+        gallery.enroll("default", "bob", [template(axis(2))])
+        gallery.merge_subjects("default", "ada", "ada-2")
+        found = gallery.search("default", axis(1), 1)[0]
+        assert (found.distance, found.templates) == (pytest.approx(0, abs=1e-6), MOST_FUSED)
+        assert gallery.size("default") == CollectionSize(2, MOST_FUSED)
+        gallery.merge_subjects("default", "bob", "ada")
+        assert gallery.size("default") == CollectionSize(1, MOST_FUSED)
+        assert len(gallery.subject("default", "bob").templates) == MOST_FUSED + 4
+
+    def test_a_merged_subject_is_as_crowded_as_its_templates_together(
+        self, crowded: Gallery, crowding: MadeUpCrowding
+    ) -> None:
+        crowded.enroll("default", "ada", [template(axis(0, 3, 0.4))])
+        crowded.enroll("default", "ada-2", [template(axis(1, 5, 0.7)), template(axis(2))])
+        crowded.merge_subjects("default", "ada", "ada-2")
+        fused = unit(sum_of([axis(0, 3, 0.4), axis(1, 5, 0.7), axis(2)]))
+        assert crowding_of(crowded, "ada") == pytest.approx(crowding.of(fused), abs=1e-4)
+
+    def test_whoever_agrees_to_a_merger_sees_all_templates_of_both(self, gallery: Gallery) -> None:
+        many = [template(axis(i), f"m{i}", 9.0 + i) for i in range(MOST_FUSED + 2)]
+        gallery.enroll("default", "ada", many)
+        gallery.enroll("default", "ada-2", [template(axis(60), "u", 4.0)])
+        seen: list[SubjectVectors] = []
+        gallery.merge_subjects("default", "ada", "ada-2", agree=lambda one, other: seen.extend((one, other)))
+        ada, duplicate = seen
+        assert (ada.subject_id, ada.template_ids) == ("ada", tuple(t.id for t in many))
+        np.testing.assert_array_equal(ada.embeddings, np.stack([t.embedding for t in many]))
+        assert ada.norms.tolist() == [t.norm for t in many]
+        assert (duplicate.subject_id, duplicate.template_ids, duplicate.norms.tolist()) == ("ada-2", ("u",), [4.0])
+
+    def test_a_merger_that_is_refused_changes_nothing(self, gallery: Gallery) -> None:
+        ada = gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))], receipt=pending("k1"))
+        other = gallery.enroll("default", "ada-2", [template(axis(2)) for _ in range(3)], receipt=pending("k2"))
+
+        def refuse(*_: object) -> str:
+            raise ZeroDivisionError
+
+        with pytest.raises(TooManyTemplates, match=r"2 templates.* 3 .*more than 4"):
+            gallery.merge_subjects("default", "ada", "ada-2", most=4)
+        with pytest.raises(ZeroDivisionError):
+            gallery.merge_subjects("default", "ada", "ada-2", agree=refuse)  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError):
+            gallery.merge_subjects("default", "ada", "ada-2", receipt=PendingReceipt("k3", "f", refuse))
+        with pytest.raises(ReceiptExists):
+            gallery.merge_subjects("default", "ada", "ada-2", receipt=pending("k1"))
+        with pytest.raises(ValueError, match="itself"):
+            gallery.merge_subjects("default", "ada", "ada")
+        assert (gallery.subject("default", "ada"), gallery.subject("default", "ada-2")) == (ada, other)
+        assert [key for key in ("k1", "k2", "k3") if gallery.receipt(key)] == ["k1", "k2"]
+        assert {c.subject_id: c.templates for c in gallery.search("default", axis(2), 5)} == {"ada-2": 3, "ada": 2}
+        assert len(gallery.merge_subjects("default", "ada", "ada-2", most=5).templates) == 5
+
+    def test_a_merger_is_answered_once_under_its_key(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), "a0")])
+        gallery.enroll("default", "ada-2", [template(axis(1), "u0")])
+        receipt = PendingReceipt("k", "f", lambda subject, _: ",".join(ids(subject)))
+        gallery.merge_subjects("default", "ada", "ada-2", receipt=receipt)
+        assert gallery.receipt("k") == Receipt("k", "f", "a0,u0")
+        # Before anybody notices that the duplicate is gone.
+        with pytest.raises(ReceiptExists):
+            gallery.merge_subjects("default", "ada", "ada-2", receipt=receipt)
+        gallery.delete_template("default", "ada", "u0")
+        assert gallery.receipt("k") is None
+
+    def test_receipts_that_name_a_duplicate_go_with_it(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0), "a0")], receipt=pending("own"))
+        gallery.enroll("default", "ada-2", [template(axis(0), "u0")], receipt=pending("of the duplicate"))
+        for key, names in {"names it": {"u0": "ada-2"}, "names the other": {"a0": "ada"}}.items():
+            receipt = PendingReceipt(key, "f", lambda subject, erased: "", names)
+            gallery.enroll("default", f"who {key}", [template(axis(1))], receipt=receipt)
+        gallery.merge_subjects("default", "ada", "ada-2")
+        left = [k for k in ("own", "of the duplicate", "names it", "names the other") if gallery.receipt(k)]
+        assert left == ["own", "names the other"]
+        # An answer that was made before the merger and is stored after it.
+        late = PendingReceipt("late", "f", lambda subject, erased: ",".join(erased), {"u0": "ada-2", "a0": "ada"})
+        gallery.enroll("default", "eve", [template(axis(2))], receipt=late)
+        assert gallery.receipt("late") == Receipt("late", "f", "u0")
+
+    def test_audits_forget_a_duplicate_that_was_merged(self, gallery: Gallery) -> None:
+        identity, moment = gallery.identity("default"), datetime(2026, 3, 1, 12, tzinfo=UTC)
+        for number, subject in enumerate(("ada", "ada-2", "eve")):
+            gallery.enroll("default", subject, [template(axis(number), f"a{number}")])
+        pairs = tuple(AuditFinding("pair", p, {}) for p in (("a0", "a1"), ("a2", "a1"), ("a0", "a2")))
+        done = StoredAudit("done", moment, {}, None, (*pairs, AuditFinding("weak", ("a1",), {})))
+        gallery.save_audit("default", identity, done)
+        gallery.merge_subjects("default", "ada", "ada-2")
+        stored = gallery.audit("default")
+        assert stored is not None
+        assert [(f.templates, f.subjects) for f in stored.findings] == [(("a0", "a2"), ("ada", "eve"))]
+        # One that was under way during the merger: nobody is a duplicate of himself.
+        gallery.save_audit("default", identity, done)
+        stored = gallery.audit("default")
+        assert stored is not None
+        found = [(f.kind, f.subjects) for f in stored.findings]
+        assert found == [("pair", ("eve", "ada")), ("pair", ("ada", "eve")), ("weak", ("ada",))]
 
     # Search and comparison
 
@@ -1015,6 +1149,56 @@ class GalleryContract:
             pool.submit(write).result()
             for reader in readers:
                 reader.result()
+
+    def test_a_merger_is_seen_as_a_whole(self, gallery: Gallery) -> None:
+        done = threading.Event()
+
+        def write() -> None:
+            try:
+                for number in range(15):
+                    gallery.enroll("default", "ada-2", [template(axis(1), f"u{number}")])
+                    gallery.merge_subjects("default", "ada", "ada-2")
+            finally:
+                done.set()
+
+        def read() -> int:
+            latest, searches = 1, 0
+            while not done.is_set() or searches < 20:
+                found = {c.subject_id: c.templates for c in gallery.search("default", axis(0), 5)}
+                assert found.keys() <= {"ada", "ada-2"}
+                assert found.get("ada-2", 1) == 1
+                assert latest <= found["ada"] <= MOST_FUSED
+                latest, searches = found["ada"], searches + 1
+            return searches
+
+        gallery.enroll("default", "ada", [template(axis(0))])
+        with ThreadPoolExecutor(3) as pool:
+            readers = [pool.submit(read) for _ in range(2)]
+            pool.submit(write).result()
+            assert all(reader.result() for reader in readers)
+        assert len(gallery.subject("default", "ada").templates) == 16
+
+    def test_mergers_in_each_others_way_lose_no_template(self, gallery: Gallery) -> None:
+        names = [f"s{number}" for number in range(6)]
+        for number, name in enumerate(names):
+            gallery.enroll("default", name, [template(axis(number), f"first-{name}")])
+        barrier = threading.Barrier(4)
+
+        def work(worker: int) -> None:
+            random = np.random.default_rng(worker)
+            barrier.wait()
+            for number in range(10):
+                one, other = (str(name) for name in random.choice(names, 2, replace=False))
+                gallery.enroll("default", one, [template(axis(9), f"{worker}-{number}")])
+                with contextlib.suppress(SubjectNotFound):
+                    gallery.merge_subjects("default", one, other)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        stored = [id_ for subject in gallery.subjects("default", after=None, limit=99) for id_ in ids(subject)]
+        wanted = [f"first-{name}" for name in names] + [f"{w}-{n}" for w in range(4) for n in range(10)]
+        assert sorted(stored) == sorted(wanted)
+        assert gallery.collections()[0].templates == len(wanted)
 
     def test_parallel_writers_lose_nothing(self, gallery: Gallery, random: np.random.Generator) -> None:
         embeddings = [[random_embedding(random) for _ in range(12)] for _ in range(4)]

@@ -39,7 +39,7 @@ def enrol(service: RecognitionService, *images: bytes, subject_id: str | None = 
     return result
 
 
-def key(fingerprint: str = "f") -> Idempotency:
+def key(fingerprint: str = "f") -> Idempotency[Enrolment]:
     return Idempotency("key", fingerprint, lambda enrolment: f"{enrolment.subject.id}:{len(enrolment.enrolled)}")
 
 

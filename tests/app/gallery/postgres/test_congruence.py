@@ -31,7 +31,7 @@ class Walk:
         self.galleries, self.clocks = galleries, clocks
         self.random = np.random.default_rng(seed)
         self.centres = [random_embedding(self.random) for _ in range(30)]
-        self.templates: list[str] = []
+        self.templates: dict[str, str] = {}
         self.answers: dict[str, int] = {}
 
     def both(self, name: str, call: Callable[[Gallery], Any]) -> None:
@@ -59,7 +59,7 @@ class Walk:
         number = int(self.random.integers(30))
         subject, key = f"s{number}", f"k{self.random.integers(40)}"
         probe = near(self.random, self.centres[int(self.random.integers(30))], 0.06)
-        old = str(self.random.choice(self.templates)) if self.templates else "none"
+        old = str(self.random.choice(list(self.templates))) if self.templates else "none"
         top_k, crowded = int(self.random.choice([1, 2, 5, 40])), bool(self.random.integers(2))
         match self.random.choice(14):
             case 0 | 1 | 2 | 3:
@@ -75,11 +75,11 @@ class Walk:
             case 10:
                 self.both("update", lambda g: g.update_subject(collection, subject, {"n": top_k, "é": "\x00"}))
             case 11:
-                self.both("receipt", lambda g: g.receipt(key))
+                self._merge(collection, number, key)
             case 12:
                 self._collections(collection)
             case 13:
-                self._lists(collection, subject, old)
+                self._lists(collection, subject, old, key)
 
     @staticmethod
     def _first(gallery: Gallery, collection: str) -> tuple[str, str]:
@@ -91,8 +91,9 @@ class Walk:
             NewTemplate(f"t{self.random.integers(10**9)}", near(self.random, self.centres[number], 0.05), 9.0 + i)
             for i in range(int(self.random.integers(1, 5)))
         ]
-        self.templates += [template.id for template in new]
-        receipt = PendingReceipt(key, "f", lambda s, erased: f"{s.id} {sorted(erased)}", (old,))
+        names = {old: self.templates.get(old, "none")}
+        self.templates |= {template.id: f"s{number}" for template in new}
+        receipt = PendingReceipt(key, "f", lambda s, erased: f"{s.id} {sorted(erased)}", names)
         conflict = list(OnConflict)[int(self.random.integers(3))]
         with_receipt, most = self.random.random() < 0.3, int(self.random.choice([4, 12]))
         metadata = {"x": [number, None, "ü"]} if self.random.random() < 0.3 else None
@@ -109,6 +110,24 @@ class Walk:
             ),
         )
 
+    def _merge(self, collection: str, number: int, key: str) -> None:
+        duplicate = f"s{(number + int(self.random.integers(4))) % 30}"
+        most = int(self.random.choice([6, 20]))
+        receipt = PendingReceipt(key, "f", lambda s, _: f"{s.id} {[t.id for t in s.templates]}")
+        with_receipt, seen = bool(self.random.integers(2)), list[Any]()
+        self.both(
+            "merge",
+            lambda g: g.merge_subjects(
+                collection,
+                f"s{number}",
+                duplicate,
+                agree=lambda *both: seen.append([(v.template_ids, v.embeddings.tolist(), v.crowding) for v in both]),
+                receipt=receipt if with_receipt else None,
+                most=most,
+            ),
+        )
+        assert seen[:1] == seen[1:]
+
     def _collections(self, collection: str) -> None:
         force = bool(self.random.random() < 0.1)
         self.both("create", lambda g: g.create_collection(collection, Targets(fmr=1e-3)))
@@ -117,11 +136,12 @@ class Walk:
             self.both("erase collection", lambda g: g.delete_collection(collection, force=force))
         self.both("collections", lambda g: g.collections())
 
-    def _lists(self, collection: str, subject: str, old: str) -> None:
+    def _lists(self, collection: str, subject: str, old: str, key: str) -> None:
+        self.both("receipt", lambda g: g.receipt(key))
         self.both("subject", lambda g: g.subject(collection, subject))
         self.both("subjects", lambda g: g.subjects(collection, after=subject, limit=4))
         self.both("size", lambda g: g.size(collection))
-        self.both("stored", lambda g: g.stored_templates([old, "none", *self.templates[-3:]]))
+        self.both("stored", lambda g: g.stored_templates([old, "none", *list(self.templates)[-3:]]))
         self.both(
             "vectors",
             lambda g: [
@@ -158,7 +178,14 @@ def test_a_thousand_random_calls_have_the_same_answers(tmp_path: Path, url: str,
         while sum(walk.answers.values()) < CALLS:
             walk.step()
         two.check()
-    for kind in ("search: ok", "enroll: ok", "enroll: subject_exists", "enroll: idempotency_conflict", "receipt: ok"):
+    for kind in (
+        "merge: ok",
+        "search: ok",
+        "enroll: ok",
+        "enroll: subject_exists",
+        "enroll: idempotency_conflict",
+        "receipt: ok",
+    ):
         assert walk.answers[kind] > 4, walk.answers
     assert walk.answers["enroll: too_many_templates"] > 0
     assert walk.answers["delete template: ok"] > 0

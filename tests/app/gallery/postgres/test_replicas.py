@@ -84,7 +84,7 @@ def test_writers_in_each_others_way_lose_nothing(url: str) -> None:
             mine, other = "ab"[number % 2], "ba"[number % 2]
             named = one.subject("default", other).templates[0].id
             receipt = pending(f"k{number}")
-            receipt = type(receipt)(receipt.key, "f", receipt.render, (named,))
+            receipt = type(receipt)(receipt.key, "f", receipt.render, {named: other})
             new = [template(axis(number % 100), f"{mine}-{number + 1}")]
             (one, two)[number % 2].enroll("default", mine, new, on_conflict=OnConflict.REPLACE, receipt=receipt)
 

@@ -35,6 +35,8 @@ STEPS: tuple[Step, ...] = (
     lambda g: g.enroll("default", "eve", [template(axis(5), "e0"), template(axis(6), "e1")]),
     lambda g: g.delete_template("default", "eve", "e0"),
     lambda g: g.update_subject("default", "eve", {"n": 2}),
+    lambda g: g.enroll("default", "eve-2", [template(axis(7), "e2"), template(axis(8), "e3")], receipt=pending("k3")),
+    lambda g: g.merge_subjects("default", "eve", "eve-2", receipt=pending("k4")),
     lambda g: g.delete_subject("default", "ada"),
     lambda g: g.delete_collection("staff", force=True),
 )
@@ -99,7 +101,7 @@ def state(gallery: SqliteGallery) -> object:
         ids = {s.id: (tuple(t.id for t in s.templates), dict(s.metadata)) for s in subjects}
         assert {c.subject_id for c in gallery.search(collection.id, axis(0), 100)} == set(ids)
         found[collection.id] = ids
-    return found, [key for key in ("k1", "k2") if gallery.receipt(key) is not None]
+    return found, [key for key in ("k1", "k2", "k3", "k4") if gallery.receipt(key) is not None]
 
 
 def states(folder: Path) -> list[object]:

@@ -133,6 +133,24 @@ def test_only_new_templates_of_collections_that_ask_have_one(tmp_path: Path, wra
     assert not any(parts_on_disk(data, chips.pack(chip(number))) for number in (*expected.values(), 20))
 
 
+def test_a_merged_duplicate_brings_its_chips_and_keys(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
+    data = tmp_path / "data"
+    with encrypted(data, wrapper) as gallery:
+        fill(gallery)
+        before, keys = stored_chips(data), kept_keys(data)
+        merged = gallery.merge_subjects("default", "ada", "eve")
+        assert [(t.id, t.chip) for t in merged.templates] == [("ada-0", True), ("eve-0", True), ("eve-1", True)]
+        assert stored_chips(data) == before
+        assert kept_keys(data) == keys
+    found = kept(data, wrapper)
+    assert (found["eve-1"] == chip(9)).all()
+    with encrypted(data, wrapper) as gallery:
+        assert gallery.compare("default", "ada", axis(9)).distance < 2
+        gallery.check()
+    with closing(Vault(data, wrapper)) as vault:
+        assert not inspect_directory(data, vault).problems
+
+
 def test_what_is_erased_is_nowhere_and_its_key_neither(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
     data, backup = tmp_path / "data", tmp_path / "backup"
     with encrypted(data, wrapper) as gallery:

@@ -140,6 +140,17 @@ def test_a_damaged_subject_can_be_enrolled_anew_or_erased(filled: Path, way: str
         gallery.check()
 
 
+@pytest.mark.parametrize("damage", TEMPLATE_DAMAGES)
+def test_damage_is_not_merged_away(filled: Path, damage: str) -> None:
+    with editing(filled) as connection:
+        TEMPLATE_DAMAGES[damage](connection)
+    with opened(filled) as gallery:
+        for one, other in ((VICTIM, "person-05"), ("person-05", VICTIM)):
+            with pytest.raises(TemplateDamaged, match=VICTIM):
+                gallery.merge_subjects("default", one, other)
+        assert_left_out(gallery, TemplateDamaged, "template_damaged")
+
+
 def test_damaged_templates_can_be_erased_one_by_one(tmp_path: Path) -> None:
     with opened(tmp_path) as gallery:
         gallery.enroll("default", "ada", [template(axis(i), f"t{i}") for i in range(4)])

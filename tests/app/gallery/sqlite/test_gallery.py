@@ -625,6 +625,24 @@ def test_what_is_erased_is_in_no_file(tmp_path: Path, erase: str) -> None:
         assert is_on_disk(tmp_path, b"y" * 50) == (erase in ("template", "replace"))
 
 
+def test_of_a_merged_duplicate_only_its_templates_are_in_a_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    first, second = random_embedding(random), random_embedding(random)
+    with opened(tmp_path) as gallery:
+        gallery.enroll("default", "ada", [template(first)])
+        name, receipt = "the-duplicate" * 3, pending("k" * 20, "the duplicate's answer")
+        gallery.enroll("default", name, [template(second, "t")], metadata={"x": "y" * 50}, receipt=receipt)
+        traces = (name.encode(), b"y" * 50, b"k" * 20, b"the duplicate's answer")
+        assert all(is_on_disk(tmp_path, trace) for trace in traces)
+        gallery.merge_subjects("default", "ada", name)
+        assert not any(is_on_disk(tmp_path, trace) for trace in traces)
+        assert is_on_disk(tmp_path, second.tobytes())
+        assert is_on_disk(tmp_path, first.tobytes())
+    with opened(tmp_path) as gallery:
+        assert [c.templates for c in gallery.search("default", second, 5)] == [2]
+        gallery.check()
+
+
 def test_receipts_are_not_kept_longer_than_they_count(tmp_path: Path) -> None:
     clock = Clock()
     with closing(SqliteGallery(tmp_path, encoder_digest=DIGEST, clock=clock)) as gallery:
