@@ -253,7 +253,7 @@ def build_components(
     return Components(
         settings=settings,
         recognition=service,
-        subjects=SubjectService(service.gallery),
+        subjects=SubjectService(service.gallery, service.calibration),
         collections=CollectionService(service.gallery, service.criteria),
         audits=AuditJobs(service.gallery, service.calibration, service.crowding),
         admission=AdmissionControl(

@@ -150,13 +150,14 @@ class Components:
         subject: str | None = None,
         *,
         erases: bool = False,
+        details: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Outcome]:
         """As ``recorded``, for what changes stored data: the record is on disk when the context is left.
 
-        An erasure is recorded before it begins, too: whatever happens, the trail names it.
+        An erasure is recorded before it begins, too: whatever happens, the trail names it. details: what is known then.
         """
         self.security.check()
-        outcome = Outcome(collection, subject)
+        outcome = Outcome(collection, subject, details=dict(details or {}))
         if erases:
             await self._durably(self._entry(request, action, outcome, STARTED))
         with self._failures(request, action, outcome):

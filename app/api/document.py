@@ -29,7 +29,7 @@ A service that has keys wants one with every request: **Authorize** takes it her
 elsewhere."""
 TAGS = [
     {"name": "recognition", "description": "Photographs in, decisions out: enrol, verify, identify, find faces."},
-    {"name": "subjects", "description": "What is stored about a person: read, change, erase."},
+    {"name": "subjects", "description": "What is stored about a person: read, change, merge, erase."},
     {"name": "collections", "description": "Isolated sets of subjects with targets of their own, and their audits."},
     {"name": "health", "description": "For operators: whether every part works, what runs, metrics."},
 ]

@@ -90,6 +90,7 @@ VERIFY_SUBJECT_REQUEST: Example = {"image": IMAGE, "subject_id": "ada", "target_
 IDENTIFY_REQUEST: Example = {"image": IMAGE, "top_k": 3, "target_fpir": 0.01}
 DETECT_REQUEST: Example = {"image": IMAGE}
 SUBJECT_UPDATE: Example = {"metadata": {"name": "Ada King"}}
+MERGE_REQUEST: Example = {"duplicate": "ada-2"}
 NEW_COLLECTION: Example = {"id": "staff", "target_fmr": 0.001}
 COLLECTION_UPDATE: Example = {"target_fmr": 0.001, "target_fpir": 0.05, "claim": "every_group"}
 
@@ -143,6 +144,13 @@ SUBJECT: Example = {
     "templates": [
         {"id": TEMPLATE_ID, "created_at": "2026-03-01T09:30:00.000000Z", "embedding_norm": 14.39, "chip": False}
     ],
+}
+MERGED: Example = {
+    "subject": SUBJECT,
+    "duplicate": "ada-2",
+    "template_ids": [TEMPLATE_ID],
+    "distance": 0.31,
+    "threshold": 0.8683,
 }
 SUBJECT_PAGE: Example = {"subjects": [SUBJECT], "next_cursor": "YWRh"}
 COLLECTION: Example = {

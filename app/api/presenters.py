@@ -28,7 +28,7 @@ from app.encoding import EncoderInfo
 from app.faces import AlignedFace, Quality
 from app.gallery import Candidate, Collection
 from app.recognition.criteria import Criteria
-from app.recognition.results import Enrolment, FaceIdentification, Identification, Probe, Verification
+from app.recognition.results import Enrolment, FaceIdentification, Identification, Merger, Probe, Verification
 from app.recognition.service import compared
 
 LANDMARK_NAMES = tuple(schemas.LandmarksOut.model_fields)
@@ -135,6 +135,17 @@ def operating_point(policy: DecisionPolicy, templates: int) -> OperatingPointWit
         return None
     worst = worst_group(policy.worst_rate(templates))
     return OperatingPointWithGroup(**OperatingPointOut.model_validate(point).model_dump(), worst_group=worst)
+
+
+def merged(result: Merger, duplicate: str) -> schemas.Merged:
+    """A merger, with the id of who is gone."""
+    return schemas.Merged(
+        subject=schemas.SubjectOut.model_validate(result.subject),
+        duplicate=duplicate,
+        template_ids=list(result.template_ids),
+        distance=numbers.distance_shown(result.distance, result.threshold),
+        threshold=result.threshold,
+    )
 
 
 def versions(encoder: EncoderInfo, calibration: Calibration) -> dict[str, str]:

@@ -87,6 +87,9 @@ KINDS: dict[str, ProblemKind] = {
     "subject_exists": ProblemKind(
         409, "Subject exists", "The subject 'ada' exists; use on_conflict append or replace."
     ),
+    "subjects_not_alike": ProblemKind(
+        409, "Subjects not alike", "The subjects 'ada' and 'bob' are 1.870 apart; duplicates are up to 0.868 apart."
+    ),
     "template_not_found": ProblemKind(404, "Template not found", "The subject 'ada' has no such template."),
     "last_template": ProblemKind(409, "Last template", "A subject keeps at least one template; delete the subject."),
     "unauthenticated": ProblemKind(401, "No valid key", "Send a key: `Authorization: Bearer tessera_...`."),

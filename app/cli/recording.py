@@ -17,6 +17,10 @@ class Recorder:
     def __init__(self, store: SecurityStore, *, plain_ids: bool) -> None:
         self.store, self._trail = store, AuditTrail(store, plain_ids=plain_ids)
 
+    def name_of(self, collection: str, subject: str) -> str:
+        """How a subject is written."""
+        return self._trail.name_of(collection, subject)
+
     def record(
         self,
         action: str,

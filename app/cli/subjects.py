@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.api import schemas
+from app.api import presenters, schemas
 from app.api.routes.subjects import decode_cursor, encode_cursor
 from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
 from app.cli.output import JsonOption, print_json, print_table
@@ -17,7 +17,10 @@ from app.gallery import DEFAULT_COLLECTION
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.snapshot import snapshot
 from app.main import load_encoder_files, open_gallery
+from app.recognition.results import Merger
+from app.recognition.subjects import SubjectService
 from app.security.lockout import Lockout
+from app.security.trail import DUPLICATE
 
 commands = typer.Typer(help="Who is enrolled.", no_args_is_help=True)
 
@@ -103,7 +106,55 @@ def delete_subject(
         typer.echo(f"{erased} templates of {subject_id} erased; receipt {answer.receipt}")
 
 
-def _confirm(question: str) -> None:
+@commands.command("merge")
+def merge_subjects(
+    subject_id: SubjectArgument,
+    duplicate: Annotated[str, typer.Argument(help="the subject that is the same person; it is gone afterwards")],
+    collection: CollectionOption = DEFAULT_COLLECTION,
+    force: Annotated[
+        bool, typer.Option("--force", help="even if they are farther apart than an audit's duplicates")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Gives SUBJECT all templates of DUPLICATE; the service must not be running (POST /subjects/SUBJECT/merge)."""
+    if subject_id == duplicate:
+        raise typer.BadParameter("these are the same subject; name two")
+    with refusing():
+        settings = load_settings(data_dir=data_dir)
+        with snapshot(data_directory(settings)) as connection:
+            queries.read_subject(connection, collection, subject_id)
+            templates = len(queries.read_subject(connection, collection, duplicate).templates)
+        if not yes:
+            _confirm(
+                f"Give {subject_id} in {collection} the {templates} templates of {duplicate}, who is gone then?",
+                "merge",
+            )
+        files = load_encoder_files(settings)
+        with (
+            closing(open_gallery(settings, files.weights.sha256, files.crowding)) as gallery,
+            recorder(settings) as trail,
+        ):
+            details: dict[str, object] = {DUPLICATE: trail.name_of(collection, duplicate)}
+            # Before it begins, too: whatever happens, the trail names it.
+            trail.record("merge_subjects", "started", collection=collection, subject=subject_id, details=details)
+            service = SubjectService(gallery, files.calibration)
+            merger = service.merge(collection, subject_id, duplicate, force=force)
+            assert isinstance(merger, Merger)
+            Lockout(trail.store).forget(collection, duplicate)
+            details |= {"templates": len(merger.template_ids), "force": force}
+            trail.record("merge_subjects", collection=collection, subject=subject_id, details=details)
+    if as_json:
+        print_json(presenters.merged(merger, duplicate))
+    else:
+        typer.echo(
+            f"{subject_id} has {len(merger.subject.templates)} templates, {len(merger.template_ids)} of them of "
+            f"{duplicate}, who was {merger.distance:.3f} away and is gone"
+        )
+
+
+def _confirm(question: str, action: str = "erase") -> None:
     if not sys.stdin.isatty():
-        raise refuse("nobody is there to be asked whether to erase; --yes says so")
+        raise refuse(f"nobody is there to be asked whether to {action}; --yes says so")
     typer.confirm(question, abort=True)

@@ -1,12 +1,18 @@
-"""Subjects: reads, changes and erases what is stored about a person."""
+"""Subjects: reads, changes, merges and erases what is stored about a person."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.gallery import Gallery, Subject
+from app.decisions import Calibration
+from app.embeddings import fused_template, squared_distance
+from app.errors import TesseraError
+from app.gallery import Gallery, PendingReceipt, ReceiptExists, Subject, SubjectVectors
+from app.recognition.results import Idempotency, Merger, Replay
+from app.recognition.service import MOST_TEMPLATES, replay_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +23,20 @@ class SubjectPage:
     next_after: str | None
 
 
+class SubjectsNotAlike(TesseraError):
+    """Two subjects that are to be merged are not alike enough to be taken for one person."""
+
+    code = "subjects_not_alike"
+
+
 class SubjectService:
-    """Lists, changes and erases subjects. Every method may be called from several threads at once.
+    """Lists, changes, merges and erases subjects. Every method may be called from several threads at once.
 
     Methods raise CollectionNotFound and SubjectNotFound for what is not there.
     """
 
-    def __init__(self, gallery: Gallery) -> None:
-        self._gallery = gallery
+    def __init__(self, gallery: Gallery, calibration: Calibration) -> None:
+        self._gallery, self._calibration = gallery, calibration
 
     def list(self, collection: str, *, after: str | None, limit: int) -> SubjectPage:
         """At most ``limit`` subjects with ids greater than ``after``."""
@@ -44,6 +56,69 @@ class SubjectService:
         """Erases a subject; returns how many templates it had."""
         return self._gallery.delete_subject(collection, subject_id)
 
+    def merge(
+        self,
+        collection: str,
+        subject_id: str,
+        duplicate: str,
+        *,
+        force: bool = False,
+        idempotency: Idempotency[Merger] | None = None,
+    ) -> Merger | Replay:
+        """Gives a subject the templates of its duplicate, who is gone then; metadata of the duplicate are erased.
+
+        Raises SubjectsNotAlike, unless ``force``, for two whom an audit would not report as possible duplicates;
+        TooManyTemplates; IdempotencyMismatch; TemplateDamaged, SubjectDamaged; ValueError if both are the same.
+        """
+        if idempotency is not None and (replay := replay_of(self._gallery, idempotency)) is not None:
+            return replay
+        found: tuple[tuple[str, ...], float, float] | None = None
+
+        def agree(kept: SubjectVectors, gone: SubjectVectors) -> None:
+            nonlocal found
+            distance, threshold = self._likeness(kept, gone)
+            if distance > threshold and not force:
+                raise _not_alike(subject_id, duplicate, distance, threshold)
+            found = gone.template_ids, distance, threshold
+
+        def outcome(subject: Subject) -> Merger:
+            assert found is not None
+            return Merger(subject, *found)
+
+        receipt = None
+        if idempotency is not None:
+            render = idempotency.render
+            receipt = PendingReceipt(
+                idempotency.key, idempotency.fingerprint, lambda subject, _: render(outcome(subject))
+            )
+        try:
+            return outcome(
+                self._gallery.merge_subjects(
+                    collection, subject_id, duplicate, agree=agree, receipt=receipt, most=MOST_TEMPLATES
+                )
+            )
+        except ReceiptExists:
+            # The same request arrived twice at once, and the other one was first.
+            if idempotency is None or (replay := replay_of(self._gallery, idempotency)) is None:
+                raise
+            return replay
+
+    def _likeness(self, one: SubjectVectors, other: SubjectVectors) -> tuple[float, float]:
+        """The squared distance of two subjects, and up to which distance an audit reports them as duplicates."""
+        distance = squared_distance(fused_template(one.embeddings), fused_template(other.embeddings))
+        return distance, self._calibration.default.threshold - one.crowding - other.crowding
+
     def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:
         """Erases one template. Raises TemplateNotFound, LastTemplate."""
         return self._gallery.delete_template(collection, subject_id, template_id)
+
+
+def _not_alike(subject_id: str, duplicate: str, distance: float, threshold: float) -> SubjectsNotAlike:
+    # Rounded away from each other, so that they never look as if they fitted.
+    distance, threshold = math.ceil(1e4 * distance) / 1e4, math.floor(1e4 * threshold) / 1e4
+    return SubjectsNotAlike(
+        f"The subjects {subject_id!r} and {duplicate!r} are {distance:.4f} apart; up to {threshold:.4f} an audit "
+        "takes two for possibly the same person. A merger cannot be undone: if you know that they are one, force it.",
+        distance=distance,
+        threshold=threshold,
+    )

@@ -57,6 +57,10 @@ class TrailRecord(NamedTuple):
     hash: str
 
 
+DUPLICATE = "duplicate"
+"""Detail of a record: another subject, who became part of the one that the record is of; written as that one is."""
+
+
 class AuditTrail:
     """Appends to the chain, checks and reads it. Callable from any thread.
 
@@ -115,7 +119,7 @@ class AuditTrail:
             after = rows[-1][0]
             for sequence, at, text, digest in rows:
                 content = json.loads(text)
-                if subject is None or content.get("subject") == subject:
+                if subject is None or subject in (content.get("subject"), content.get("details", {}).get(DUPLICATE)):
                     yield TrailRecord(sequence, at, content, digest.hex())
 
     def prune(self, days: int) -> int:

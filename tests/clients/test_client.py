@@ -79,6 +79,22 @@ def test_a_person_is_enrolled_found_changed_and_erased(client: Client, ada: byte
         client.get_subject(subject_id)
 
 
+def test_a_subject_that_was_enrolled_twice_is_merged(client: Client, ada: bytes, grace: bytes) -> None:
+    client.create_collection("twice")
+    client.enroll(ada, "ada", collection="twice")
+    second = client.enroll(ada, "ada-2", collection="twice").templates[0].template_id
+    client.enroll(grace, "grace", collection="twice")
+    with pytest.raises(TesseraError) as refused:
+        client.merge_subjects("ada", "grace", collection="twice")
+    assert refused.value.code == "subjects_not_alike"
+    merger = client.merge_subjects("ada", "ada-2", collection="twice", idempotency_key="m")
+    assert (merger.duplicate, merger.template_ids, merger.distance) == ("ada-2", (second,), 0.0)
+    assert [template.id for template in merger.subject.templates][1:] == [second]
+    assert client.merge_subjects("ada", "ada-2", collection="twice", idempotency_key="m") == merger
+    assert len(client.merge_subjects("ada", "grace", collection="twice", force=True).subject.templates) == 3
+    client.delete_collection("twice", force=True)
+
+
 def test_collections_and_audits(client: Client, ada: bytes) -> None:
     assert client.create_collection("staff", target_fmr=0.001).target_fmr == 0.001
     changed = client.update_collection("staff", target_fpir=0.05, claim="pooled")

@@ -1,20 +1,26 @@
-"""``/subjects``: reads, changes and erases what is stored about a person."""
+"""``/subjects``: reads, changes, merges and erases what is stored about a person."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import json
+from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from app.api import schemas
+from app.api import presenters, schemas
 from app.api.dependencies import CallerDependency, ComponentsDependency, allow
 from app.api.document import openapi_json_body
 from app.api.problems import invalid_fields, problems
 from app.api.request_parsing import json_body_of
+from app.api.routes.recognition import IdempotencyKey
 from app.gallery import DEFAULT_COLLECTION
+from app.recognition.results import Idempotency, Merger, Replay
 from app.security.keys import Scope
+from app.security.trail import DUPLICATE
 
 router = APIRouter(prefix="/subjects", tags=["subjects"])
 
@@ -97,6 +103,76 @@ async def update_subject(
     async with components.recorded_change(request, "update_subject", collection, subject_id):
         found = await components.on_thread(components.subjects.update, collection, subject_id, body.metadata)
     return schemas.SubjectOut.model_validate(found)
+
+
+@router.post(
+    "/{subject_id}/merge",
+    dependencies=[allow(Scope.DELETE), allow(Scope.ENROLL)],
+    summary="Merge a subject that was enrolled twice",
+    openapi_extra=openapi_json_body(schemas.MergeRequest),
+    responses=problems(
+        *NOT_FOUND,
+        "template_damaged",
+        "subjects_not_alike",
+        "too_many_templates",
+        "idempotency_key_reused",
+        "idempotency_conflict",
+        "malformed_body",
+        "unsupported_media_type",
+        "body_too_large",
+    ),
+)
+async def merge_subjects(
+    request: Request,
+    response: Response,
+    components: ComponentsDependency,
+    caller: CallerDependency,
+    subject_id: SubjectId,
+    body: Annotated[schemas.MergeRequest, Depends(json_body_of(schemas.MergeRequest))],
+    collection: CollectionId,
+    idempotency_key: IdempotencyKey = None,
+) -> schemas.Merged:
+    """Gives this subject all templates of its duplicate, which is gone then with its metadata; it cannot be undone.
+
+    Two who are farther apart than the possible duplicates of an audit are merged only with `force`. A key needs the
+    scopes `delete` and `enroll`.
+    """
+    if body.duplicate == subject_id:
+        raise invalid_fields([{"field": "duplicate", "message": "is this subject itself; name the other one"}])
+    named = components.trail.name_of(collection, body.duplicate)
+    idempotency = None
+    if idempotency_key:
+        pseudonym = components.security.secret.pseudonym(collection, body.duplicate)
+        request_content = ("merge", collection, subject_id, pseudonym, body.force)
+        idempotency = _idempotency(f"{caller.key_id or ''}:{idempotency_key}", request_content)
+    async with components.recorded_change(
+        request, "merge_subjects", collection, subject_id, erases=True, details={DUPLICATE: named}
+    ) as outcome:
+        result = await components.on_thread(
+            components.subjects.merge,
+            collection,
+            subject_id,
+            body.duplicate,
+            force=body.force,
+            idempotency=idempotency,
+        )
+        if isinstance(result, Replay):
+            outcome.value = "replayed"
+        else:
+            components.lockout.forget(collection, body.duplicate)
+            outcome.details |= {"templates": len(result.template_ids), "force": body.force}
+    if isinstance(result, Replay):
+        response.headers["Idempotency-Replayed"] = "true"
+        return schemas.Merged.model_validate(json.loads(result.body) | {"duplicate": body.duplicate})
+    return presenters.merged(result, body.duplicate)
+
+
+def _idempotency(key: str, content: Sequence[str | bool]) -> Idempotency[Merger]:
+    """What is stored names nobody who is gone: neither the answer, nor a digest that a list of names would open."""
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return Idempotency(
+        key, fingerprint, lambda result: presenters.merged(result, "").model_dump_json(exclude={"duplicate"})
+    )
 
 
 @router.delete(

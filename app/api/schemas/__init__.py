@@ -21,6 +21,8 @@ from app.api.schemas.records import (
     CollectionOut,
     CollectionUpdate,
     Erased,
+    Merged,
+    MergeRequest,
     NewCollection,
     SubjectOut,
     SubjectPage,
@@ -29,7 +31,7 @@ from app.api.schemas.records import (
 
 FORMS = (EnrollRequest, VerifyRequest, IdentifyRequest, DetectRequest)
 """Request bodies with photographs: forms or JSON."""
-REQUESTS = (*FORMS, SubjectUpdate, NewCollection, CollectionUpdate)
+REQUESTS = (*FORMS, SubjectUpdate, MergeRequest, NewCollection, CollectionUpdate)
 """All request bodies."""
 
 __all__ = [
@@ -57,6 +59,8 @@ __all__ = [
     "IdentifyRequest",
     "IdentifyResponse",
     "LandmarksOut",
+    "MergeRequest",
+    "Merged",
     "ModelResponse",
     "NewCollection",
     "ProbeOut",

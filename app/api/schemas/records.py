@@ -50,6 +50,29 @@ class SubjectOut(AttributesModel):
     templates: list[TemplateOut]
 
 
+class MergeRequest(RequestModel):
+    """A subject that is the same person."""
+
+    model_config = examples.config(examples.MERGE_REQUEST)
+
+    duplicate: Identifier = Field(description="id of the subject that is merged into this one and is gone afterwards")
+    force: bool = Field(
+        default=False, description="merge them even if they are farther apart than an audit's duplicates"
+    )
+
+
+class Merged(BaseModel):
+    """The subject that stays, with the templates of both."""
+
+    model_config = examples.config(examples.MERGED)
+
+    subject: SubjectOut
+    duplicate: str
+    template_ids: list[str] = Field(description="of the templates that were the duplicate's")
+    distance: numbers.Distance = Field(description="squared, between the two before they were merged")
+    threshold: numbers.Threshold = Field(description="up to which an audit reports two as possible duplicates")
+
+
 class SubjectPage(BaseModel):
     """Subjects, ordered by id; repeat with ``next_cursor`` until it is null."""
 

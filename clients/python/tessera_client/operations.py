@@ -196,6 +196,31 @@ def update_subject(
     return call
 
 
+def merge_subjects(
+    subject_id: str,
+    duplicate: str,
+    *,
+    collection: str | None = None,
+    force: bool | None = None,
+    idempotency_key: str | None = None,
+) -> Call[results.Merger]:
+    """Gives a subject all templates of its duplicate, which is gone then; it cannot be undone.
+
+    Args:
+        subject_id: the subject that stays, with its metadata.
+        duplicate: the subject that is the same person.
+        collection: of both; ``default`` if left out.
+        force: merge them even if they are farther apart than the possible duplicates of an audit.
+        idempotency_key: the same key for the same merger gives the first answer again; one is made up if left out, so
+            that retries of this call are safe.
+    """
+    path = _path("subjects", subject_id, "merge")
+    call = _call("POST", path, results.Merger, {"collection": collection}, repeatable=True)
+    call.arguments["json"] = {"duplicate": duplicate} | _given({"force": force})
+    call.arguments["headers"] = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    return call
+
+
 def delete_subject(subject_id: str, *, collection: str | None = None) -> Call[results.Erasure]:
     """Erases a subject with all templates."""
     return _call("DELETE", _path("subjects", subject_id), results.Erasure, {"collection": collection})

@@ -283,6 +283,17 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Merger:
+    """A subject with the templates of its duplicate, whose ids are ``template_ids``, and how far apart the two were."""
+
+    subject: Subject
+    duplicate: str
+    template_ids: tuple[str, ...]
+    distance: float
+    threshold: float
+
+
+@dataclass(frozen=True)
 class SubjectPage:
     """Subjects, ordered by id; ``next_cursor`` is None on the last page."""
 

@@ -52,6 +52,7 @@ def requests(image: bytes, collection: str) -> dict[tuple[str, str], dict[str, A
         ("GET", "/subjects"): query,
         ("GET", "/subjects/{subject_id}"): query,
         ("PATCH", "/subjects/{subject_id}"): query | {"json": {"metadata": {"a": 1}}},
+        ("POST", "/subjects/{subject_id}/merge"): query | {"json": {"duplicate": "grace"}},
         ("DELETE", "/subjects/{subject_id}/templates/{template_id}"): query,
         ("DELETE", "/subjects/{subject_id}"): query,
         ("POST", "/collections"): {"json": {"id": collection}},
@@ -72,6 +73,8 @@ SCOPES: dict[tuple[str, str], set[Scope]] = {
     ("GET", "/subjects"): {Scope.READ},
     ("GET", "/subjects/{subject_id}"): {Scope.READ},
     ("PATCH", "/subjects/{subject_id}"): {Scope.ENROLL},
+    # Both delete and enroll: no scope alone allows it.
+    ("POST", "/subjects/{subject_id}/merge"): set(),
     ("DELETE", "/subjects/{subject_id}/templates/{template_id}"): {Scope.DELETE},
     ("DELETE", "/subjects/{subject_id}"): {Scope.DELETE},
     ("GET", "/collections"): {Scope.READ},

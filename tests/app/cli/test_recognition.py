@@ -240,10 +240,32 @@ def test_subjects_are_listed_in_pages_shown_and_erased(enrolled: Path) -> None:
     assert "no subject" in run("subjects", "show", "ada", "--data-dir", enrolled, code=3).stderr
 
 
+def test_a_subject_that_was_enrolled_twice_is_merged(enrolled: Path, people: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again" / "ada-2"
+    again.mkdir(parents=True)
+    shutil.copy(people / "ada" / "1.jpg", again)
+    run("enroll", again.parent, "--data-dir", enrolled)
+    merge = ("subjects", "merge", "ada", "ada-2", "--data-dir", enrolled)
+    assert "--yes" in run(*merge, code=3).stderr
+    assert "same subject" in run("subjects", "merge", "ada", "ada", "--data-dir", enrolled, code=2).stderr
+    far = run("subjects", "merge", "ada", "grace", "--yes", "--data-dir", enrolled, code=3)
+    assert "apart" in far.stderr
+    merged = json.loads(run(*merge, "--yes", "--json").stdout)
+    assert (merged["duplicate"], len(merged["template_ids"]), len(merged["subject"]["templates"])) == ("ada-2", 1, 3)
+    assert "no subject" in run("subjects", "show", "ada-2", "--data-dir", enrolled, code=3).stderr
+    said = run("subjects", "merge", "ada", "grace", "--yes", "--force", "--data-dir", enrolled).stdout
+    assert said.startswith("ada has ")
+    shown = run("audit", "show", "--subject", "ada-2", "--data-dir", enrolled).stdout
+    records = [json.loads(line) for line in shown.splitlines()]
+    found = [(r["outcome"], r["details"].get("templates")) for r in records if r["action"] == "merge_subjects"]
+    assert found == [("started", None), ("done", 1)]
+
+
 READING = {
     "identify": ("identify", "PHOTOGRAPH"),
     "subjects list": ("subjects", "list"),
     "subjects show": ("subjects", "show", "ada"),
+    "subjects merge": ("subjects", "merge", "ada", "ada-2", "--yes"),
     "subjects delete": ("subjects", "delete", "ada", "--yes"),
     "gallery info": ("gallery", "info"),
     "gallery audit": ("gallery", "audit"),
