@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
 import { button, during, h, problemBox } from "./dom.js";
-import { eraseSubject, eraseTemplate } from "./people.js";
+import { eraseSubject, eraseTemplate, mergeSubjects } from "./people.js";
 import { count, date, distance, oneIn } from "./words.js";
 
 const PAUSE = 500;
@@ -75,7 +75,8 @@ export class Audit {
         h("p", { class: "hint" }, `${count(report.subjects, "subject")}, ${count(report.templates, "template")} · ${date(report.created_at)}`),
         button("Save the report", () => this.save(), { class: "quiet" }),
       ),
-      this.pairs("Possibly enrolled twice", report.duplicate_count, report.duplicates, "No two subjects are within the default threshold."),
+      this.pairs("Possibly enrolled twice", report.duplicate_count, report.duplicates, "No two subjects are within the default threshold.", (first, second) =>
+        this.changer(`Merge ${first} and ${second}`, () => mergeSubjects(first, second))),
       this.templates("Templates that do not fit their subject", report.outlier_count, report.outliers, "Every template matches the others of its subject.", (found) =>
         `distance to the others ${distance(found.distance)}, threshold ${distance(found.threshold)}`),
       this.templates("Weak templates", report.weak_count, report.weak, "The encoder recognises enough in every template.", (found) =>
@@ -94,11 +95,14 @@ export class Audit {
     });
   }
 
-  pairs(title, total, found, none) {
+  pairs(title, total, found, none, offered = () => null) {
     return section(title, total, found, none, ({ first, second, distance: apart, false_match_rate: rate }) => [
       h("span", null, h("strong", null, first), " and ", h("strong", null, second)),
       h("span", { class: "hint" }, `distance ${distance(apart)}; strangers as close: ${rate === null ? "more than half" : oneIn(rate)}`),
-      h("span", { class: "row" }, [first, second].map((id) => this.eraser(`Erase ${id}`, () => eraseSubject(id)))),
+      h("span", { class: "row" }, [
+        offered(first, second),
+        ...[first, second].map((id) => this.changer(`Erase ${id}`, () => eraseSubject(id))),
+      ]),
     ]);
   }
 
@@ -107,15 +111,15 @@ export class Audit {
       h("span", null, h("strong", null, one.subject_id), " ", h("code", null, one.template_id.slice(0, 8))),
       h("span", { class: "hint" }, words(one)),
       h("span", { class: "row" }, [
-        this.eraser("Erase the template", () => eraseTemplate(one.subject_id, one.template_id)),
-        this.eraser(`Erase ${one.subject_id}`, () => eraseSubject(one.subject_id)),
+        this.changer("Erase the template", () => eraseTemplate(one.subject_id, one.template_id)),
+        this.changer(`Erase ${one.subject_id}`, () => eraseSubject(one.subject_id)),
       ]),
     ]);
   }
 
-  eraser(text, erase) {
+  changer(text, change) {
     const control = button(text, async () => {
-      if (await during(control, this.place, erase)) this.opened();
+      if (await during(control, this.place, change)) this.opened();
     }, { class: "quiet" });
     return control;
   }

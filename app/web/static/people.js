@@ -2,7 +2,7 @@
 
 import { call, modelInUse } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
-import { button, confirmed, during, h } from "./dom.js";
+import { button, confirmed, during, h, modal } from "./dom.js";
 import { Enrol } from "./enrol.js";
 import { count, date } from "./words.js";
 
@@ -22,6 +22,26 @@ export async function eraseSubject(subject) {
   const question = `${subject} and all their templates are erased for good.`;
   if (!(await confirmed(question, "Erase the subject"))) return false;
   await call("DELETE", `subjects/${encodeURIComponent(subject)}`, { query: { collection: collectionInUse() } });
+  return true;
+}
+
+/** Merges two subjects who are one person; true if it was meant and done. */
+export async function mergeSubjects(first, second) {
+  const kept = await modal("Merge", (close) => [
+    h("h2", null, "Merge"),
+    h("p", null, `${first} and ${second} become one subject with the templates of both. This cannot be undone.`),
+    h("p", { class: "hint" }, "The other name and its metadata are erased."),
+    h(
+      "div",
+      { class: "row end" },
+      button("Leave both", () => close(), { autofocus: true }),
+      [first, second].map((id) => button(`Keep the name ${id}`, () => close(id), { class: "danger" })),
+    ),
+  ]);
+  if (kept === undefined) return false;
+  await call("POST", `subjects/${encodeURIComponent(kept)}/merge`, {
+    query: { collection: collectionInUse() }, json: { duplicate: kept === first ? second : first },
+  });
   return true;
 }
 

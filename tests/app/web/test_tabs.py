@@ -131,6 +131,44 @@ def test_an_audit_finds_somebody_twice_and_erases_one(
     expect(page.get_by_role("heading", name="Possibly enrolled twice: 0")).to_be_visible()
 
 
+def test_an_audit_finds_somebody_twice_and_merges_both_by_keyboard(
+    page: Page, server: Server, collection: str, ada: bytes
+) -> None:
+    enrol(server, collection, "ada", ada)
+    enrol(server, collection, "ada-2", ada)
+    httpx.post(f"{server.url}/collections/{collection}/audit").raise_for_status()
+    page.get_by_role("tab", name="Audit").click()
+    merge = page.get_by_role("button", name="Merge ada and ada-2")
+    # In the list of duplicates alone, not among all who are alike.
+    expect(merge).to_have_count(1)
+    merge.press("Enter")
+    dialog = page.get_by_role("dialog", name="Merge")
+    expect(dialog.get_by_role("button", name="Leave both")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(dialog).to_have_count(0)
+    expect(merge).to_be_visible()
+    merge.press("Enter")
+    for name in ("ada", "ada-2"):
+        page.keyboard.press("Tab")
+        expect(dialog.get_by_role("button", name=f"Keep the name {name}", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Possibly enrolled twice: 0")).to_be_visible()
+    where = {"collection": collection}
+    assert len(httpx.get(f"{server.url}/subjects/ada-2", params=where).json()["templates"]) == 2
+    assert httpx.get(f"{server.url}/subjects/ada", params=where).json()["code"] == "subject_not_found"
+
+
+def test_a_merger_that_is_refused_says_why(page: Page, server: Server, collection: str, ada: bytes) -> None:
+    enrol(server, collection, "ada", ada)
+    enrol(server, collection, "ada-2", ada)
+    httpx.post(f"{server.url}/collections/{collection}/audit").raise_for_status()
+    page.get_by_role("tab", name="Audit").click()
+    page.get_by_role("button", name="Merge ada and ada-2").click()
+    httpx.delete(f"{server.url}/subjects/ada-2", params={"collection": collection}).raise_for_status()
+    page.get_by_role("button", name="Keep the name ada", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("There is no subject 'ada-2'")
+
+
 def test_a_collection_is_created(page: Page) -> None:
     page.get_by_role("button", name="New …").click()
     page.get_by_label("Name").fill("default")
@@ -167,11 +205,20 @@ def test_a_key_is_asked_for_once_below_a_prefix(browser: Browser, tmp_path: Path
         assert page.evaluate("localStorage.length + document.cookie.length") == 0
 
 
+def assert_nobody_is_kept_out(page: Page, name: str) -> None:
+    found = Axe().run(page).response["violations"]
+    bad = [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in {"serious", "critical"}]
+    assert not bad, name
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360, f"{name} is wider than a phone"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_tab_keeps_anybody_out(
     browser: Browser, server: Server, scheme: Literal["light", "dark"], ada: bytes
 ) -> None:
     enrol(server, "default", "ada", ada)
+    enrol(server, "default", "ada-2", ada)
+    httpx.post(f"{server.url}/collections/default/audit").raise_for_status()
     # axe is put in by the test, which the policy of the page would not let anybody do.
     context = browser.new_context(
         color_scheme=scheme,
@@ -190,7 +237,8 @@ def test_no_tab_keeps_anybody_out(
             if name == "identify":
                 page.locator("#identify").get_by_role("button", name="Sample: Eileen Collins", exact=True).click()
                 expect(page.locator("#identify .verdict")).to_be_visible()
-            found = Axe().run(page).response["violations"]
-            bad = [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in {"serious", "critical"}]
-            assert not bad, name
-            assert page.evaluate("document.documentElement.scrollWidth") <= 360, f"{name} is wider than a phone"
+            if name == "audit":
+                expect(page.get_by_role("button", name="Merge ada and ada-2")).to_be_visible()
+            assert_nobody_is_kept_out(page, name)
+        page.get_by_role("button", name="Merge ada and ada-2").click()
+        assert_nobody_is_kept_out(page, "the dialog before a merger")
