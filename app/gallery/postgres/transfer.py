@@ -14,6 +14,7 @@ from app.gallery.postgres import queries
 from app.gallery.postgres.gallery import PostgresGallery, unavailable
 from app.gallery.postgres.subjects import Held, Maker, SubjectRecord, erase_subject, store_subject
 from app.gallery.postgres.templates import Row, damaged_subjects, page_of_rows, stored_rows
+from app.gallery.protocol import BackupError
 from app.gallery.records import NewTemplate, Targets
 from app.gallery.sqlite.inspection import Inspection
 from app.gallery.sqlite.values import dump_metadata, load_metadata
@@ -73,8 +74,8 @@ def copy_records(url: str, encoder_digest: str, crowding: Crowding, records: Ite
     """Stores records, so many at a time; returns how many subjects were stored or changed.
 
     What is there already stays, so that a copy that was interrupted goes on; a subject that differs is replaced. Ids
-    and times are kept. Raises what ``records`` raises, EncoderMismatch, GalleryUnavailable; ValueError for the id of a
-    template that another subject has.
+    and times are kept. Raises what ``records`` raises, EncoderMismatch, GalleryUnavailable; BackupError for a template
+    that another subject has there.
     """
     # Brings the schema up.
     with closing(PostgresGallery(url, encoder_digest=encoder_digest, crowding=crowding)) as gallery:
@@ -113,15 +114,15 @@ def _store_subject(connection: Connection, record: SubjectLine, maker: Maker) ->
             return False
         erase_subject(connection, collection, key)
     new = [(NewTemplate(item.id, item.vector(), item.norm), item.created_at) for item in record.templates]
-    stored = store_subject(
-        connection,
-        SubjectRecord(collection, record.collection, None, record.id),
-        Held((), 0),
-        new,
-        maker,
-        dump_metadata(record.metadata),
-        record.created_at,
-    )
+    subject_record = SubjectRecord(collection, record.collection, None, record.id)
+    metadata = dump_metadata(record.metadata)
+    try:
+        stored = store_subject(connection, subject_record, Held((), 0), new, maker, metadata, record.created_at)
+    except ValueError as error:
+        raise BackupError(
+            f"A template of subject {record.id!r} is in the copy under another subject, as after a merger. Copy into "
+            "an empty gallery."
+        ) from error
     queries.touch_subject(connection, collection, stored, None, record.updated_at)
     return True
 

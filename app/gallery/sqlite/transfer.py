@@ -185,8 +185,8 @@ class _Import:
                 insert_templates(self._connection, subject, [template], self._encoder, item.created_at, self._keys)
             except ValueError as error:
                 raise BackupError(
-                    f"Template {item.id!r} of subject {record.id!r} is stored already under another subject. Nothing "
-                    "was imported."
+                    f"Template {item.id!r} of subject {record.id!r} is stored already under another subject, as "
+                    "after a merger. Nothing was imported."
                 ) from error
         # Computed at the next opening.
         queries.forget_crowding(self._connection, subject)

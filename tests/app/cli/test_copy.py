@@ -95,6 +95,20 @@ def test_a_copy_goes_on_where_it_was_interrupted(tmp_path: Path, url: str) -> No
     assert "'s3'" in checked.stdout
 
 
+def test_a_copy_from_before_a_merger_is_not_gone_on_with(tmp_path: Path, url: str) -> None:
+    digest = filled(tmp_path / "from", 3)
+    places = [url, str(tmp_path / "to")]
+    for place in places:
+        assert tessera("gallery", "copy", str(tmp_path / "from"), place).returncode == 0
+    with closing(SqliteGallery(tmp_path / "from", encoder_digest=digest)) as gallery:
+        gallery.merge_subjects("default", "s0", "s2")
+    for place in places:
+        again = tessera("gallery", "copy", str(tmp_path / "from"), place)
+        assert again.returncode == 3
+        assert "under another subject, as after a merger" in again.stderr
+        assert "Traceback" not in again.stderr
+
+
 def test_what_the_source_does_not_have_is_reported(tmp_path: Path, url: str) -> None:
     digest = filled(tmp_path / "from", 3)
     with closing(PostgresGallery(url, encoder_digest=digest)) as gallery:
