@@ -109,7 +109,9 @@ def delete_subject(
 @commands.command("merge")
 def merge_subjects(
     subject_id: SubjectArgument,
-    duplicate: Annotated[str, typer.Argument(help="the subject that is the same person; it is gone afterwards")],
+    duplicate: Annotated[
+        str, typer.Argument(help="the subject that is the same person; it is gone afterwards", metavar="DUPLICATE")
+    ],
     collection: CollectionOption = DEFAULT_COLLECTION,
     force: Annotated[
         bool, typer.Option("--force", help="even if they are farther apart than an audit's duplicates")

@@ -253,6 +253,8 @@ def test_a_subject_that_was_enrolled_twice_is_merged(enrolled: Path, people: Pat
     merged = json.loads(run(*merge, "--yes", "--json").stdout)
     assert (merged["duplicate"], len(merged["template_ids"]), len(merged["subject"]["templates"])) == ("ada-2", 1, 3)
     assert "no subject" in run("subjects", "show", "ada-2", "--data-dir", enrolled, code=3).stderr
+    skipped = json.loads(run("enroll", again.parent, "--data-dir", enrolled, "--json").stdout)
+    assert (skipped["skipped"], skipped["enrolled"]) == (1, 0)
     said = run("subjects", "merge", "ada", "grace", "--yes", "--force", "--data-dir", enrolled).stdout
     assert said.startswith("ada has ")
     shown = run("audit", "show", "--subject", "ada-2", "--data-dir", enrolled).stdout
