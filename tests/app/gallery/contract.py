@@ -1178,6 +1178,31 @@ class GalleryContract:
             assert all(reader.result() for reader in readers)
         assert len(gallery.subject("default", "ada").templates) == 16
 
+    def test_no_answer_that_is_stored_during_a_merger_names_the_duplicate(self, gallery: Gallery) -> None:
+        gallery.enroll("default", "ada", [template(axis(0))])
+        rounds = 25
+        barrier = threading.Barrier(2)
+
+        def enrol(number: int) -> None:
+            names = {f"u{number}": "ada-2"}
+            receipt = PendingReceipt(
+                f"k{number}", "f", lambda _, erased: "nobody" if names.keys() <= erased else "ada-2", names
+            )
+            barrier.wait()
+            gallery.enroll("default", "eve", [template(axis(2))], receipt=receipt)
+
+        def merge() -> None:
+            barrier.wait()
+            gallery.merge_subjects("default", "ada", "ada-2")
+
+        with ThreadPoolExecutor(2) as pool:
+            for number in range(rounds):
+                gallery.enroll("default", "ada-2", [template(axis(1), f"u{number}")])
+                for done in [pool.submit(enrol, number), pool.submit(merge)]:
+                    done.result()
+        found = [gallery.receipt(f"k{number}") for number in range(rounds)]
+        assert {receipt.body for receipt in found if receipt is not None} <= {"nobody"}
+
     def test_mergers_in_each_others_way_lose_no_template(self, gallery: Gallery) -> None:
         names = [f"s{number}" for number in range(6)]
         for number, name in enumerate(names):
