@@ -76,7 +76,7 @@ export class Audit {
         button("Save the report", () => this.save(), { class: "quiet" }),
       ),
       this.pairs("Possibly enrolled twice", report.duplicate_count, report.duplicates, "No two subjects are within the default threshold.", (first, second) =>
-        this.changer(`Merge ${first} and ${second}`, () => mergeSubjects(first, second))),
+        this.changer("Merge", () => mergeSubjects(first, second), `Merge ${first} and ${second}`)),
       this.templates("Templates that do not fit their subject", report.outlier_count, report.outliers, "Every template matches the others of its subject.", (found) =>
         `distance to the others ${distance(found.distance)}, threshold ${distance(found.threshold)}`),
       this.templates("Weak templates", report.weak_count, report.weak, "The encoder recognises enough in every template.", (found) =>
@@ -117,10 +117,10 @@ export class Audit {
     ]);
   }
 
-  changer(text, change) {
+  changer(text, change, name = null) {
     const control = button(text, async () => {
       if (await during(control, this.place, change)) this.opened();
-    }, { class: "quiet" });
+    }, { class: "quiet", "aria-label": name });
     return control;
   }
 }
