@@ -63,7 +63,7 @@ def save(page: Page, path: Path, *, whole: bool = True) -> None:
 
 def compared(page: Page) -> None:
     """Two samples, and the decision on them."""
-    page.get_by_role("button", name="Try two samples").click()
+    page.get_by_role("button", name="One person").click()
     expect(page.locator(".axis circle.distance")).to_be_visible()
     expect(page.locator(".result.waiting")).to_have_count(0)
 

@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { button, during, h, modal } from "./dom.js";
 
 const ID = "[A-Za-z0-9][A-Za-z0-9._@:+~\\-]{0,127}";
+const CHARACTERS = "Letters without accents, digits and . _ @ : + ~ -, a letter or digit first";
 const listeners = [];
 let current = "default";
 
@@ -46,7 +47,7 @@ function field() {
 
 async function create(refresh) {
   const id = await modal("New collection", (close) => {
-    const input = h("input", { id: "new-collection", required: true, pattern: ID, spellcheck: "false" });
+    const input = h("input", { id: "new-collection", required: true, pattern: ID, title: CHARACTERS, spellcheck: "false" });
     const place = h("div");
     const add = h("button", { class: "primary" }, "Create");
     const submit = (event) => {
@@ -61,7 +62,7 @@ async function create(refresh) {
         { onsubmit: submit },
         h("label", { for: "new-collection" }, "Name"),
         input,
-        h("p", { class: "hint" }, "Letters without accents, digits and . _ @ : + ~ -"),
+        h("p", { class: "hint" }, CHARACTERS),
         place,
         h("div", { class: "row end" }, button("Cancel", () => close()), add),
       ),

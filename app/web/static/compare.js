@@ -32,7 +32,8 @@ export class Compare {
     this.axis = h("div", { class: "axis" });
     this.slider = h("input", { type: "range", id: "target", min: 0, step: 1, oninput: () => this.moved() });
     this.said = h("output", { for: "target" });
-    this.result = h("div", { class: "card result", hidden: true }, this.verdict, this.axis, this.control());
+    this.target = this.control();
+    this.result = h("div", { class: "card result", hidden: true }, this.verdict, this.axis, this.target);
     panel.append(
       h("p", { class: "intro" }, "Two faces: is it the same person? Nothing is stored."),
       this.both(),
@@ -46,17 +47,23 @@ export class Compare {
     return h(
       "div",
       { class: "row" },
-      button("Try two samples", () => {
-        this.first.sample("eileen-collins.jpg");
-        this.second.sample("eileen-collins-changed.jpg");
-      }),
+      h("span", { class: "hint" }, "Try samples:"),
+      this.samples("One person", "eileen-collins.jpg", "eileen-collins-changed.jpg"),
+      this.samples("Two people", "eileen-collins.jpg", "grace-hopper.jpg"),
     );
+  }
+
+  samples(label, first, second) {
+    return button(label, () => {
+      this.first.sample(first);
+      this.second.sample(second);
+    });
   }
 
   control() {
     return h(
       "div",
-      { class: "control" },
+      { class: "control", hidden: true },
       h("label", { for: "target" }, "How many strangers may pass as the same person? At most ", this.said),
       this.slider,
       h("div", { class: "ends hint" }, h("span", null, "stricter"), h("span", null, "more permissive")),
@@ -96,6 +103,7 @@ export class Compare {
     this.asking = new AbortController();
     const { signal } = this.asking;
     this.result.classList.add("waiting");
+    if (!this.answer) this.verdict.replaceChildren(h("p", { class: "hint" }, "Comparing …"));
     try {
       this.model = await modelInUse();
       this.offer();
@@ -117,6 +125,7 @@ export class Compare {
     this.rates = targets(this.model);
     this.slider.max = this.rates.length - 1;
     this.slider.value = this.rates.indexOf(this.model.target_fmr);
+    this.target.hidden = false;
     this.say();
   }
 
@@ -141,7 +150,7 @@ export class Compare {
         "p",
         { class: "hint" },
         `Distance ${distance(answer.distance)}, threshold ${distance(answer.threshold)}` +
-          (missed === undefined ? "." : `; at this target, ${oneIn(missed)} pairs of photographs of the same person are missed.`),
+          (missed === undefined ? "." : `; at this target, ${oneIn(missed)} pairs of photographs of one person were missed when it was measured.`),
       ),
     );
   }

@@ -3,11 +3,17 @@
 import { call } from "./api.js";
 import { collectionInUse } from "./collection.js";
 import { button, h, problemBox } from "./dom.js";
-import { chosen, clash, dropped, idOf } from "./folders.js";
+import { chosen, clash, dropped, idOf, isId } from "./folders.js";
 import { count, distance } from "./words.js";
 
 const AT_ONCE = 2;
 const SHOWN = 200;
+
+function notAnId(id) {
+  const near = idOf(id);
+  const such = near === null ? "" : `, such as ${near}`;
+  return `“${id}” cannot be a subject id: take letters without accents, digits and . _ @ : + ~ -${such}.`;
+}
 
 /** A name for one request, so that it may be sent again without being done twice. */
 const requestName = () =>
@@ -30,13 +36,13 @@ export class Enrol {
       "div",
       { class: "card" },
       h("h2", null, "Enrol"),
+      this.files,
+      this.folder,
       this.zone,
       h("div", { class: "row" }, this.progress, this.stop),
       this.said,
       this.refused,
       this.alike,
-      this.files,
-      this.folder,
     );
   }
 
@@ -56,7 +62,7 @@ export class Enrol {
       "div",
       { class: "drop" },
       h("p", null, "Drop photographs of one person here, or folders with one person in each."),
-      h("label", { for: "enrol-id" }, "Subject id of photographs without a folder"),
+      h("label", { for: "enrol-id" }, "Subject id (photographs in a folder take its name)"),
       this.subject,
       h(
         "div",
@@ -87,7 +93,9 @@ export class Enrol {
     if (this.running) return "Photographs are being enrolled; wait until that is done.";
     if (items.length === 0) return "There are no photographs in there.";
     const alone = items.some(({ folder }) => folder === null);
-    if (alone && !this.subject.value.trim()) return "Give the subject id of these photographs first: whose are they?";
+    const id = this.subject.value.trim();
+    if (alone && !id) return "Give the subject id of these photographs first: whose are they?";
+    if (alone && !isId(id)) return notAnId(id);
     return clash(items.map(({ folder }) => folder).filter((folder) => folder !== null));
   }
 

@@ -33,6 +33,9 @@ async function walk(entry, folder, found) {
   }
 }
 
+/** Whether the service accepts it as an id. */
+export const isId = (text) => /^[A-Za-z0-9][A-Za-z0-9._@:+~-]{0,127}$/.test(text);
+
 /** An id that the service accepts, made of a name; null if nothing is left of it. */
 export function idOf(name) {
   const plain = name.normalize("NFKD").replace(/\p{M}/gu, "").replace(/[^A-Za-z0-9._@:+~-]+/g, "-");

@@ -20,12 +20,18 @@ export class Identify {
     onCollection(() => this.changed());
   }
 
+  /** Somebody may have been enrolled since. */
+  opened() {
+    if (this.foundNobody) this.changed();
+  }
+
   paste(files) {
     this.photograph.take(files);
   }
 
   async changed() {
     if (!this.result) return;
+    this.foundNobody = false;
     this.asking?.abort();
     this.result.hidden = !this.photograph.chosen;
     if (this.result.hidden) return;
@@ -49,17 +55,21 @@ export class Identify {
   }
 
   tell(answer) {
+    this.foundNobody = answer.reason === "empty_gallery";
     const nearest = answer.candidates[0];
     const parts = [h("div", { class: `verdict ${answer.decision}` }, h("h2", null, headline(answer)))];
     if (answer.reason) parts.push(h("p", null, REASONS[answer.reason]));
     if (nearest) parts.push(h("p", null, howOften(nearest.false_match_rate, nearest.worst_group)));
-    parts.push(h("p", { class: "hint" }, searched(answer)));
+    parts.push(answer.reason === "empty_gallery" ? toPeople() : h("p", { class: "hint" }, searched(answer)));
     if (nearest) parts.push(candidates(answer.candidates));
     this.result.replaceChildren(...parts);
   }
 }
 
-function headline({ decision, subject_id: subject }) {
+const toPeople = () => h("p", null, "Enrol somebody under ", h("a", { href: "#people" }, "People"), " first.");
+
+function headline({ decision, reason, subject_id: subject }) {
+  if (reason === "empty_gallery") return "Nobody to search among";
   if (decision === "match") return `This is ${subject}`;
   return decision === "no_match" ? "Nobody in this collection" : "Cannot say";
 }
@@ -71,18 +81,18 @@ function searched({ gallery_subjects: subjects, false_positive_identification_ra
 }
 
 function candidates(found) {
-  const head = ["subject", "distance", "threshold", "strangers as close", "decision"].map((name, place) =>
-    h("th", { scope: "col", class: place > 0 && place < 3 ? "number" : false }, name),
+  const head = ["subject", "decision", "distance", "threshold", "strangers as close"].map((name, place) =>
+    h("th", { scope: "col", class: place === 2 || place === 3 ? "number" : false }, name),
   );
   const rows = found.map((one) =>
     h(
       "tr",
       { class: one.decision },
       h("th", { scope: "row" }, one.subject_id ?? "(not shown to this key)"),
+      h("td", { class: "decision" }, DECISIONS[one.decision]),
       h("td", { class: "number" }, distance(one.distance)),
       h("td", { class: "number" }, distance(one.threshold)),
       h("td", null, one.false_match_rate ? (one.false_match_rate.at_most ? "at most " : "") + oneIn(one.false_match_rate.value) : "most"),
-      h("td", null, DECISIONS[one.decision]),
     ),
   );
   const table = h("table", null, h("thead", null, h("tr", null, head)), h("tbody", null, rows));

@@ -24,13 +24,14 @@ async function ask(error) {
       if (input.value.trim()) close(input.value.trim());
     };
     return [
-      h("h2", null, "This service asks for a key"),
-      error ? problemBox(error) : null,
+      h("h2", null, error ? "This service asks for a key" : "The key of this tab"),
+      error && currentKey() ? problemBox(error) : null,
       h(
         "form",
         { onsubmit: submit },
         h("label", { for: "key" }, "Key"),
         input,
+        h("p", { class: "hint" }, "Whoever runs the service makes keys with ", h("code", null, "tessera keys create"), "."),
         h("p", { class: "hint" }, "It stays in this tab and is forgotten when the tab is closed."),
         h(
           "div",

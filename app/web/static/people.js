@@ -4,9 +4,11 @@ import { call, modelInUse } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
 import { button, confirmed, during, h, modal } from "./dom.js";
 import { Enrol } from "./enrol.js";
-import { count, date } from "./words.js";
+import { sampleFile } from "./photograph.js";
+import { count, date, day } from "./words.js";
 
 const PAGE = 25;
+const SAMPLE_PEOPLE = ["eileen-collins", "grace-hopper"];
 
 /** Erases a template; true if it was meant and done. */
 export async function eraseTemplate(subject, template) {
@@ -49,12 +51,15 @@ export class People {
   constructor(panel) {
     this.cursors = [null];
     this.enrol = new Enrol(() => this.reload());
-    this.search = h("input", { type: "search", id: "search", maxlength: 128, spellcheck: "false" });
+    this.search = h("input", {
+      type: "search", id: "search", maxlength: 128, spellcheck: "false",
+      oninput: () => this.search.value === "" && this.reload(),
+    });
     this.find = h("button", null, "Find");
     this.list = h("div", { class: "list" });
     this.pages = h("div", { class: "row" });
     panel.append(
-      h("p", { class: "intro" }, "The people of this collection: their ids and templates. No photographs are kept."),
+      h("p", { class: "intro" }, "The people of this collection. A template, 128 numbers, is kept of each photograph; the photograph is not."),
       h("div", { class: "columns" }, this.listCard(), this.enrol.element),
     );
     onCollection(() => this.reload());
@@ -98,14 +103,26 @@ export class People {
 
   async load() {
     const id = this.search.value.trim();
+    this.pages.replaceChildren();
     await during(this.find, this.list, async () => {
       const { weak_below: weakBelow } = await modelInUse();
       const page = id ? await this.one(id) : await this.page();
       this.list.replaceChildren(...page.subjects.map((subject) => this.row(subject, weakBelow)));
-      if (page.subjects.length === 0)
-        this.list.replaceChildren(h("p", { class: "empty" }, "Nobody is enrolled in this collection yet."));
+      if (page.subjects.length === 0) this.list.replaceChildren(...this.nobody());
       this.turnPages(page.next_cursor);
     });
+  }
+
+  nobody() {
+    return [
+      h("p", { class: "empty" }, "Nobody is enrolled in this collection yet."),
+      button("Enrol two sample people", (event) => during(event.target, this.list, () => this.enrolSamples())),
+    ];
+  }
+
+  async enrolSamples() {
+    const files = await Promise.all(SAMPLE_PEOPLE.map((name) => sampleFile(`${name}.jpg`)));
+    await this.enrol.enrol(files.map((file, place) => ({ file, folder: SAMPLE_PEOPLE[place] })));
   }
 
   async one(id) {
@@ -144,7 +161,7 @@ export class People {
         "summary",
         null,
         h("span", { class: "id" }, id),
-        h("span", { class: "hint" }, `${count(templates.length, "template")} · ${date(created)}`),
+        h("span", { class: "hint" }, `${count(templates.length, "template")} · ${day(created)}`),
       ),
       known.length > 0 ? h("p", { class: "hint" }, known.join(" · ")) : null,
       h("ul", { class: "plain" }, templates.map((template) => this.template(subject, template, weakBelow, place))),

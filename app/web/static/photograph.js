@@ -102,15 +102,27 @@ export class PhotographInput {
     this.mean(null);
     if (this.url) URL.revokeObjectURL(this.url);
     this.url = URL.createObjectURL(file);
-    this.picture = h("div", { class: "picture" }, h("img", { src: this.url, alt: `${this.label}: the photograph` }));
+    this.picture = h("div", { class: "picture" }, this.image());
     this.caption = h("div", { class: "caption", "aria-live": "polite" }, h("p", { class: "hint" }, "Looking for faces …"));
     this.body.replaceChildren(this.picture, this.caption, button("Another photograph", () => this.clear(), { class: "quiet" }));
     try {
       const found = await call("POST", "detect", { fields: { image: file } });
       if (turn === this.turn) this.show(found);
     } catch (error) {
-      if (turn === this.turn) this.caption.replaceChildren(problemBox(error));
+      if (turn === this.turn) this.refused(error, file);
     }
+  }
+
+  /** What the browser cannot show, the service may read, and the other way round. */
+  image() {
+    const image = h("img", { src: this.url, alt: `${this.label}: the photograph`, onerror: () => (image.hidden = true) });
+    return image;
+  }
+
+  /** What the service could not do for now may be tried again; what it refuses of a photograph it refuses again. */
+  refused(error, file) {
+    const again = error.status === 0 || error.status === 401 || error.status === 429 || error.status >= 500;
+    this.caption.replaceChildren(problemBox(error), ...(again ? [button("Try again", () => this.load(file), { class: "quiet" })] : []));
   }
 
   show({ width, height, faces }) {
@@ -135,7 +147,7 @@ export class PhotographInput {
   choose(index) {
     const { quality } = this.faces[index];
     this.boxes.forEach((box, place) => box.setAttribute("aria-pressed", String(place === index)));
-    const several = `${count(this.faces.length, "face")}: number ${index + 1} is meant. Choose another one in the picture.`;
+    const several = `${count(this.faces.length, "face")}: the one in the coloured frame is meant. Choose another one in the picture.`;
     const poor = quality.issues.length > 0 ? ` This face is poor: ${issues(quality)}.` : "";
     this.caption.replaceChildren(h("p", { class: "hint" }, (this.faces.length > 1 ? several : "1 face.") + poor));
     this.mean(new Chosen(this.file, this.faces, index));

@@ -1,11 +1,13 @@
 // Numbers of the service in words. Nothing is decided here.
 
 const ENGLISH = new Intl.NumberFormat("en");
-const DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 
 export const distance = (value) => value.toFixed(2);
 export const count = (number, one, many = `${one}s`) => `${ENGLISH.format(number)} ${number === 1 ? one : many}`;
-export const date = (text) => DAY.format(new Date(text));
+export const date = (text) => MOMENT.format(new Date(text));
+export const day = (text) => DAY.format(new Date(text));
 
 /** "1 in 31,000"; from a tenth on, "31 in 100". */
 export function oneIn(rate) {

@@ -32,7 +32,7 @@ def headline(page: Page) -> Locator:
 
 
 def test_two_samples_are_compared(page: Page) -> None:
-    page.get_by_role("button", name="Try two samples").click()
+    page.get_by_role("button", name="One person").click()
     expect(headline(page)).to_have_text("The same person")
     expect(page.locator(".verdict")).to_contain_text("1 stranger in")
     described = re.compile(r"These two faces have a distance of 0\.\d\d; up to \d\.\d\d it is a match\.")
@@ -59,7 +59,7 @@ def test_a_slider_asks_the_service(page: Page, server: Server, ada: bytes, grace
 def test_another_face_of_a_photograph_is_the_one_compared(page: Page, ada: bytes, grace: bytes) -> None:
     choose(page, "First face", "both.jpg", two_faces())
     first = place(page, "First face")
-    expect(first).to_contain_text("2 faces: number 1 is meant")
+    expect(first).to_contain_text("2 faces: the one in the coloured frame is meant")
     choose(page, "Second face", "grace.jpg", grace)
     expect(headline(page)).to_have_text("Not the same person")
     first.get_by_role("button", name="Face 2 of 2").press("Enter")
@@ -71,7 +71,25 @@ def test_another_face_of_a_photograph_is_the_one_compared(page: Page, ada: bytes
 
 def test_what_the_service_refuses_is_shown_as_it_says_it(page: Page) -> None:
     choose(page, "First face", "text.jpg", b"no photograph at all")
-    expect(place(page, "First face").get_by_role("alert")).to_contain_text("JPEG")
+    first = place(page, "First face")
+    expect(first.get_by_role("alert")).to_contain_text("JPEG")
+    expect(first.get_by_role("img")).to_have_count(0)
+    expect(first.get_by_role("button", name="Try again")).to_have_count(0)
+
+
+def test_a_service_that_did_not_answer_is_asked_again(page: Page, ada: bytes) -> None:
+    page.route("**/detect", lambda route: route.abort())
+    choose(page, "First face", "a.jpg", ada)
+    first = place(page, "First face")
+    expect(first.get_by_role("alert")).to_contain_text("The service does not answer")
+    page.unroute("**/detect")
+    first.get_by_role("button", name="Try again").click()
+    expect(first).to_contain_text("1 face.")
+
+
+def test_two_people_are_told_apart(page: Page) -> None:
+    page.get_by_role("button", name="Two people").click()
+    expect(headline(page)).to_have_text("Not the same person")
 
 
 def test_a_photograph_is_taken_with_the_camera(page: Page, ada: bytes) -> None:

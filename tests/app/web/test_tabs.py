@@ -58,9 +58,29 @@ def test_photographs_without_a_folder_need_an_id(page: Page, collection: str, ad
     file: FilePayload = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": ada}
     photographs.set_input_files([file])
     expect(page.get_by_role("alert")).to_contain_text("Give the subject id")
-    page.get_by_label("Subject id of photographs without a folder").fill("ada")
+    page.get_by_label("Subject id (photographs in a folder take its name)").fill("Ada Lovelace")
+    photographs.set_input_files([file])
+    expect(page.get_by_role("alert")).to_contain_text("such as Ada-Lovelace")
+    page.get_by_label("Subject id (photographs in a folder take its name)").fill("ada")
     photographs.set_input_files([file])
     expect(page.get_by_text("1 photograph enrolled, 1 subject; 0 refused.")).to_be_visible()
+
+
+def test_samples_are_enrolled_and_found(page: Page, collection: str) -> None:
+    page.get_by_role("tab", name="Identify").click()
+    panel = page.get_by_role("tabpanel", name="Identify")
+    panel.get_by_role("button", name="Sample: Eileen Collins", exact=True).click()
+    expect(panel.locator("h2")).to_have_text("Nobody to search among")
+    panel.get_by_role("link", name="People").click()
+    page.get_by_role("button", name="Enrol two sample people").click()
+    expect(page.locator(".subject .id")).to_have_text(["eileen-collins", "grace-hopper"])
+    page.get_by_label("Subject id", exact=True).fill("grace-hopper")
+    page.get_by_role("button", name="Find").click()
+    expect(page.locator(".subject .id")).to_have_text(["grace-hopper"])
+    page.get_by_label("Subject id", exact=True).fill("")
+    expect(page.locator(".subject .id")).to_have_text(["eileen-collins", "grace-hopper"])
+    page.get_by_role("tab", name="Identify").click()
+    expect(panel.locator("h2")).to_have_text("This is eileen-collins")
 
 
 def test_templates_are_shown_with_their_quality_and_erased(
@@ -171,11 +191,11 @@ def test_a_merger_that_is_refused_says_why(page: Page, server: Server, collectio
 
 def test_a_collection_is_created(page: Page) -> None:
     page.get_by_role("button", name="New …").click()
-    page.get_by_label("Name").fill("default")
+    page.get_by_label("Name", exact=True).fill("default")
     page.get_by_role("button", name="Create").click()
     expect(page.get_by_role("alert")).to_contain_text("default")
     name = f"c-{uuid.uuid4().hex[:8]}"
-    page.get_by_label("Name").fill(name)
+    page.get_by_label("Name", exact=True).fill(name)
     page.get_by_role("button", name="Create").click()
     expect(page.get_by_label("Collection", exact=True)).to_have_value(name)
 
@@ -197,7 +217,7 @@ def test_a_key_is_asked_for_once_below_a_prefix(browser: Browser, tmp_path: Path
         dialog.get_by_label("Key").fill(KEY)
         dialog.get_by_role("button", name="Use this key").click()
         expect(page.get_by_role("combobox", name="Collection")).to_have_value("default")
-        page.get_by_role("button", name="Try two samples").click()
+        page.get_by_role("button", name="One person").click()
         expect(page.locator(".verdict h2")).to_have_text("The same person")
         page.reload()
         expect(page.get_by_role("combobox", name="Collection")).to_have_value("default")
@@ -227,7 +247,7 @@ def test_no_tab_keeps_anybody_out(
     )
     with watched(context) as page:
         page.goto(server.url)
-        page.get_by_role("button", name="Try two samples").click()
+        page.get_by_role("button", name="One person").click()
         expect(page.locator(".verdict h2")).to_be_visible()
         for name in TABS:
             page.goto(f"{server.url}/#{name}")
