@@ -74,6 +74,7 @@ SwaggerUIBundle({
   plugins: [() => ({ statePlugins: { oas3: { wrapSelectors: { hasUserEditedBody: edited } } } })],
   deepLinking: true,
   tryItOutEnabled: true,
+  defaultModelsExpandDepth: 0,
   validatorUrl: null,
 });
 </script>

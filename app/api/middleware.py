@@ -220,5 +220,7 @@ def add_security_headers(headers: MutableHeaders, *, https: bool) -> None:
 def too_large(most: int) -> RequestError:
     """The error for a body of more bytes."""
     return RequestError(
-        "body_too_large", f"The body is larger than {most} bytes; send fewer or smaller images.", max_body_bytes=most
+        "body_too_large",
+        f"The body is larger than {most / 1e6:.1f} MB ({most} bytes); send fewer or smaller images.",
+        max_body_bytes=most,
     )

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import TesseraError
 
@@ -68,7 +69,7 @@ KINDS: dict[str, ProblemKind] = {
     "unsupported_media_type": ProblemKind(
         415, "Unsupported media type", "Send multipart/form-data or application/json."
     ),
-    "body_too_large": ProblemKind(413, "Body too large", "The body is larger than 33554432 bytes."),
+    "body_too_large": ProblemKind(413, "Body too large", "The body is larger than 33.6 MB (33554432 bytes)."),
     "too_many_images": ProblemKind(413, "Too many images", "At most 16 images are taken in one request."),
     "idempotency_key_reused": ProblemKind(422, "Idempotency key reused", "This key belongs to another request."),
     "idempotency_conflict": ProblemKind(409, "Idempotency conflict", "Another request with this key is under way."),
@@ -129,7 +130,7 @@ KINDS: dict[str, ProblemKind] = {
     "tracing_unavailable": ProblemKind(503, "Tracing unavailable", "A collector is named, but not its packages."),
     "not_ready": ProblemKind(503, "Not ready", "A part of the service does not work; see checks."),
     "not_found": ProblemKind(404, "Not found", "There is nothing at this path; see /docs."),
-    "method_not_allowed": ProblemKind(405, "Method not allowed", "This path does not take this method; see /docs."),
+    "method_not_allowed": ProblemKind(405, "Method not allowed", "This path takes GET, HEAD; see /docs."),
     "internal_error": ProblemKind(500, "Internal error", "Something went wrong; the log has it under this request_id."),
 }
 
@@ -153,6 +154,9 @@ class RequestError(TesseraError):
     def __init__(self, code: str, message: str, **details: Any) -> None:
         super().__init__(message, **details)
         self.code = code
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def invalid_fields(errors: list[dict[str, str]]) -> RequestError:
@@ -221,6 +225,16 @@ def operation_of(request: Request) -> str:
     return str(getattr(request.scope.get("route"), "path", "")).rpartition("/")[2]
 
 
+def methods_of(request: Request) -> str:
+    """The methods that its path takes, all routes considered, as ``Allow`` has them."""
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+
+    return ", ".join(method for method in METHODS if taken(method))
+
+
 def install_problem_handlers(app: FastAPI, refused: Callable[[Sequence[Any]], RequestError]) -> None:
     """Turns every expected exception into a problem; the middleware catches the others.
 
@@ -248,6 +262,10 @@ def install_problem_handlers(app: FastAPI, refused: Callable[[Sequence[Any]], Re
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_body")
         request.state.problem = code
-        response = problem_response(code, KINDS[code].example, request.state.request_id)
-        response.headers.update(error.headers or {})
+        headers, detail = dict(error.headers or {}), KINDS[code].example
+        if code == "method_not_allowed":
+            headers["Allow"] = methods_of(request)
+            detail = f"This path takes {headers['Allow']}; see /docs."
+        response = problem_response(code, detail, request.state.request_id)
+        response.headers.update(headers)
         return response

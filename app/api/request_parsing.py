@@ -190,7 +190,14 @@ def _form_value(name: str, content: bytes, *, file: bool) -> Any:
     if file:
         return content
     if name in FILE_FIELDS:
-        raise invalid_fields([{"field": name, "message": "must be sent as a file (with a filename)"}])
+        raise invalid_fields(
+            [
+                {
+                    "field": name,
+                    "message": f"must be sent as a file (with a filename), such as `curl -F {name}=@photograph.jpg`",
+                }
+            ]
+        )
     text = content.decode()
     if name in JSON_FIELDS:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import ipaddress
 import json
@@ -63,6 +64,7 @@ def serve(
     with refusing():
         settings = load_settings(host, port, data_dir)
         configure_logging(settings.server.log_format, settings.server.log_level)
+        require_address(settings.server)
         tracing = open_tracing()
         open_to_all = require_keys(settings)
         service = build_service(settings)
@@ -119,6 +121,22 @@ def _has_keys(settings: Settings) -> bool:
         return build_authenticator(settings, store).has_keys
     finally:
         store.close()
+
+
+def require_address(server: ServerSettings) -> None:
+    """Ends the command, before anything is opened, if another program listens there or this one may not."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: "is in use. Stop what uses it (`tessera health` says whether it is Tessera), or choose "
+            "another port with --port.",
+            errno.EACCES: "may not be used by this user. Choose a port from 1024 on with --port.",
+        }.get(error.errno or 0, f"cannot be used: {error.strerror}. Look at --host and --port.")
+        raise refuse(f"{server.host}:{server.port} {reason}", ExitCode.CANNOT) from error
 
 
 def require_keys(settings: Settings) -> bool:
@@ -237,6 +255,9 @@ def health(
             typer.echo(response.read(MOST_ANSWER).decode(errors="replace"))
     except urllib.error.HTTPError as error:
         raise refuse(f"{url} is not ready: {error.code}: {_detail(error)}", ExitCode.NO) from error
+    except urllib.error.URLError as error:
+        reason = str(getattr(error.reason, "strerror", None) or error.reason)
+        raise refuse(f"{url} is not ready: {reason}. Is it the right address (--url)?", ExitCode.NO) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise refuse(f"{url} is not ready: {str(error).strip()}", ExitCode.NO) from error
 

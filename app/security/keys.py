@@ -179,6 +179,8 @@ class Authenticator:
             raise Unauthenticated("This key has expired or was revoked; use a new one.")
         if self._fixed is not None and hmac.compare_digest(digest, self._fixed.digest):
             return self._fixed
+        if not self.has_keys:
+            raise Unauthenticated("There is no key here yet: send none, or create one with `tessera keys create`.")
         raise Unauthenticated("This key is not known here; create one with `tessera keys create`.")
 
 

@@ -88,6 +88,9 @@ def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:
     assert client.get("/enroll").headers["allow"] == "POST"
     for method, path in (("GET", "/enroll"), ("DELETE", "/livez"), ("PUT", "/subjects/a"), ("POST", "/metrics")):
         problem(client.request(method, path), 405, "method_not_allowed")
+    response = client.put("/subjects/a")
+    assert response.headers["allow"] == "GET, PATCH, DELETE"
+    assert "GET, PATCH, DELETE" in response.json()["detail"]
 
 
 @pytest.fixture

@@ -21,6 +21,11 @@ def test_a_key_is_found_and_nothing_like_it(store: SecurityStore) -> None:
             authenticator.key_of(wrong)
 
 
+def test_a_key_where_there_are_none_is_refused_with_the_way_out(store: SecurityStore) -> None:
+    with pytest.raises(Unauthenticated, match="send none"):
+        Authenticator(store).key_of("tessera_...")
+
+
 def test_a_key_of_another_installation_is_unknown(store: SecurityStore, tmp_path: Path) -> None:
     _, text = KeyStore(store).create("desk", [Scope.VERIFY])
     other = SecurityStore(tmp_path / "other")
