@@ -52,6 +52,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing some 600 MB of packages into $(VENV); this takes a minute or two."
 	$(PIP) --editable .
 	touch $@
 

@@ -29,7 +29,7 @@ from app.cli import cli
 from app.cli.output import MEANINGS
 from app.decisions import load_calibration
 from app.encoding import load_weights
-from app.settings import DEFAULT_WEIGHTS, Settings
+from app.settings import DEFAULT_WEIGHTS, EncodingSettings, Settings
 from benchmarks import tables
 from benchmarks.peers.report import PARTS
 from benchmarks.peers.results import Results
@@ -137,6 +137,24 @@ def reports() -> dict[str, Report]:
     return dict(sorted(found.items(), key=rate, reverse=True))
 
 
+def in_short() -> Iterator[str]:
+    """What the default encoder and the service come to, for somebody who compares."""
+    name = EncodingSettings().encoder
+    heads, _, row = (line.split("|") for line in markdown_table({name: reports()[name]}).splitlines())
+    found = {head.strip(): cell.strip() for head, cell in zip(heads, row, strict=True)}
+    latency = dict(re.findall(r"^\| (POST .+?) \| ([\d.]+) ", (RESULTS / "latency.md").read_text(), re.MULTILINE))
+    yield "| measured | |"
+    yield "|---|---|"
+    yield f"| LFW, accuracy | {found['LFW accuracy']} % |"
+    yield f"| CFP-FP (a frontal and a profile face), accuracy | {found['CFP-FP']} % |"
+    yield (
+        "| candid photographs of people kept out of training: one person accepted, at a false match rate of 1e-4 | "
+        f"{found['held-out TAR@1e-4']} % |"
+    )
+    yield f"| `/verify` of two photographs, median on two cores | {latency['POST /verify, two photographs']} ms |"
+    yield f"| `/identify` among 10,000 templates, likewise | {latency['POST /identify, 10000 templates']} ms |"
+
+
 def _of_calibration(name: str, make: Callable[..., Iterator[str]]) -> Table:
     def table() -> Iterator[str]:
         directory = DEFAULT_WEIGHTS / name
@@ -164,6 +182,7 @@ def all_tables() -> dict[str, Table]:
         "exit codes": exit_codes,
         "errors": errors_table,
         "errors of connections": connection_errors_table,
+        "in short": in_short,
         "encoders": lambda: iter([markdown_table(reports())]),
         "encoders lfw": lambda: iter([all_pairs_table(reports())]),
         "encoders groups": lambda: iter([groups_table(reports())]),

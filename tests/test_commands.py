@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -45,12 +46,16 @@ NOT_RUN = {
     "pip install 'tessera-face[postgres]'": "installs",
     "export TESSERA_GALLERY__URL=postgresql://tessera@db.example/tessera": "needs a database",
     "export TESSERA_SECURITY__SECRET_FILE=/run/secrets/secret_key": "as the one before",
+    "npx openapi-typescript http://127.0.0.1:8000/openapi.json --default-non-nullable=false "
+    "-o tessera.d.ts": "downloads",
     "tessera serve": "comes after the ones before",
 }
 """Commands that no test runs, and why."""
 
 RUN: dict[str, list[tuple[str, str]]] = {
     "README.md": [
+        ("cp app/web/samples/eileen-collins.jpg ada-1.jpg", ""),
+        ("cp app/web/samples/eileen-collins-changed.jpg ada-2.jpg", ""),
         ("curl -F image=@ada-1.jpg -F subject_id=ada localhost:8000/enroll", '"template_count":1'),
         ("curl -F image=@ada-2.jpg -F subject_id=ada localhost:8000/verify", '"decision":"match"'),
         ("curl -F image=@ada-2.jpg -F reference=@ada-1.jpg localhost:8000/verify", '"decision":"match"'),
@@ -161,6 +166,7 @@ def shell(tmp_path: Path) -> Shell:
 def running(shell: Shell) -> Iterator[Server]:
     with Server(shell.data) as server:
         shell.replaced["localhost:8000"] = server.url.removeprefix("http://")
+        shell.replaced["app/web/samples"] = str(ROOT / "app" / "web" / "samples")
         yield server
 
 
@@ -169,6 +175,23 @@ def running(shell: Shell) -> Iterator[Server]:
 def test_requests(shell: Shell, name: str) -> None:
     for command, expected in RUN[name]:
         assert expected in shell(command)
+
+
+@pytest.mark.usefixtures("running")
+def test_the_answer_that_the_readme_shows_is_the_services(shell: Shell) -> None:
+    [shown] = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    expected = json.loads(shown)
+    asked = [shell(command) for command, _ in RUN["README.md"] if "cp " in command or "reference" in command]
+    answer = json.loads(asked[-1])
+    assert (answer["decision"], answer["criterion"]) == (
+        expected["decision"],
+        answer["criterion"] | expected["criterion"],
+    )
+    for name in ("distance", "threshold"):
+        assert answer[name] == pytest.approx(expected[name], abs=0.02)
+    assert answer["worst_group"].pop("group") == expected["worst_group"].pop("group")
+    for name in ("false_match_rate", "worst_group"):
+        assert answer[name] == pytest.approx(expected[name], rel=0.05)
 
 
 @pytest.mark.usefixtures("running")

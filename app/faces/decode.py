@@ -145,8 +145,8 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
         raise EmptyImageError("The file is empty. Send the photograph itself as JPEG, PNG or WebP.")
     if len(data) > limits.max_bytes:
         raise ImageTooLargeError(
-            f"The file has {len(data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:.1f} MB are taken ({limits.max_bytes} "
-            "bytes). Scale the photograph down.",
+            f"The file has {len(data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:.1f} MB are taken "
+            f"({limits.max_bytes} bytes). Scale the photograph down.",
             bytes=len(data),
             max_bytes=limits.max_bytes,
         )
