@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import norm
 
 from app.decisions.curves import Group
@@ -95,6 +96,9 @@ def accuracy_against_time(points: dict[str, tuple[float, float, float]], path: P
     times = [milliseconds for milliseconds, _, _ in points.values()]
     # Room on the right for the label of the slowest.
     axes.set(xscale="log", xlim=(min(times) / 1.6, 2.2 * max(times)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="milliseconds a face, one thread", ylabel="LFW accuracy, % (± standard error)")
     axes.grid(alpha=0.3)
     _save(path)
