@@ -48,6 +48,11 @@ FILES: dict[str, Callable[[], bytes]] = {
     "PNG, 50 megapixels": partial(attacks.png, SIDE, SIDE, colour=6),
     "PNG, 16 bits, interlaced": partial(attacks.png, SIDE, SIDE, bits=16, colour=6, interlaced=True),
     "WebP, 50 megapixels": partial(attacks.blank_webp, SIDE, SIDE),
+    "AVIF, 50 megapixels": partial(attacks.blank_avif, SIDE, SIDE),
+    "AVIF, 44 megapixels in tiles": partial(attacks.avif_tools, 6, 7),
+    "AVIF, 2,000 frames": partial(attacks.avif_frames, 2000),
+    "AVIF, 3,600 tiles": partial(attacks.avif_grid, 60, 60, tiles=3600),
+    "AVIF, a million boxes": partial(attacks.avif_boxes, 1_000_000),
     "528 faces": lambda: png(tiled(24, 22, 64)),
 }
 

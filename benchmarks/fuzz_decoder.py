@@ -19,6 +19,7 @@ import typer
 from PIL import Image
 
 from app.faces import DecodeLimits, PhotographError, decode
+from app.faces.containers import sniff
 from tests.app.faces import attacks
 from tests.app.faces.conftest import encode
 
@@ -28,6 +29,8 @@ LIMITS = DecodeLimits(max_pixels=4_000_000)
 def seeds() -> list[bytes]:
     """Valid files of every format and variant, and the attacks."""
     image = Image.effect_noise((96, 64), 60).convert("RGB")
+    see_through = image.convert("RGBA")
+    see_through.putalpha(Image.linear_gradient("L").resize(image.size))
     return [
         encode(image, "JPEG"),
         encode(image, "JPEG", progressive=True, subsampling=0),
@@ -41,6 +44,10 @@ def seeds() -> list[bytes]:
         encode(image, "WEBP"),
         encode(image, "WEBP", lossless=True),
         encode(image, "WEBP", save_all=True, append_images=[image.rotate(90)]),
+        encode(image, "AVIF"),
+        encode(image, "AVIF", subsampling="4:4:4", tile_rows=1, tile_cols=1),
+        encode(image.convert("L"), "AVIF"),
+        encode(see_through, "AVIF"),
         *(make() for make in attacks.SMALL.values()),
     ]
 
@@ -57,12 +64,14 @@ def outcome_of(data: bytes) -> str:
 def main(
     minutes: Annotated[float, typer.Option(help="how long", min=0)] = 1.0,
     seconds: Annotated[float, typer.Option(help="longest time for one file", min=0)] = 5.0,
+    only: Annotated[str, typer.Option(help="a format, as JPEG or AVIF; all by default")] = "",
     seed: Annotated[int, typer.Option(help="of the mutations")] = 0,
     out: Annotated[Path, typer.Option(help="where files that fail go")] = Path("runs/fuzz"),
 ) -> None:
     """Prints how many files were decoded or refused, by reason."""
     warnings.simplefilter("ignore")
     rng, files, outcomes, failures, slowest = random.Random(seed), seeds(), Counter[str](), 0, 0.0
+    files = [file for file in files if only in ("", sniff(file))]
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         data = attacks.mutated(rng.choice(files), rng)

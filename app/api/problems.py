@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from app.errors import TesseraError
+from app.faces import FORMATS
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = "retry_after"
@@ -36,7 +37,7 @@ class ProblemKind:
 
 KINDS: dict[str, ProblemKind] = {
     "empty_image": ProblemKind(422, "Empty image", "The image has no bytes; send an encoded photograph."),
-    "unsupported_image_format": ProblemKind(415, "Unsupported image format", "Send a JPEG, PNG or WebP."),
+    "unsupported_image_format": ProblemKind(415, "Unsupported image format", f"Send the photograph as {FORMATS}."),
     "animated_image": ProblemKind(422, "Animated image", "The image has several frames; send one frame."),
     "truncated_image": ProblemKind(422, "Truncated image", "The file ends too early; send it whole."),
     "corrupt_image": ProblemKind(422, "Corrupt image", "The image cannot be decoded; encode it anew."),

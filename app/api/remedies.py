@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from app.faces import FORMATS
+
 
 class Remedy(NamedTuple):
     """What brings an error about, and what ends it."""
@@ -16,7 +18,7 @@ REMEDIES: dict[str, Remedy] = {
     "empty_image": Remedy("The part or field of the photograph has no bytes.", "Send the file itself, not its name."),
     "unsupported_image_format": Remedy(
         "The first bytes are of none of the formats taken; file name and content type do not count.",
-        "Convert it to JPEG, PNG or WebP.",
+        f"Convert it to {FORMATS}. [HEIC](faq.md).",
     ),
     "animated_image": Remedy("The file has several frames.", "Send one frame as a picture of its own."),
     "truncated_image": Remedy("The file ends before its picture does.", "Send all of it; look at the upload's size."),

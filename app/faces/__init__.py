@@ -5,7 +5,7 @@ Knows no HTTP and no database. `FaceFinder` runs all steps; each step is also a 
 
 from app.faces.align import TEMPLATE, align, similarity
 from app.faces.budget import WorkBudget, WorkLimits
-from app.faces.decode import DecodeLimits, decode
+from app.faces.decode import FORMATS, DecodeLimits, decode
 from app.faces.detect import DetectorSettings, FaceDetector, YunetDetector
 from app.faces.errors import (
     AnimatedImageError,
@@ -29,6 +29,7 @@ from app.faces.types import AlignedFace, Box, DetectedFace, Landmarks, Photograp
 
 __all__ = [
     "DOMINANT",
+    "FORMATS",
     "MAX_FACES",
     "TEMPLATE",
     "AlignedFace",

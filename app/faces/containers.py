@@ -32,8 +32,11 @@ _SIGNATURES = (
 )
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"), "HEIC"),
 }
+_GENERAL_BRANDS = frozenset({b"mif1", b"msf1"})
+"""Of any picture in boxes; how it is coded is said by the brands that follow."""
+MAX_BRANDS = 32
 # A marker that decoders stop at, after any fill bytes. They pass over entropy-coded data and the markers that stand
 # alone: TEM, RST0 to RST7, and the codes below SOF0, which are reserved.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
@@ -51,7 +54,22 @@ MAX_OTHER_CHUNKS = 250
 
 
 class ContainerError(ValueError):
-    """A file is made of more parts than any photograph; the message says of how many."""
+    """A file is made unlike any photograph, mostly of too many parts; the message says in what way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What an AVIF file holds.
+
+    Attributes:
+        width: of the picture that is shown, pixels, before it is turned.
+        height: likewise.
+        pixels: of all pictures in the file together: tiles, alpha, thumbnails and gain maps.
+    """
+
+    width: int
+    height: int
+    pixels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +79,30 @@ class Container:
     Attributes:
         complete: whether it reaches the end that its own structure declares.
         scans: of the first picture of a JPEG; 0 for the other formats.
+        pictures: of an AVIF; None for the other formats.
     """
 
     complete: bool
     scans: int = 0
+    pictures: Pictures | None = None
 
 
 def sniff(data: bytes) -> str | None:
     """Name of the format by magic bytes; None if it is not an image."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    if data[4:8] == b"ftyp" and (brand := _BRANDS.get(data[8:12])):
-        return brand
+    if data[4:8] == b"ftyp" and (kind := _branded(data)):
+        return kind
     return next((name for magic, name in _SIGNATURES if data.startswith(magic)), None)
+
+
+def _branded(data: bytes) -> str | None:
+    """By the brand of a file made of boxes, and by the first one that says more if that one is general."""
+    if data[8:12] not in _GENERAL_BRANDS:
+        return _BRANDS.get(data[8:12])
+    end = min(int.from_bytes(data[:4], "big"), len(data), 16 + 4 * MAX_BRANDS)
+    others = (data[at : at + 4] for at in range(16, end, 4))
+    return next((_BRANDS[brand] for brand in others if brand in _BRANDS), "HEIC")
 
 
 def webp_size(data: bytes) -> tuple[int, int]:

@@ -6,20 +6,24 @@ picture is allocated. `decode` raises nothing but a `PhotographError`, whatever 
 ===================================  ==================================================================================
 what comes in                        what comes out
 ===================================  ==================================================================================
-JPEG, PNG, WebP                      decoded; the long side is brought down to ``working_side`` where it is longer
+JPEG, PNG, WebP, AVIF                decoded; the long side is brought down to ``working_side`` where it is longer
 no bytes                             ``empty_image``
 no known magic bytes                 ``unsupported_image_format``
-GIF, TIFF, BMP, HEIC, AVIF, ...      ``unsupported_image_format``; ``details["format"]`` names it
+GIF, TIFF, BMP, HEIC, ...            ``unsupported_image_format``; ``details["format"]`` names it
 too many bytes, pixels, long side    ``image_too_large``
 a side below ``min_side``            ``image_too_small``
-several frames (APNG, WebP)          ``animated_image``
+several frames (APNG, WebP, AVIF)    ``animated_image``
 ends early                           ``truncated_image``
 cannot be decoded                    ``corrupt_image`` (also JPEG variants that libjpeg lacks)
-more scans, segments or chunks than  ``corrupt_image`` (the limits are in ``app.faces.containers`` and below)
-any photograph has
+more scans, segments, chunks or      ``corrupt_image`` (the limits are in ``app.faces.containers``, ``isobmff``, ``av1``
+items than any photograph has        and below)
+AVIF: tiles, alpha, thumbnails,      all their pixels count; whatever is unknown, layered or cropped by its header is
+gain maps                            ``corrupt_image``
 multi-picture JPEG (MPO)             its first picture, which is the photograph
 EXIF orientation 1 to 8              applied; missing, broken or out of range: taken as 1
+AVIF ``irot`` and ``imir``           applied, and the EXIF orientation is not, as the format says
 8-bit RGB, greyscale, 1-bit          RGB; greyscale and 1-bit in three equal channels
+10 and 12 bits a channel (AVIF)      scaled to 8
 16 bits a channel                    the upper 8 bits of each value (v >> 8): scaled, not clipped
 CMYK, YCCK                           RGB, through the embedded profile if there is one; Adobe's inverted inks undone
 palette                              RGB
@@ -35,10 +39,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
-from app.faces import containers
+from app.faces import containers, isobmff
 from app.faces.budget import WorkBudget
 from app.faces.errors import (
     AnimatedImageError,
@@ -61,7 +65,16 @@ _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
+    **({"AVIF": AvifImagePlugin.AvifImageFile} if AvifImagePlugin.SUPPORTED else {}),
 }
+FORMATS = ", ".join([*_OPENERS][:-1]) + " or " + [*_OPENERS][-1]
+"""What is read, as words."""
+_HINTS = {
+    "HEIC": "Send a JPEG: on an iPhone, Settings, Camera, Formats, Most Compatible makes its camera write them, and "
+    "browsers on it convert what they upload where a page asks for JPEG.",
+}
+# Process-wide, as Pillow has it; its default is every core of the machine for each picture.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 2
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -110,7 +123,8 @@ def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False, budget: W
         limits: what is accepted.
         coarse: less detail is enough at first; the photograph's ``more_detail`` says whether any was left out.
         budget: pays for the photograph's pixels, before they are decoded; those of a JPEG are counted as they are
-            decoded without ``coarse``, which for large ones is a quarter or less: so is the time they take.
+            decoded without ``coarse``, which for large ones is a quarter or less: so is the time they take. Of an AVIF,
+            tiles, alpha, thumbnails and gain maps are paid for as well.
 
     Returns:
         The photograph; ``pixels`` is uint8 [H, W, 3], RGB, contiguous and writable. ``scale`` is the ratio of the long
@@ -142,7 +156,7 @@ def decode(data: bytes, limits: DecodeLimits, *, coarse: bool = False, budget: W
 def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
     """Check length and magic bytes; return the name of the format."""
     if not data:
-        raise EmptyImageError("The file is empty. Send the photograph itself as JPEG, PNG or WebP.")
+        raise EmptyImageError(f"The file is empty. Send the photograph itself as {FORMATS}.")
     if len(data) > limits.max_bytes:
         raise ImageTooLargeError(
             f"The file has {len(data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:.1f} MB are taken "
@@ -152,24 +166,45 @@ def _check_bytes(data: bytes, limits: DecodeLimits) -> str:
         )
     kind = containers.sniff(data)
     if kind is None:
-        raise UnsupportedFormatError("The file is not an image. Send a photograph as JPEG, PNG or WebP.")
+        raise UnsupportedFormatError(f"The file is not an image. Send a photograph as {FORMATS}.")
     if kind not in _OPENERS:
-        raise UnsupportedFormatError(
-            f"{kind} files are not read. Convert the photograph to JPEG, PNG or WebP.", format=kind
-        )
+        hint = _HINTS.get(kind, f"Convert the photograph to {FORMATS}.")
+        raise UnsupportedFormatError(f"{kind} files are not read. {hint}", format=kind)
     return kind
 
 
 def _container(data: bytes, kind: str) -> containers.Container:
     """How the file is put together, if it is within the limits."""
     try:
+        if kind == "AVIF":
+            return containers.Container(complete=True, pictures=isobmff.pictures(data))
         return containers.follow(data, kind)
+    except isobmff.CutOffError as error:
+        raise _truncated(kind) from error
+    except isobmff.SequenceError as error:
+        raise AnimatedImageError(f"The {kind} file is animated. Send a single photograph.") from error
     except containers.ContainerError as error:
         raise CorruptImageError(
             f"The {kind} file is not made like a photograph: {error}. "
             "Open it in an image editor and save it again as JPEG or PNG.",
             format=kind,
         ) from error
+
+
+def _pay(pictures: containers.Pictures, limits: DecodeLimits, budget: WorkBudget | None) -> None:
+    """Check and pay for all pictures of a file before its decoder sees any of them."""
+    _check_size(pictures.width, pictures.height, limits)
+    if pictures.pixels > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"The pictures in the file have {pictures.pixels} pixels together; at most {limits.max_pixels} are "
+            "accepted. Scale the photograph down, or save it without transparency and gain map.",
+            width=pictures.width,
+            height=pictures.height,
+            max_pixels=limits.max_pixels,
+            max_side=limits.max_side,
+        )
+    if budget is not None:
+        budget.spend(pictures.pixels)
 
 
 def _decode(
@@ -189,9 +224,13 @@ def _decode(
             raise _truncated(kind)
         if budget is not None:
             budget.spend(size[0] * size[1])
+    if container.pictures is not None:
+        _pay(container.pictures, limits, budget)
     with _OPENERS[kind](io.BytesIO(data)) as image:
         width, height = image.size
         _check_size(width, height, limits)
+        if container.pictures is not None and image.size != (container.pictures.width, container.pictures.height):
+            raise ValueError("the decoder understands the file otherwise")
         if getattr(image, "is_animated", False):
             raise AnimatedImageError(
                 f"The {kind} file is animated. Send a single photograph.", frames=getattr(image, "n_frames", None)
@@ -199,7 +238,7 @@ def _decode(
         divisor = _divisor(image.size, limits.working_side) if kind == "JPEG" else 1
         if kind == "JPEG":
             _check_scans(container.scans, width * height)
-        if kind != "WebP" and budget is not None:
+        if kind not in ("WebP", "AVIF") and budget is not None:
             budget.spend(width * height // divisor**2)
         coarser = _divisor(image.size, limits.coarse_side) if coarse and kind == "JPEG" else divisor
         if coarser > 1:

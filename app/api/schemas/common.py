@@ -16,6 +16,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from app.faces import FORMATS
+
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@:+~-]{0,127}$"
 MAX_TOP_K = 100
 
@@ -48,7 +50,7 @@ Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Image = Annotated[
     bytes,
     BeforeValidator(_decode_image),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "a JPEG, PNG or WebP"}),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": f"a photograph as {FORMATS}"}),
 ]
 Images = Annotated[
     list[Image],

@@ -20,7 +20,7 @@ from app.api.schemas.decisions import (
 )
 from app.api.schemas.faces import ProbeOut
 from app.decisions import Decision, Reason
-from app.faces import FacePolicy
+from app.faces import FORMATS, FacePolicy
 from app.gallery import DEFAULT_COLLECTION, OnConflict
 
 MAX_TOP_K = 100
@@ -64,7 +64,7 @@ class VerifyRequest(_Request, ThresholdChoice):
     model_config = examples.config(examples.VERIFY_REQUEST, examples.VERIFY_SUBJECT_REQUEST)
 
     image: Image
-    reference: Image | None = Field(default=None, description="a second photograph to compare with: JPEG, PNG or WebP")
+    reference: Image | None = Field(default=None, description=f"a second photograph to compare with: {FORMATS}")
     subject_id: Identifier | None = None
     face_policy: FacePolicy = FacePolicy.LARGEST
     target_fmr: Rate | None = Field(

@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { collectionInUse } from "./collection.js";
 import { button, h, problemBox } from "./dom.js";
 import { chosen, clash, dropped, idOf, isId } from "./folders.js";
+import { KINDS } from "./photograph.js";
 import { count, distance } from "./words.js";
 
 const AT_ONCE = 2;
@@ -48,7 +49,7 @@ export class Enrol {
 
   input(kind, label) {
     const input = h("input", {
-      type: "file", class: "hidden", tabindex: "-1", "aria-label": label, ...kind,
+      type: "file", accept: KINDS, class: "hidden", tabindex: "-1", "aria-label": label, ...kind,
       onchange: async () => {
         await this.enrol(chosen(input.files));
         input.value = "";

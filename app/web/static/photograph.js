@@ -6,7 +6,8 @@ import { button, h, problemBox } from "./dom.js";
 import { Chosen } from "./faces.js";
 import { count, issues } from "./words.js";
 
-const KINDS = "image/jpeg,image/png,image/webp";
+// Without HEIC: so Safari on an iPhone converts its photographs to JPEG.
+export const KINDS = "image/jpeg,image/png,image/webp,image/avif";
 
 export const SAMPLES = [
   { file: "eileen-collins.jpg", name: "Eileen Collins" },

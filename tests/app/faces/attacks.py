@@ -9,10 +9,12 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from PIL import Image
 
+from tests.app.faces import boxes
 from tests.app.faces.conftest import encode
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -174,6 +176,84 @@ def blank_webp(width: int, height: int) -> bytes:
     return encode(Image.new("RGB", (width, height)), "WEBP", lossless=True)
 
 
+def noise(side: int, **options: object) -> boxes.Picture:
+    """A square picture of noise as AV1 data."""
+    return boxes.encoded(Image.effect_noise((side, side), 60).convert("RGB"), **options)
+
+
+def avif_declared(width: int, height: int, side: int) -> bytes:
+    """A picture that declares another size than its AV1 data have."""
+    return boxes.avif([noise(side).item(width, height)])
+
+
+def avif_frames(count: int) -> bytes:
+    """The frame of a picture again and again: decoders decode each and show one."""
+    picture = noise(64)
+    return boxes.avif([replace(picture, data=picture.data * count).item(64, 64)])
+
+
+def avif_parts(count: int) -> bytes:
+    """Empty parts, which decoders pass over, before the frame."""
+    picture = noise(64)
+    return boxes.avif([replace(picture, data=b"\x7a\x00" * count + picture.data).item(64, 64)])
+
+
+def avif_items(count: int) -> bytes:
+    """Thumbnails that share their data."""
+    item = noise(64).item(64, 64)
+    length = len(item.data)
+    empty = replace(item, data=b"")
+    return boxes.avif([item, *[empty] * (count - 1)], places=[(0, length)] * count)
+
+
+def avif_grid(rows: int, columns: int, *, tiles: int) -> bytes:
+    """A grid that uses so many pictures in turns."""
+    picture, used = noise(64), rows * columns
+    size = (64 * columns, 64 * rows)
+    shown = boxes.Item(b"grid", boxes.grid(rows, columns, *size), [boxes.ispe(*size), picture.depth])
+    targets = [2 + place % tiles for place in range(used)]
+    return boxes.avif([shown, *[picture.item(64, 64)] * tiles], [(b"dimg", 1, targets)])
+
+
+def avif_circle() -> bytes:
+    """Two grids, each the only tile of the other."""
+    entries = [boxes.ispe(64, 64), noise(64).depth]
+    items = [boxes.Item(b"grid", boxes.grid(1, 1, 64, 64), entries)] * 2
+    return boxes.avif(items, [(b"dimg", 1, [2]), (b"dimg", 2, [1])])
+
+
+def avif_own_alpha() -> bytes:
+    """A picture that is its own alpha."""
+    return boxes.avif([noise(64).item(64, 64, boxes.alpha())], [(b"auxl", 1, [1])])
+
+
+def avif_large_alpha(side: int) -> bytes:
+    """A small picture with large alpha."""
+    alpha = boxes.encoded(Image.new("L", (side, side), 200))
+    return boxes.avif([noise(64).item(64, 64), alpha.item(side, side, boxes.alpha())], [(b"auxl", 2, [1])])
+
+
+def avif_boxes(count: int) -> bytes:
+    """Empty boxes within the one that describes the picture."""
+    return boxes.avif([noise(64).item(64, 64)], more=boxes.box(b"free") * count)
+
+
+def avif_layers() -> bytes:
+    """A picture that says it has several layers."""
+    return boxes.avif([noise(64).item(64, 64, boxes.box(b"a1op", b"\1"))])
+
+
+def avif_tools(rows: int, columns: int) -> bytes:
+    """A grid of tiles of 1024 x 1024 that were made with every tool of the encoder, in full colour resolution."""
+    speckled = Image.effect_noise((300, 300), 90).convert("RGB").resize((1024, 1024))
+    return boxes.tiled(boxes.encoded(speckled, speed=4, quality=75, subsampling="4:4:4"), 1024, rows, columns)
+
+
+def blank_avif(width: int, height: int) -> bytes:
+    """One colour in full colour resolution."""
+    return encode(Image.new("RGB", (width, height), GREY), "AVIF", speed=10, subsampling="4:4:4")
+
+
 SMALL: dict[str, Callable[[], bytes]] = {
     "hidden_scans": partial(hidden_scans, 64, 64, 110),
     "scans_behind_fill": partial(scans_behind_fill, 64, 64, 110),
@@ -194,6 +274,18 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "png_interlaced": partial(png, 64, 48, interlaced=True, colour=2),
     "png_sixteen_bits": partial(png, 64, 48, bits=16, colour=6),
     "blank_webp": partial(blank_webp, 64, 48),
+    "avif_declared": partial(avif_declared, 32, 64, 64),
+    "avif_frames": partial(avif_frames, 2),
+    "avif_parts": partial(avif_parts, 10),
+    "avif_items": partial(avif_items, 5),
+    "avif_grid": partial(avif_grid, 2, 3, tiles=6),
+    "avif_shared_tiles": partial(avif_grid, 2, 3, tiles=2),
+    "avif_circle": avif_circle,
+    "avif_own_alpha": avif_own_alpha,
+    "avif_large_alpha": partial(avif_large_alpha, 128),
+    "avif_boxes": partial(avif_boxes, 10),
+    "avif_layers": avif_layers,
+    "blank_avif": partial(blank_avif, 64, 48),
 }
 """Every attack at a size that costs next to nothing: seeds for the fuzzer."""
 

@@ -36,6 +36,19 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "chunks": partial(attacks.png_chunks, 1_000_000),
     "data chunks": partial(attacks.png_chunks, 1_000_000, b"IDAT"),
     "colour profiles": partial(attacks.png_profiles, 10_000),
+    "AVIF larger than it says": partial(attacks.avif_declared, 64, 64, 2000),
+    "AVIF smaller than it says": partial(attacks.avif_declared, 7000, 7000, 64),
+    "frames": partial(attacks.avif_frames, 2000),
+    "AV1 parts": partial(attacks.avif_parts, 1_000_000),
+    "items": partial(attacks.avif_items, 400),
+    "more items": partial(attacks.avif_items, 1000),
+    "shared tiles": partial(attacks.avif_grid, 40, 200, tiles=20),
+    "many tiles": partial(attacks.avif_grid, 60, 60, tiles=3600),
+    "grids in a circle": attacks.avif_circle,
+    "alpha of its own": attacks.avif_own_alpha,
+    "large alpha": partial(attacks.avif_large_alpha, 2000),
+    "boxes": partial(attacks.avif_boxes, 1_000_000),
+    "layers": attacks.avif_layers,
 }
 
 
@@ -60,6 +73,8 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
     "interlaced": partial(attacks.png, 3000, 2000, interlaced=True, colour=6),
     "sixteen bits": partial(attacks.png, 3000, 2000, bits=16, colour=6),
     "blank WebP": partial(attacks.blank_webp, 5000, 4000),
+    "blank AVIF": partial(attacks.blank_avif, 5000, 4000),
+    "AVIF tiles": partial(attacks.avif_tools, 2, 2),
 }
 
 

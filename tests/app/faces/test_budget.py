@@ -10,6 +10,7 @@ from app.faces import (
     DecodeLimits,
     FaceFinder,
     FacePolicy,
+    ImageTooLargeError,
     TooMuchWorkError,
     WorkBudget,
     WorkLimits,
@@ -64,6 +65,18 @@ def test_a_photograph_is_paid_for_before_it_is_decoded(kind: str) -> None:
     for file in (data, data[:-20] + bytes(20)):
         with pytest.raises(TooMuchWorkError):
             decode(file, DecodeLimits(), budget=WorkBudget(replace(ROOMY, max_pixels=7999)))
+
+
+def test_everything_in_an_avif_is_paid_for() -> None:
+    image = Image.effect_noise((100, 80), 50).convert("RGB")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    data = encode(image, "AVIF")
+    decode(data, DecodeLimits(), budget=WorkBudget(replace(ROOMY, max_pixels=16_000)))
+    for file in (data, data[:-20] + bytes(20)):
+        with pytest.raises(TooMuchWorkError):
+            decode(file, DecodeLimits(), budget=WorkBudget(replace(ROOMY, max_pixels=15_999)))
+    with pytest.raises(ImageTooLargeError, match="together"):
+        decode(data, DecodeLimits(max_pixels=15_999))
 
 
 def test_a_jpeg_that_is_decoded_reduced_costs_what_is_decoded() -> None:

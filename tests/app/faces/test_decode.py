@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from app.faces import (
     decode,
 )
 from app.types import Pixels
+from tests.app.faces import boxes
 from tests.app.faces.conftest import encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
@@ -68,6 +70,8 @@ def close(photograph: Photograph, expected: Image.Image | Pixels, tolerance: flo
         ("PNG", {}, "PNG", 0),
         ("WEBP", {"lossless": True}, "WebP", 0),
         ("WEBP", {"quality": 95}, "WebP", 3),
+        ("AVIF", {"quality": 95}, "AVIF", 2),
+        ("AVIF", {"quality": 95, "subsampling": "4:4:4", "range": "limited"}, "AVIF", 2),
     ],
 )
 def test_formats(kind: str, options: dict[str, object], name: str, tolerance: float) -> None:
@@ -82,6 +86,7 @@ def test_greyscale_and_one_bit() -> None:
     grey = sample().convert("L")
     close(decode(encode(grey, "PNG"), LIMITS), grey.convert("RGB"), 0)
     close(decode(encode(grey, "JPEG", quality=95), LIMITS), grey.convert("RGB"), 2)
+    close(decode(encode(grey, "AVIF", quality=95), LIMITS), grey.convert("RGB"), 2)
     bits = grey.convert("1")
     close(decode(encode(bits, "PNG"), LIMITS), bits.convert("RGB"), 0)
 
@@ -129,6 +134,7 @@ def test_transparency_is_composited_over_white() -> None:
     expected = Image.alpha_composite(white, rgba).convert("RGB")
     close(decode(encode(rgba, "PNG"), LIMITS), expected, 0)
     close(decode(encode(rgba, "WEBP", lossless=True, exact=True), LIMITS), expected, 1)
+    close(decode(encode(rgba, "AVIF", quality=95), LIMITS), expected, 3)
     grey = rgba.convert("LA")
     close(decode(encode(grey, "PNG"), LIMITS), Image.alpha_composite(white, grey.convert("RGBA")).convert("RGB"), 0)
 
@@ -152,6 +158,12 @@ def test_animated_is_refused(kind: str) -> None:
     assert caught.value.details["frames"] == 2
 
 
+def test_an_avif_sequence_is_refused() -> None:
+    data = encode(sample(), "AVIF", save_all=True, append_images=[sample().rotate(90)], duration=100)
+    with pytest.raises(AnimatedImageError):
+        decode(data, LIMITS)
+
+
 def test_multi_picture_jpeg_is_its_first_picture() -> None:
     data = encode(sample(), "MPO", save_all=True, append_images=[Image.new("RGB", (48, 48))], quality=95)
     close(decode(data, LIMITS), sample(), 2)
@@ -162,7 +174,7 @@ def test_empty() -> None:
         decode(b"", LIMITS)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "ICO", "AVIF", "PDF"])
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "ICO", "PDF"])
 def test_known_but_unsupported_formats_are_named(kind: str) -> None:
     with pytest.raises(UnsupportedFormatError) as caught:
         decode(encode(sample(), kind), LIMITS)
@@ -170,10 +182,16 @@ def test_known_but_unsupported_formats_are_named(kind: str) -> None:
     assert kind in caught.value.message
 
 
-@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
-def test_heic_is_named(brand: bytes) -> None:
-    with pytest.raises(UnsupportedFormatError, match="HEIC"):
-        decode(b"\x00\x00\x00\x18ftyp" + brand + bytes(64), LIMITS)
+@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1miaf"])
+def test_heic_is_named_and_the_way_out(brands: bytes) -> None:
+    with pytest.raises(UnsupportedFormatError, match=r"HEIC files are not read.*Most Compatible"):
+        decode(b"\x00\x00\x00\x18ftyp" + brands + bytes(64), LIMITS)
+
+
+def test_an_avif_may_begin_with_a_general_brand() -> None:
+    data = encode(sample(), "AVIF")
+    assert data[8:12] == b"avif"
+    close(decode(data[:8] + b"mif1" + data[12:], LIMITS), sample(), 3)
 
 
 def test_text_is_no_image() -> None:
@@ -182,7 +200,7 @@ def test_text_is_no_image() -> None:
     assert caught.value.details == {}
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_every_prefix_is_refused_or_decoded_and_the_middle_is_truncated(kind: str) -> None:
     data = encode(sample(), kind)
     whole = decode(data, LIMITS).pixels
@@ -228,7 +246,7 @@ def test_byte_limit() -> None:
     assert caught.value.details == {"bytes": len(data), "max_bytes": len(data) - 1}
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_size_guards(kind: str) -> None:
     data = encode(sample(96, 64), kind)
     decode(data, replace(LIMITS, max_pixels=96 * 64, max_side=96, min_side=64))
@@ -268,7 +286,7 @@ def test_decompression_bombs_are_refused_without_a_warning(kind: str) -> None:
             decode(bombs()[kind], LIMITS)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(kind: str, orientation: int) -> None:
     upright = sample(96, 64)
@@ -298,6 +316,34 @@ def turned(upright: Image.Image, orientation: int) -> Image.Image:
     return upright.transpose(inverse[orientation]) if orientation in inverse else upright
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_avif_is_turned_by_its_boxes_and_not_again_by_exif(orientation: int) -> None:
+    # Pillow moves the orientation of EXIF into boxes; cameras write both, some only EXIF, which then does not count.
+    upright = sample(96, 64)
+    tag = b"\x12\x01\x03\x00\x01\x00\x00\x00"
+    tags = b"II*\0\x08\0\0\0\x01\0" + tag + bytes([orientation, 0, 0, 0]) + bytes(4)
+    block = boxes.Item(b"Exif", bytes(4) + tags)
+    moves = whole_boxes(encode(turned(upright, orientation), "AVIF", quality=95, exif=exif(orientation)))
+    picture = boxes.encoded(turned(upright, orientation), quality=95, subsampling="4:4:4")
+    stored = turned(upright, orientation).size
+    both = boxes.avif([picture.item(*stored, *moves), block], [(b"cdsc", 2, [1])])
+    close(decode(both, LIMITS), upright, 2)
+    only_exif = boxes.avif([picture.item(*stored), block], [(b"cdsc", 2, [1])])
+    close(decode(only_exif, LIMITS), turned(upright, orientation), 2)
+
+
+def whole_boxes(file: bytes) -> list[bytes]:
+    return [boxes.whole(file, kind) for kind in (b"irot", b"imir") if kind in file]
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_more_bits_of_an_avif_are_scaled_not_clipped(bits: int) -> None:
+    # Pillow writes 8 bits only.
+    deep = (np.asarray(sample())[..., ::-1] * ((2**bits - 1) / 255)).astype(np.uint16)
+    options = [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, 95]
+    close(decode(cv2.imencode(".avif", deep, options)[1].tobytes(), LIMITS), sample(), 3)
+
+
 @pytest.mark.parametrize(
     "broken", [b"Exif\x00\x00", b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00II*\x00" + b"\xff" * 64]
 )
@@ -309,7 +355,7 @@ def test_orientation_out_of_range_is_ignored() -> None:
     close(decode(encode(sample(), "PNG", exif=exif(77)), LIMITS), sample(), 0)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_large_pictures_are_brought_down_to_the_working_side(kind: str) -> None:
     data = encode(sample(1000, 600), kind, quality=95, exif=exif(6))
     photograph = decode(data, replace(LIMITS, working_side=200))
@@ -342,6 +388,9 @@ def test_icc_profile_is_converted_to_srgb() -> None:
     assert blue > 180
     for ignored in (srgb.tobytes(), lab.tobytes(), b"not a profile", swapped[:200]):
         close(decode(encode(image, "PNG", icc_profile=ignored), LIMITS), image, 0)
+    red, _, blue = decode(encode(image, "AVIF", icc_profile=swapped), LIMITS).pixels[0, 0]
+    assert red < 90
+    assert blue > 180
 
 
 def swap_red_and_blue(profile: bytes) -> bytes:
@@ -372,6 +421,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("PNG", {"exif": exif(3), "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}),
     ("WEBP", {"exif": exif(8)}),
     ("WEBP", {"lossless": True}),
+    ("AVIF", {"exif": exif(6)}),
 ]
 SEEDS = [encode(sample(40, 36), kind, **options) for kind, options in VARIANTS]
 SEEDS += [encode(sample(40, 36).quantize(8), "PNG", transparency=2), encode(sample(40, 36).convert("CMYK"), "JPEG")]
@@ -380,6 +430,7 @@ MAGIC = [
     b"\x89PNG\r\n\x1a\n",
     b"RIFF\x40\x00\x00\x00WEBPVP8X",
     b"\xff\xd8\xff\xe1\x00\x20Exif\x00\x00",
+    b"\x00\x00\x00\x18ftypavif\0\0\0\0avifmif1",
 ]
 
 
