@@ -74,7 +74,7 @@ def main(
     files = [file for file in files if only in ("", sniff(file))]
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
-        data = attacks.mutated(rng.choice(files), rng)
+        data = rng.choice((attacks.mutated, attacks.damaged))(rng.choice(files), rng)
         start = time.monotonic()
         try:
             outcome = outcome_of(data)

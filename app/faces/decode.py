@@ -23,7 +23,7 @@ multi-picture JPEG (MPO)             its first picture, which is the photograph
 EXIF orientation 1 to 8              applied; missing, broken or out of range: taken as 1
 AVIF ``irot`` and ``imir``           applied, and the EXIF orientation is not, as the format says
 8-bit RGB, greyscale, 1-bit          RGB; greyscale and 1-bit in three equal channels
-10 and 12 bits a channel (AVIF)      scaled to 8
+10 and 12 bits a channel (AVIF)      scaled to 8; the curve of HDR stays, which moves an embedding by 0.04
 16 bits a channel                    the upper 8 bits of each value (v >> 8): scaled, not clipped
 CMYK, YCCK                           RGB, through the embedded profile if there is one; Adobe's inverted inks undone
 palette                              RGB

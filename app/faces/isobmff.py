@@ -23,6 +23,8 @@ MAX_BOXES = 1000
 """In one box, or beside each other in the file: every item and every property has one."""
 MAX_EXTENTS = 32
 """Of one item. Encoders write one."""
+MAX_SHARED = 4 * 1024 * 1024
+"""Bytes by which the data of all items may exceed the file. Encoders keep equal tiles once; those are of one colour."""
 
 _ONCE = frozenset({b"hdlr", b"pitm", b"iloc", b"iinf", b"iprp", b"iref", b"idat"})
 _METADATA = frozenset({b"Exif", b"mime", b"uri ", b"tmap"})
@@ -158,7 +160,7 @@ def _read_kinds(data: bytes, box: _Box, meta: _Meta) -> None:
 
 
 def _read_places(data: bytes, box: _Box, idat: _Box | None, meta: _Meta) -> None:
-    """Where the data of each item are, from ``iloc``. No byte of the file may be used more than once."""
+    """Where the data of each item are, from ``iloc``."""
     reader = _Reader(data, box)
     version, _ = reader.version()
     packed = reader.take(2)
@@ -187,7 +189,7 @@ def _read_places(data: bytes, box: _Box, idat: _Box | None, meta: _Meta) -> None
             if end > whole.end:
                 raise CutOffError("the file ends before the data of an item")
             places.append((start, end))
-    if total > len(data):
+    if total > len(data) + MAX_SHARED:
         raise ContainerError("its items share their data")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -98,6 +99,19 @@ def test_the_subject_of_another_collection_is_unknown(enroll: Enroll, client: Te
     problem(client.post("/verify", files=files(ada), data={"subject_id": "ada"}), 404, "subject_not_found")
     form = {"subject_id": "ada", "collection": "staff"}
     assert ok(client.post("/verify", files=files(ada), data=form))["decision"] == "match"
+
+
+def test_an_avif_is_the_same_face_as_the_jpeg_of_it(client: TestClient, ada: bytes) -> None:
+    out = io.BytesIO()
+    collins().save(out, "AVIF", quality=80)
+    answer = ok(client.post("/verify", files=files(ada, reference=out.getvalue())))
+    assert answer["distance"] < 0.05
+
+
+def test_a_heic_is_refused_with_the_way_out(client: TestClient, ada: bytes) -> None:
+    heic = b"\x00\x00\x00\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    refused = problem(client.post("/verify", files=files(heic, reference=ada)), 415, "unsupported_image_format")
+    assert "Most Compatible" in refused["detail"]
 
 
 def test_neither_reference_nor_subject(client: TestClient, ada: bytes) -> None:

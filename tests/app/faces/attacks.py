@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from PIL import Image
 
@@ -176,9 +176,15 @@ def blank_webp(width: int, height: int) -> bytes:
     return encode(Image.new("RGB", (width, height)), "WEBP", lossless=True)
 
 
-def noise(side: int, **options: object) -> boxes.Picture:
+def speckles(side: int) -> Image.Image:
+    """The same noise every time, in colour."""
+    return Image.frombytes("RGB", (side, side), random.Random(side).randbytes(3 * side * side))
+
+
+@cache
+def noise(side: int) -> boxes.Picture:
     """A square picture of noise as AV1 data."""
-    return boxes.encoded(Image.effect_noise((side, side), 60).convert("RGB"), **options)
+    return boxes.encoded(speckles(side), max_threads=1)
 
 
 def avif_declared(width: int, height: int, side: int) -> bytes:
@@ -198,12 +204,12 @@ def avif_parts(count: int) -> bytes:
     return boxes.avif([replace(picture, data=b"\x7a\x00" * count + picture.data).item(64, 64)])
 
 
-def avif_items(count: int) -> bytes:
-    """Thumbnails that share their data."""
-    item = noise(64).item(64, 64)
-    length = len(item.data)
-    empty = replace(item, data=b"")
-    return boxes.avif([item, *[empty] * (count - 1)], places=[(0, length)] * count)
+def avif_items(count: int, padding: int) -> bytes:
+    """Thumbnails that share their data, of which most is a part that decoders pass over."""
+    picture = noise(64)
+    item = replace(picture, data=boxes.padding(padding) + picture.data).item(64, 64)
+    others = [replace(item, data=b"")] * (count - 1)
+    return boxes.avif([item, *others], places=[(0, len(item.data))] * count)
 
 
 def avif_grid(rows: int, columns: int, *, tiles: int) -> bytes:
@@ -245,7 +251,7 @@ def avif_layers() -> bytes:
 
 def avif_tools(rows: int, columns: int) -> bytes:
     """A grid of tiles of 1024 x 1024 that were made with every tool of the encoder, in full colour resolution."""
-    speckled = Image.effect_noise((300, 300), 90).convert("RGB").resize((1024, 1024))
+    speckled = speckles(300).resize((1024, 1024))
     return boxes.tiled(boxes.encoded(speckled, speed=4, quality=75, subsampling="4:4:4"), 1024, rows, columns)
 
 
@@ -277,7 +283,7 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "avif_declared": partial(avif_declared, 32, 64, 64),
     "avif_frames": partial(avif_frames, 2),
     "avif_parts": partial(avif_parts, 10),
-    "avif_items": partial(avif_items, 5),
+    "avif_items": partial(avif_items, 5, 100),
     "avif_grid": partial(avif_grid, 2, 3, tiles=6),
     "avif_shared_tiles": partial(avif_grid, 2, 3, tiles=2),
     "avif_circle": avif_circle,
@@ -307,4 +313,12 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
             out[at:at] = out[at : at + length] * rng.choice((1, 2, 50))
         elif kind == 4 and rng.random() < 0.2:
             del out[max(at, 16) :]
+    return bytes(out)
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """The file with some bytes of its second half changed: its lengths still hold, so that decoders get further."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        out[rng.randrange(len(out) // 2, len(out))] = rng.randrange(256)
     return bytes(out)

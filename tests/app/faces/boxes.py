@@ -30,6 +30,11 @@ def grid(rows: int, columns: int, width: int, height: int) -> bytes:
     return struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height)
 
 
+def padding(size: int) -> bytes:
+    """A part of AV1 data that decoders pass over."""
+    return b"\x7a" + bytes(0x80 | size >> shift & 0x7F for shift in (0, 7, 14)) + bytes([size >> 21]) + bytes(size)
+
+
 @dataclass(frozen=True)
 class Item:
     """One item; its number is its place in the list, from 1."""

@@ -120,6 +120,9 @@ def test_a_face_is_found_in_every_form_of_the_picture(detector: YunetDetector, a
     forms = [
         encode(image, "PNG"),
         encode(image, "WEBP"),
+        encode(image, "AVIF"),
+        encode(image.convert("L"), "AVIF"),
+        encode(rgba, "AVIF"),
         encode(image.convert("L"), "JPEG"),
         encode(image.convert("CMYK"), "JPEG"),
         encode(image.quantize(256), "PNG"),

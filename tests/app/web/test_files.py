@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.decisions import Reason
+from app.faces import FORMATS
 from app.main import create_app, open_security
 from app.recognition.service import RecognitionService
 from app.security.keys import KeyStore, Scope
@@ -36,6 +37,12 @@ def test_the_page_and_its_files_need_no_key_and_what_they_ask_does(client: TestC
             assert client.get(f"/page/{name}").content == asset.content
     for path in ("/model", "/subjects", "/collections"):
         problem(client.get(path), 401, "unauthenticated")
+
+
+def test_the_page_asks_for_the_formats_that_are_read() -> None:
+    asked = re.search(r'KINDS = "([^"]+)"', assets()["photograph.js"].content.decode())
+    assert asked is not None
+    assert asked[1].split(",") == [f"image/{name.lower()}" for name in re.split(", | or ", FORMATS)]
 
 
 def test_every_reason_has_words() -> None:
