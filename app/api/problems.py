@@ -95,7 +95,7 @@ KINDS: dict[str, ProblemKind] = {
     "template_not_found": ProblemKind(404, "Template not found", "The subject 'ada' has no such template."),
     "last_template": ProblemKind(409, "Last template", "A subject keeps at least one template; delete the subject."),
     "unauthenticated": ProblemKind(401, "No valid key", "Send a key: `Authorization: Bearer tessera_...`."),
-    "forbidden": ProblemKind(403, "Not allowed", "This key does not allow delete; use one that was created with it."),
+    "forbidden": ProblemKind(403, "Not allowed", "This key lacks the scope delete; use one that was created with it."),
     "cross_origin": ProblemKind(403, "Another origin", "A web page of another origin sent this request."),
     "unknown_host": ProblemKind(421, "Unknown host", "This name is not one that the service answers to."),
     "rate_limited": ProblemKind(429, "Too many requests", "More than 100/minute for one key; wait 12 s."),

@@ -85,7 +85,7 @@ class Caller:
         """Raises Forbidden unless one of these is allowed."""
         if not self.may(*scopes):
             named = " or ".join(scopes)
-            raise Forbidden(f"This key does not allow {named}; use one that was created with that scope.")
+            raise Forbidden(f"This key lacks the scope {named}; use one that was created with it.")
 
     def sees(self, collection: str) -> bool:
         """Whether this collection may be used."""
