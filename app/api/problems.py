@@ -157,9 +157,6 @@ class RequestError(TesseraError):
         self.code = code
 
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-
-
 def invalid_fields(errors: list[dict[str, str]]) -> RequestError:
     """The error for fields that failed validation, each ``{"field": ..., "message": ...}``; the first few are shown.
 
@@ -224,6 +221,9 @@ def problems(*codes: str, key: bool = True) -> dict[int | str, dict[str, Any]]:
 def operation_of(request: Request) -> str:
     """The last part of the route: ``enroll``, ``verify``."""
     return str(getattr(request.scope.get("route"), "path", "")).rpartition("/")[2]
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def methods_of(request: Request) -> str:
