@@ -88,6 +88,7 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
             crowding=crowding,
             read_url=None if chosen.read_url is None else chosen.read_url.get_secret_value(),
             connections=chosen.connections,
+            audit_seconds=chosen.search_audit_seconds or None,
         )
         return cast(Gallery, gallery)
     return SqliteGallery(

@@ -165,13 +165,7 @@ class Postgres:
             )
             row = connection.execute("SELECT version FROM schema_versions WHERE name = %s", (name,)).fetchone()
             version = 0 if row is None else int(row[0])
-            if version > len(scripts):
-                raise self._unavailable(
-                    PostgresUnavailable(
-                        f"The database {self.place} has schema version {version} of its {name}, but this release knows "
-                        f"versions up to {len(scripts)}. Run the release that wrote it, or a newer one."
-                    )
-                )
+            self._refuse_newer(name, version, len(scripts))
             for script in scripts[version:]:
                 connection.execute(script.encode())
             if version < len(scripts):
@@ -185,6 +179,20 @@ class Postgres:
             then(connection)
 
         self.write(work)
+
+    def check_version(self, connection: Connection, name: str, known: int) -> None:
+        """Raises what ``unavailable`` makes if the part ``name`` of the database is newer than version ``known``."""
+        row = connection.execute("SELECT version FROM schema_versions WHERE name = %s", (name,)).fetchone()
+        self._refuse_newer(name, 0 if row is None else int(row[0]), known)
+
+    def _refuse_newer(self, name: str, version: int, known: int) -> None:
+        if version > known:
+            raise self._unavailable(
+                PostgresUnavailable(
+                    f"The database {self.place} has schema version {version} of its {name}, but this release knows "
+                    f"versions up to {known}. Run the release that wrote it, or a newer one."
+                )
+            )
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

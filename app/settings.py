@@ -212,6 +212,11 @@ class GallerySettings(_Section):
         description="postgresql://... of a standby that searches are sent to; they may miss what was written last",
     )
     connections: PositiveInt = Field(default=16, description="most connections to PostgreSQL of one replica")
+    search_audit_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="PostgreSQL only: how far apart searches of large collections are audited, seconds; 0: never",
+    )
     master_key_file: Path | None = Field(
         default=None,
         description="file with a master key, 64 hexadecimal digits: templates are encrypted at rest; keep it elsewhere",

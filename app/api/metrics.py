@@ -171,8 +171,8 @@ class Metrics:
             registry=self.registry,
         )
         self.memory_limit.set(limit_bytes())
-        self.checkpoints = _Checkpoints()
-        self.registry.register(self.checkpoints)
+        self.gallery = _GalleryCounts()
+        self.registry.register(self.gallery)
 
     def describe(self, **labels: str) -> None:
         """What runs: ``tessera_build_info`` with these labels."""
@@ -207,7 +207,7 @@ class Metrics:
         for part, failure in snapshot.checks.items():
             self.ready.labels(part).set(failure is None)
         self.damaged.set(snapshot.gallery.damaged_subjects)
-        self.checkpoints.latest = snapshot.gallery
+        self.gallery.latest = snapshot.gallery
         self._show_collections(snapshot.collections or ())
         self.files.clear()
         for name, size in snapshot.files.items():
@@ -231,7 +231,7 @@ class Metrics:
         self.encoder_seconds.inc(seconds)
 
 
-class _Checkpoints:
+class _GalleryCounts:
     """Counts that the gallery keeps itself."""
 
     def __init__(self) -> None:
@@ -247,4 +247,19 @@ class _Checkpoints:
             "tessera_gallery_checkpoint_seconds",
             "Time in which the log was moved into the database",
             value=self.latest.checkpoint_seconds,
+        )
+        yield CounterMetricFamily(
+            "tessera_search_audits",
+            "Searches by an approximate index that were made once more over everybody",
+            value=self.latest.search_audits,
+        )
+        yield CounterMetricFamily(
+            "tessera_search_audits_missed",
+            "Audited searches whose nearest subject the index had missed",
+            value=self.latest.search_audits_missed,
+        )
+        yield CounterMetricFamily(
+            "tessera_search_audits_failed",
+            "Audits of searches that were begun in vain: the database did not answer in time",
+            value=self.latest.search_audits_failed,
         )

@@ -77,15 +77,20 @@ class StoredAudit:
 
 @dataclass(frozen=True, slots=True)
 class GalleryStatistics:
-    """What an operator watches; the last two since the gallery was opened.
+    """What an operator watches; all but the first since the gallery was opened.
 
     damaged_subjects: left out of searches now. checkpoints, checkpoint_seconds: how often changes were moved from the
-    log to where they stay, and how long that took in all.
+    log to where they stay, and how long that took in all. search_audits: searches by an approximate index that were
+    made once more over everybody; search_audits_missed: those whose first subject the index had missed;
+    search_audits_failed: those that came to no end.
     """
 
     damaged_subjects: int
     checkpoints: int
     checkpoint_seconds: float
+    search_audits: int = 0
+    search_audits_missed: int = 0
+    search_audits_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

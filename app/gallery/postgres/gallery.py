@@ -13,6 +13,8 @@ from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, Undefined
 from app.crowding import Crowding, NoCrowding
 from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.postgres import audits, queries, receipts
+from app.gallery.postgres.damage import DamageWatch
+from app.gallery.postgres.recall import SearchAuditCounts, SearchAudits
 from app.gallery.postgres.search import EXACT_UP_TO, nearest_subjects
 from app.gallery.postgres.subjects import (
     Maker,
@@ -57,7 +59,6 @@ from app.gallery.records import (
 from app.gallery.sqlite.gallery import utc_now
 from app.gallery.sqlite.migration import shipped_scripts
 from app.gallery.sqlite.ranking import RankedSubject, checked, rank
-from app.gallery.sqlite.templates import Damage, log_damage
 from app.gallery.sqlite.values import dump_metadata, load_metadata
 from app.postgres import RETRY_AFTER_SECONDS, Connection, Postgres, PostgresUnavailable, without_time_limit
 
@@ -92,6 +93,8 @@ class PostgresGallery:
         read_url: of a standby to search in; such searches may miss the last writes.
         connections: most at once, to each of the two.
         exact_up_to: subjects in a collection that are compared one by one.
+        audit_seconds: how far apart searches by the index are audited in the background, see ``SearchAudits``; None:
+            none are.
         clock: returns the current time in UTC.
 
     Raises:
@@ -108,21 +111,26 @@ class PostgresGallery:
         read_url: str | None = None,
         connections: int = CONNECTIONS,
         exact_up_to: int = EXACT_UP_TO,
+        audit_seconds: float | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
         self._clock, self._crowding, self._digest, self._exact_up_to = clock, crowding, encoder_digest, exact_up_to
-        self._logged: set[Damage] = set()
+        self._damage, self._audits = DamageWatch(), None
         self._database = Postgres(url, unavailable, connections=connections)
         self._searched = self._database
         try:
-            self._database.migrate("gallery", shipped_scripts("app.gallery.postgres"), self._open, _require_pgvector)
+            scripts = shipped_scripts("app.gallery.postgres")
+            self._version = len(scripts)
+            self._database.migrate("gallery", scripts, self._open, _require_pgvector)
             if read_url is not None:
                 self._searched = Postgres(read_url, unavailable, connections=connections, read_only=True)
         except BaseException:
             self._database.close()
             raise
+        if audit_seconds is not None:
+            self._audits = SearchAudits(self._searched, exact_up_to, audit_seconds)
 
     def _open(self, connection: Connection) -> None:
         encoder = queries.bind_encoder(connection, self._database.place, self._digest)
@@ -370,7 +378,7 @@ class PostgresGallery:
                 probe,
                 top_k,
                 crowded=crowded,
-                on_damage=self._found_damage,
+                on_damage=self._damage.found,
                 indexed=size.subjects > self._exact_up_to,
             )
         return [_candidate(ranked) for ranked in found]
@@ -383,42 +391,67 @@ class PostgresGallery:
             raise SubjectNotFound(f"There is no subject {subject_id!r} in collection {collection!r}.")
         return _candidate(rank(probe, templates)[0])
 
-    def _found_damage(self, damage: Damage) -> None:
-        if damage not in self._logged:
-            log_damage(damage)
-        self._logged.add(damage)
-
     def statistics(self) -> GalleryStatistics:
-        # Damage is noticed when it is read. Checkpoints are the server's own, see pg_stat_checkpointer.
-        return GalleryStatistics(damaged_subjects=len(self._logged), checkpoints=0, checkpoint_seconds=0.0)
+        # Checkpoints are the server's own, see pg_stat_checkpointer.
+        audits = SearchAuditCounts() if self._audits is None else self._audits.counts
+        return GalleryStatistics(
+            damaged_subjects=self._damage.count,
+            checkpoints=0,
+            checkpoint_seconds=0.0,
+            search_audits=audits.made,
+            search_audits_missed=audits.missed,
+            search_audits_failed=audits.failed,
+        )
 
     def check(self) -> None:
         with self._database.reading() as connection:
+            self._database.check_version(connection, "gallery", self._version)
+            _refuse_old_pgvector(_pgvector(connection))
             broken = queries.broken_indexes(connection)
-        if broken:
-            raise GalleryUnavailable(f"The index {broken[0]} is not valid: REINDEX INDEX {broken[0]} builds it anew.")
+            if broken:
+                raise GalleryUnavailable(
+                    f"The index {broken[0]} is not valid: REINDEX INDEX {broken[0]} builds it anew."
+                )
+            self._damage.review(connection)
         self.search(DEFAULT_COLLECTION, _ANY_PROBE, 1)
+        self._damage.refuse()
 
     def close(self) -> None:
+        if self._audits is not None:
+            self._audits.close()
         self._searched.close()
         self._database.close()
 
 
+def _pgvector(connection: Connection) -> str | None:
+    """The version of pgvector in the database; None without it."""
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    return None if row is None else str(row[0])
+
+
 def _require_pgvector(connection: Connection) -> None:
     """Raises GalleryUnavailable unless pgvector is there or can be installed."""
-    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-    if row is None:
-        try:
-            connection.execute("CREATE EXTENSION vector SCHEMA public")
-        except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
-            raise GalleryUnavailable(
-                f"The database lacks pgvector ({str(error).splitlines()[0]}): install it on the server, and run CREATE "
-                "EXTENSION vector in the database as its superuser."
-            ) from error
+    version = _pgvector(connection)
+    if version is not None:
+        _refuse_old_pgvector(version)
         return
-    if tuple(map(int, str(row[0]).split(".")[:2])) < _OLDEST_PGVECTOR:
+    try:
+        connection.execute("CREATE EXTENSION vector SCHEMA public")
+    except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
         raise GalleryUnavailable(
-            f"pgvector {row[0]} is too old, 0.8 or newer is needed: ALTER EXTENSION vector UPDATE in the database."
+            f"The database lacks pgvector ({str(error).splitlines()[0]}): install it on the server, and run CREATE "
+            "EXTENSION vector in the database as its superuser."
+        ) from error
+
+
+def _refuse_old_pgvector(version: str | None) -> None:
+    if version is None:
+        raise GalleryUnavailable(
+            "pgvector was removed from the database, and with it what subjects are found by: restore a backup."
+        )
+    if tuple(map(int, version.split(".")[:2])) < _OLDEST_PGVECTOR:
+        raise GalleryUnavailable(
+            f"pgvector {version} is too old, 0.8 or newer is needed: ALTER EXTENSION vector UPDATE in the database."
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
+from psycopg.pq import TransactionStatus
+
 from app.embeddings import Embedding
 from app.gallery.postgres.templates import COLUMNS, NEWEST, sound, vector_text
 from app.gallery.sqlite.ranking import SPARE, RankedSubject, is_settled, rank
@@ -79,11 +81,14 @@ def _one_by_one(connection: Connection, collection: int, asked: str, count: int)
 
 
 def _by_index(connection: Connection, collection: int, asked: str, count: int) -> list[tuple[Any, ...]]:
-    # All of it in one go there and back.
+    # All of it in one go there and back, in a transaction of its own unless there is one.
+    alone = connection.info.transaction_status == TransactionStatus.IDLE
     with connection.pipeline():
-        connection.execute("BEGIN")
+        if alone:
+            connection.execute("BEGIN")
         connection.execute(_ONLY_THE_INDEX, (str(max(BREADTH, min(count, MOST_INDEXED))),))
         # Not prepared: a plan that was kept from before might not use the index.
         found = connection.execute(_INDEXED, (asked, collection, asked, count, collection), prepare=False)
-        connection.execute("COMMIT")
+        if alone:
+            connection.execute("COMMIT")
     return found.fetchall()

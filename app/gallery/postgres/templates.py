@@ -25,6 +25,8 @@ from app.gallery.sqlite.values import load_metadata
 from app.postgres import Connection, constant
 
 _BATCH = 2048
+_START = (0, 0)
+"""Before the first subject."""
 
 
 class Row(NamedTuple):
@@ -62,15 +64,21 @@ _ALL = f"""
 def _damage_of(rows: Sequence[Row]) -> Damage | None:
     first = rows[0]
     templates = tuple(
-        r.id for r in rows if not matches(r.digest, r.id, r.subject_id, r.collection, r.encoder, r.embedding, r.norm)
+        r.id
+        for r in rows
+        if r.id is not None and not matches(r.digest, r.id, r.subject_id, r.collection, r.encoder, r.embedding, r.norm)
     )
-    if not templates:
-        try:
-            load_metadata(first.metadata)
-        except ValueError:
-            return Damage(first.subject, first.subject_id, first.collection, ())
-        return None
-    return Damage(first.subject, first.subject_id, first.collection, templates)
+    # Nothing but damage takes a subject's only template from it.
+    sound = not templates and first.id is not None and _has_metadata(first)
+    return None if sound else Damage(first.subject, first.subject_id, first.collection, templates)
+
+
+def _has_metadata(row: Row) -> bool:
+    try:
+        load_metadata(row.metadata)
+    except ValueError:
+        return False
+    return True
 
 
 def by_subject(rows: Iterable[Sequence[Any]]) -> Iterator[list[Row]]:
@@ -258,3 +266,39 @@ def damaged_subjects(connection: Connection) -> Iterator[Damage]:
         for rows in by_subject(cursor.execute(constant(f"{_ALL} ORDER BY s.collection, s.key"))):
             if (damage := _damage_of(rows)) is not None:
                 yield damage
+
+
+# Not inner joins: a reference that is damaged, or templates that are gone, must not hide a subject.
+_REVIEWED = """
+    LEFT JOIN templates t ON t.collection = s.collection AND t.subject = s.key
+    LEFT JOIN collections c ON c.key = s.collection LEFT JOIN encoders e ON e.key = t.encoder
+"""
+
+
+def find_damage(connection: Connection, after: tuple[int, int], limit: int) -> tuple[list[Damage], tuple[int, int]]:
+    """The damaged ones of at most ``limit`` subjects beyond a place, by collection and key; how far that came.
+
+    After the last subject it begins with the first.
+    """
+    subjects = connection.execute(
+        """
+        SELECT collection, key FROM subjects WHERE (collection, key) > (%s, %s) ORDER BY collection, key LIMIT %s
+        """,
+        (*after, limit),
+    ).fetchall()
+    if not subjects:
+        return [], _START
+    query = f"""
+        SELECT {COLUMNS} FROM subjects s {_REVIEWED}
+        WHERE (s.collection, s.key) > (%s, %s) AND (s.collection, s.key) <= (%s, %s) ORDER BY s.key
+    """  # noqa: S608
+    rows = connection.execute(constant(query), (*after, *subjects[-1])).fetchall()
+    damaged = [damage for own in by_subject(rows) if (damage := _damage_of(own)) is not None]
+    return damaged, _START if len(subjects) < limit else subjects[-1]
+
+
+def is_damaged(connection: Connection, damage: Damage) -> bool:
+    """Whether a subject that was damaged still is; one that is gone is not."""
+    query = f"SELECT {COLUMNS} FROM subjects s {_REVIEWED} WHERE c.id = %s AND s.key = %s"  # noqa: S608
+    rows = connection.execute(constant(query), (damage.collection, damage.subject)).fetchall()
+    return any(_damage_of(own) is not None for own in by_subject(rows))
