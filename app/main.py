@@ -46,6 +46,7 @@ from app.recognition.subjects import SubjectService
 from app.security.errors import SecurityStoreUnavailable
 from app.security.keys import Authenticator
 from app.security.lockout import Lockout
+from app.security.rates import LocalRateLimits, RateLimits
 from app.security.store import SecurityStore
 from app.security.trail import AuditTrail
 from app.settings import Settings, listed
@@ -208,6 +209,13 @@ def open_lockout(settings: Settings, store: SecurityStore) -> Lockout:
     return cast(Lockout, kind(store, enabled=settings.security.lockout))
 
 
+def open_rates(settings: Settings, store: SecurityStore) -> RateLimits:
+    """Rates of requests, counted where the keys are."""
+    if settings.gallery.url is None:
+        return LocalRateLimits()
+    return cast(RateLimits, postgres_part("security.shared_rates").SharedRateLimits(store))
+
+
 def build_authenticator(settings: Settings, store: SecurityStore) -> Authenticator:
     """The keys that are accepted. Raises SecurityStoreUnavailable, also for an admin key file without a key."""
     path = settings.security.admin_key_file
@@ -225,7 +233,7 @@ def build_authenticator(settings: Settings, store: SecurityStore) -> Authenticat
     return Authenticator(store, admin_key=key)
 
 
-def build_gate(settings: Settings, authenticator: Authenticator, components: Components) -> Gate:
+def build_gate(settings: Settings, authenticator: Authenticator, rates: RateLimits, components: Components) -> Gate:
     """What every request has to pass."""
     server, security = settings.server, settings.security
     without_keys = "never" if server.beyond_loopback else "without_keys"
@@ -237,7 +245,7 @@ def build_gate(settings: Settings, authenticator: Authenticator, components: Com
         per_address=security.address_rate,
         failed_keys=security.failed_key_rate,
     )
-    return Gate(chosen, authenticator, components.on_thread)
+    return Gate(chosen, authenticator, rates, components.on_thread)
 
 
 def build_components(
@@ -294,7 +302,7 @@ def create_app(
         authenticator = build_authenticator(chosen, store)
         components = build_components(chosen, service or build_service(chosen), metrics, store)
         app.state.components = components
-        app.state.gate = build_gate(chosen, authenticator, components)
+        app.state.gate = build_gate(chosen, authenticator, open_rates(chosen, store), components)
         pruning = asyncio.create_task(_prune_daily(components, chosen.security.audit_days))
         try:
             yield

@@ -6,6 +6,7 @@ import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.types import Scope as AsgiScope
@@ -16,7 +17,8 @@ from app.security.errors import Unauthenticated
 from app.security.keys import Authenticator, Caller, Scope
 from app.security.rates import RateLimits, network_of
 
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
+LIVENESS = "/livez"
+OPEN_PATHS = frozenset({"/", LIVENESS, "/readyz", "/openapi.json", "/docs"})
 OPEN_PREFIXES = ("/docs/", "/page/")
 PROXY_HEADERS = ("x-forwarded-for", "x-real-ip", "forwarded", "via")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -56,11 +58,11 @@ class Gate:
         self,
         settings: GateSettings,
         authenticator: Authenticator,
+        rates: RateLimits,
         run: Callable[[Callable[[], None]], Awaitable[None]],
     ) -> None:
         """``run`` runs a blocking call on a thread."""
-        self._settings, self._authenticator, self._run = settings, authenticator, run
-        self._rates = RateLimits()
+        self._settings, self._authenticator, self._rates, self._run = settings, authenticator, rates, run
         self._refreshed = time.monotonic()
 
     async def admit(self, scope: AsgiScope, headers: Headers) -> Caller:
@@ -68,10 +70,14 @@ class Gate:
         client = scope.get("client")
         address = network_of(client[0]) if client else "unknown"
         if is_open(scope):
+            nobody = Caller(None, frozenset(), frozenset(), address)
+            # Whether the process is alive must not depend on a database.
+            if path_of(scope) == LIVENESS:
+                return nobody
             try:
-                return self._authenticate(headers, address)
+                return await self._authenticate(headers, address)
             except TesseraError:
-                return Caller(None, frozenset(), frozenset(), address)
+                return nobody
         check_single(headers)
         check_host(headers.get("host", ""), self._settings.hosts)
         if scope["method"] not in SAFE_METHODS:
@@ -79,10 +85,19 @@ class Gate:
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
             self._refreshed = time.monotonic()
             await self._run(self._authenticator.refresh)
-        self._rates.hit(self._settings.per_address, "address", address)
-        return self._authenticate(headers, address)
+        await self._count(self._settings.per_address, "address", address)
+        return await self._authenticate(headers, address)
 
-    def _authenticate(self, headers: Headers, address: str) -> Caller:
+    async def _count(self, rate: str | None, kind: str, who: str) -> None:
+        """Counts a request. Raises RateLimited if it is one too many; None is no limit."""
+        if rate is None:
+            return
+        if self._rates.waits:
+            await self._run(partial(self._rates.hit, rate, kind, who))
+        else:
+            self._rates.hit(rate, kind, who)
+
+    async def _authenticate(self, headers: Headers, address: str) -> Caller:
         settings, authorization = self._settings, headers.get("authorization")
         if authorization is None:
             # What came through a proxy did not come from this machine.
@@ -101,15 +116,21 @@ class Gate:
             key = self._authenticator.key_of(text.strip())
         except Unauthenticated:
             # Only wrong keys are counted and refused: others at the same address are not shut out by them.
-            self._rates.hit(settings.failed_keys, "address's wrong keys", address)
+            await self._count(settings.failed_keys, "address's wrong keys", address)
             raise
-        self._rates.hit(key.rate or settings.per_key, "key", key.id)
+        await self._count(key.rate or settings.per_key, "key", key.id)
         return Caller(key.id, key.scopes, key.collections, address)
+
+
+def path_of(scope: AsgiScope) -> str:
+    """The path of a request without the prefix that a proxy has removed."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path
 
 
 def is_open(scope: AsgiScope) -> bool:
     """Whether a path needs no key: health, documentation and the page, all without data."""
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = path_of(scope)
     return scope["method"] in SAFE_METHODS and (path in OPEN_PATHS or path.startswith(OPEN_PREFIXES))
 
 

@@ -71,6 +71,19 @@ CREATE TABLE trail_ends (
 """
 
 
+RATES = """
+-- Requests of a key or an address in the latest window of time and in the one before. A crash of the server forgets
+-- them, as a restart of a single process does; nothing of it waits for the disk. Names are pseudonyms.
+CREATE UNLOGGED TABLE rates (
+    name    bytea PRIMARY KEY,
+    seconds integer NOT NULL,
+    number  bigint NOT NULL,
+    earlier integer NOT NULL,
+    count   integer NOT NULL
+) WITH (fillfactor = 50);
+"""
+
+
 def unavailable(reason: PostgresUnavailable) -> SecurityStoreUnavailable:
     """The security store's error."""
     return SecurityStoreUnavailable(f"Keys and audit trail: {reason}", retry_after=RETRY_AFTER_SECONDS)
@@ -103,7 +116,7 @@ class PostgresSecurityStore(SecurityStore):
         self.url, self._directory, self._secret_file, self._create = url, directory, secret_file, create
         self.database = Postgres(url, unavailable, connections=CONNECTIONS)
         try:
-            self.database.migrate("security", (SCHEMA,), self._open)
+            self.database.migrate("security", (SCHEMA, RATES), self._open)
         except BaseException:
             self.database.close()
             raise

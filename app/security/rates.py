@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
+from typing import Protocol
 
 import limits
 from limits.storage import MemoryStorage
@@ -16,19 +17,39 @@ RATE_PATTERN = r"^[1-9]\d{0,8} ?/ ?(second|minute|hour|day)$"
 """Such as ``100/minute``."""
 
 
-class RateLimits:
+class RateLimits(Protocol):
     """Counts requests over sliding windows. Callable from any thread."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether counting waits for something, so that it is not for the event loop."""
+        ...
+
+    def hit(self, rate: str, kind: str, who: str) -> None:
+        """Counts one request. Raises RateLimited if it is one too many; one that is refused does not count."""
+        ...
+
+
+class LocalRateLimits:
+    """``RateLimits`` of one process, in its memory."""
+
+    waits = False
 
     def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def hit(self, rate: str | None, kind: str, who: str) -> None:
-        """Counts one request. Raises RateLimited if it is one too many; None is no limit."""
-        if rate is None or self._limiter.hit(limits.parse(rate), kind, who):
+    def hit(self, rate: str, kind: str, who: str) -> None:
+        """See ``RateLimits``."""
+        if self._limiter.hit(limits.parse(rate), kind, who):
             return
         reset = self._limiter.get_window_stats(limits.parse(rate), kind, who).reset_time
-        wait = max(1, math.ceil(reset - time.time()))
-        raise RateLimited(f"More than {rate} for one {kind}; wait {wait} s.", retry_after=wait, limit=rate)
+        raise one_too_many(rate, kind, reset - time.time())
+
+
+def one_too_many(rate: str, kind: str, wait: float) -> RateLimited:
+    """The error for a request that has to wait so many seconds."""
+    seconds = max(1, math.ceil(wait))
+    return RateLimited(f"More than {rate} for one {kind}; wait {seconds} s.", retry_after=seconds, limit=rate)
 
 
 def network_of(address: str) -> str:

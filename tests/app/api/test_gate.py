@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from app.api.gate import REFRESH_SECONDS, host_name
 from app.gallery import GalleryUnavailable
@@ -20,6 +21,9 @@ from app.security.keys import KeyStore, Scope
 from app.settings import GallerySettings, SecuritySettings, ServerSettings, Settings
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import files, invalid_field, ok, problem
+from tests.app.postgres import postgres, url
+
+__all__ = ["postgres", "url"]
 
 MakeService = Callable[[Path], RecognitionService]
 
@@ -308,6 +312,31 @@ def test_rates_of_keys_addresses_and_wrong_keys(make_service: MakeService, tmp_p
             last = client.get("/subjects")
         problem(last, 429, "rate_limited")
         ok(client.get("/livez"))
+
+
+@pytest.mark.slow
+def test_replicas_on_one_database_let_one_rate_through(make_service: MakeService, tmp_path: Path, url: str) -> None:
+    security = SecuritySettings(key_rate="6/day", failed_key_rate="4/day", secret_file=tmp_path / "secret.key")
+    shared = [
+        Settings(gallery=GallerySettings(data_dir=tmp_path / name, url=SecretStr(url)), security=security)
+        for name in ("one", "two")
+    ]
+    store = open_security(shared[0])
+    _, key = KeyStore(store).create("door", [Scope.READ])
+    store.close()
+    with ExitStack() as stop:
+        one, two = (
+            stop.enter_context(TestClient(create_app(each, make_service(each.gallery.data_dir)))) for each in shared
+        )
+        for client in (one, two) * 3:
+            ok(client.get("/subjects", headers=bearer(key)))
+        for client in (one, two):
+            problem(client.get("/subjects", headers=bearer(key)), 429, "rate_limited")
+        for client in (one, two) * 2:
+            problem(client.get("/subjects", headers=bearer("wrong")), 401, "unauthenticated")
+        for client in (one, two):
+            problem(client.get("/subjects", headers=bearer("wrong")), 429, "rate_limited")
+        ok(one.get("/livez", headers=bearer("wrong")))
 
 
 @pytest.mark.parametrize(
