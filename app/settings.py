@@ -212,6 +212,13 @@ class GallerySettings(_Section):
         description="postgresql://... of a standby that searches are sent to; they may miss what was written last",
     )
     connections: PositiveInt = Field(default=16, description="most connections to PostgreSQL of one replica")
+    search_breadth: int = Field(
+        default=200,
+        ge=40,
+        le=1000,
+        description="PostgreSQL only: candidates that the index keeps in a search of a large collection "
+        "(hnsw.ef_search); more miss fewer people and take longer",
+    )
     search_audit_seconds: float = Field(
         default=60,
         ge=0,

@@ -82,6 +82,13 @@ class PostgresServer:
         """The same as a URL."""
         return f"postgresql://{SUPERUSER}@/{database}?host={self.directory}"
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server. Raises RuntimeError unless it runs."""
+        if self._process is None:
+            raise RuntimeError("The server does not run.")
+        return self._process.pid
+
     def start(self) -> None:
         """Starts the server and waits until it answers. Raises RuntimeError with its log."""
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]

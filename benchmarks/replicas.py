@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -46,16 +46,24 @@ class Outcome:
 class Replica:
     """One process of the service, which may be killed and started again."""
 
-    def __init__(self, directory: Path, url: str) -> None:
+    def __init__(self, directory: Path, url: str, variables: Mapping[str, str]) -> None:
         self._directory, self.port = directory, free_port()
         self._environment = {
             "TESSERA_GALLERY__URL": url,
             "TESSERA_SECURITY__SECRET_FILE": str(directory.parent / "secret.key"),
             "TESSERA_ENCODING__THREADS": "1",
+            **variables,
         }
         self.url = f"http://127.0.0.1:{self.port}"
         self._opened = ExitStack()
         self._pid: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id. Raises RuntimeError unless it was started."""
+        if self._pid is None:
+            raise RuntimeError("The replica was not started.")
+        return self._pid
 
     def ready(self) -> bool:
         """Whether it answers requests."""
@@ -80,11 +88,11 @@ class Replica:
 
 
 @contextmanager
-def running(number: int, url: str) -> Iterator[list[Replica]]:
-    """So many replicas of the service on one database."""
+def running(number: int, url: str, **variables: str) -> Iterator[list[Replica]]:
+    """So many replicas of the service on one database, with further settings."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stop:
         (Path(folder) / "secret.key").write_text(secrets.token_hex(32))
-        replicas = [Replica(Path(folder) / f"replica-{index}", url) for index in range(number)]
+        replicas = [Replica(Path(folder) / f"replica-{index}", url, variables) for index in range(number)]
         for replica in replicas:
             stop.callback(replica.stop)
             replica.start()

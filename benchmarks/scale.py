@@ -1,168 +1,205 @@
 """The gallery in PostgreSQL at size, and several replicas while processes are killed.
 
     python -m benchmarks.scale search --subjects 100000
+    python -m benchmarks.scale search --subjects 1000000 --spread uniform
+    python -m benchmarks.scale throughput --replicas 1,2,3
     python -m benchmarks.scale kills --seconds 60
 
 The subjects of ``search`` are spread by noise around the centroids of real faces that the crowding is computed with:
-where faces crowd, these do. The embedded gallery, the exact and the indexed search of PostgreSQL take turns with the
-same probes, so that a busy moment of the machine affects all; compare the ratios.
+where faces crowd, these do; or evenly. The embedded gallery, the exact and the indexed search of PostgreSQL take turns
+with the same probes, so that a busy moment of the machine affects all; compare the ratios.
+
+``throughput`` sends photographs over HTTP to one, two and three replicas. Clients, replicas and PostgreSQL share the
+machine: where no processor is idle, more replicas cannot answer more, and the columns say who has the processors.
 """
 
 from __future__ import annotations
 
 import io
-import statistics
+import re
+import secrets
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import matplotlib.cbook
 import numpy as np
-import psycopg
 import skimage.data
 import typer
 from PIL import Image
 
-from app.crowding import COHORT_FILE, Cohort, read_cohort
-from app.embeddings import Vectors
-from app.gallery import Candidate, NewTemplate, SqliteGallery
+from app.crowding import COHORT_FILE, read_cohort
+from app.encoding import load_weights
+from app.gallery import SqliteGallery
 from app.gallery.postgres.gallery import PostgresGallery
-from app.gallery.postgres.templates import compared
-from app.gallery.sqlite import queries
-from app.gallery.sqlite.database import DATABASE_NAME, Database
-from app.gallery.sqlite.digests import template_digest
-from app.gallery.sqlite.templates import insert_templates
+from app.gallery.postgres.search import IndexUse
 from app.settings import EncodingSettings
 from benchmarks.postgres_server import ON_DISK, PostgresServer
+from benchmarks.processes import cpu_seconds, memory_bytes
 from benchmarks.replicas import Load, both, fail_over, running, with_standby
+from benchmarks.scale_fill import (
+    build_index,
+    erase,
+    fill_embedded,
+    fill_postgres,
+    rebuild_index,
+    store_subjects,
+    vacuum,
+)
+from benchmarks.scale_search import (
+    Searched,
+    Spread,
+    Step,
+    costs_table,
+    in_turn,
+    made_up,
+    photographs_of,
+    relation_bytes,
+    searches_table,
+)
+from benchmarks.tables import ResultsOption, show
+from benchmarks.throughput import HEADER, enrol, loads
 
 DIGEST = "sha256:" + "0" * 64
-TOP_K = 5
-BETWEEN, WITHIN = 0.8, 0.45
-"""Length of the noise between a centroid and a subject, and between a subject and a probe of it."""
+SHARED_BUFFERS = "2GB"
+PROGRESS_SECONDS = 30.0
+PROGRESS = """
+    SELECT phase, tuples_done || ' subjects' FROM pg_stat_progress_create_index UNION ALL
+    SELECT 'VACUUM is ' || phase, heap_blks_scanned || ' blocks' FROM pg_stat_progress_vacuum
+"""
 
 commands = typer.Typer(no_args_is_help=True)
 
 
-def spread(random: np.random.Generator, centres: Vectors, noise: float) -> Vectors:
-    """Unit vectors around the given ones, float32 [N, 128]."""
-    moved = centres + noise * random.standard_normal(centres.shape) / np.sqrt(centres.shape[1])
-    scattered: Vectors = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
-    return scattered
+@commands.command()
+def search(
+    subjects: Annotated[int, typer.Option(help="how many are enrolled", min=1000, max=9_000_000)] = 100_000,
+    probes: Annotated[int, typer.Option(help="searches of the embedded gallery and by the index", min=20)] = 3000,
+    exact_probes: Annotated[int, typer.Option(help="of these, one by one in PostgreSQL", min=20)] = 50,
+    spread: Annotated[Spread, typer.Option(help="where subjects lie")] = Spread.CENTROIDS,
+    erased: Annotated[float, typer.Option(help="share that is erased in the end; 0: none", min=0, max=0.5)] = 0.1,
+    reindex: Annotated[bool, typer.Option("--reindex", help="build the index anew before VACUUM")] = False,
+    results: ResultsOption = None,
+) -> None:
+    """Latency and recall of searches, time to build the index, disk and memory, time of VACUUM after erasures."""
+    random = np.random.default_rng(0)
+    cohort = read_cohort(EncodingSettings().directory / COHORT_FILE)
+    vectors = made_up(random, subjects, spread, cohort)
+    asked = photographs_of(random, vectors, probes)
+    settings = {"shared_buffers": SHARED_BUFFERS, "max_wal_size": "16GB", "autovacuum": "off"}
+    with PostgresServer(settings, on=ON_DISK) as server, tempfile.TemporaryDirectory() as folder:
+        work = Work(server)
+        work.step("storing", partial(store_subjects, server.url(), vectors, cohort, DIGEST))
+        work.step("building the vector index", partial(build_index, server.url()))
+        disk = relation_bytes(server)
+        fill_embedded(Path(folder), vectors, cohort, DIGEST)
+        work.report("the embedded gallery has the same")
+        with (
+            closing(SqliteGallery(Path(folder), encoder_digest=DIGEST, crowding=cohort)) as embedded,
+            closing(
+                PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort, index=IndexUse(2**60))
+            ) as exact,
+            closing(
+                PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort, index=IndexUse(0))
+            ) as indexed,
+        ):
+            galleries: dict[str, tuple[Searched, int]] = {
+                "embedded": (embedded, probes),
+                "PostgreSQL, one by one": (exact, exact_probes),
+                "PostgreSQL, index": (indexed, probes),
+            }
+            found = in_turn(galleries, asked)
+            memory = memory_bytes(server.pid)
+        work.report(f"{probes} searches")
+        if erased:
+            work.step(f"erasing {erased:.0%}", partial(erase, server.url(), erased))
+            if reindex:
+                work.step("REINDEX", partial(rebuild_index, server.url()))
+            work.step(f"VACUUM after erasing {erased:.0%}", partial(vacuum, server.url()))
+    lines = [*searches_table(found), "", *costs_table(subjects, disk, memory, work.steps)]
+    show(lines, f"scale-search-{spread}-{subjects}", results)
 
 
-def fill_postgres(server: PostgresServer, vectors: Vectors, cohort: Cohort) -> float:
-    """Stores a subject for each vector, then builds the index; the seconds that took."""
-    PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort).close()
-    now, count = datetime.now(UTC), len(vectors)
-    with psycopg.connect(server.url(), options="-c search_path=tessera,public", autocommit=True) as connection:
-        connection.execute("DROP INDEX subjects_mean")
-        with connection.cursor() as cursor:
-            columns = "collection, key, id, metadata, created_at, updated_at, fused, crowding, mean"
-            with cursor.copy(f"COPY subjects ({columns}) FROM STDIN".encode()) as copy:
-                for number, vector in enumerate(vectors):
-                    found = compared(vector[np.newaxis], cohort)
-                    row = (1, number, f"s{number}", "{}", now, now, found.fused, found.crowding, found.mean)
-                    copy.write_row(row)
-            with cursor.copy(
-                b"COPY templates (id, collection, subject, encoder, embedding, norm, digest, created_at) FROM STDIN"
-            ) as copy:
-                for number, vector in enumerate(vectors):
-                    name, subject, data = f"t{number}", f"s{number}", vector.tobytes()
-                    digest = template_digest(name, subject, "default", DIGEST, data, 10.0)
-                    copy.write_row((name, 1, number, 1, data, 10.0, digest, now))
-        connection.execute("INSERT INTO sizes VALUES (1, 0, 1, %s, %s)", (count, count))
-        connection.execute("ANALYZE")
-        connection.execute("SET maintenance_work_mem = '1GB'")
-        began = time.perf_counter()
-        connection.execute(
-            "CREATE INDEX subjects_mean ON subjects USING hnsw (mean halfvec_ip_ops) "
-            "WITH (m = 16, ef_construction = 100)"
-        )
-        return time.perf_counter() - began
+class Work:
+    """What a server is made to do, with its times; progress goes to standard error."""
 
+    def __init__(self, server: PostgresServer) -> None:
+        self._server, self._began = server, time.monotonic()
+        self.steps: list[Step] = []
 
-def fill_embedded(directory: Path, vectors: Vectors, cohort: Cohort) -> None:
-    """The same subjects in a data directory."""
-    SqliteGallery(directory, encoder_digest=DIGEST, crowding=cohort).close()
-    now = datetime.now(UTC)
-    with closing(Database(directory / DATABASE_NAME)) as database, database.writing() as connection:
-        collection = queries.collection_key(connection, "default")
-        encoder = queries.bind_encoder(connection, directory, DIGEST)
-        for number, vector in enumerate(vectors):
-            subject = queries.insert_subject(connection, collection, f"s{number}", "{}", now)
-            insert_templates(connection, subject, [NewTemplate(f"t{number}", vector, 10.0)], encoder, now)
-        database.commit()
+    def report(self, done: str) -> None:
+        """Says what has been done by now."""
+        typer.echo(f"{time.monotonic() - self._began:6.0f} s: {done}", err=True)
 
+    def step(self, name: str, do: Callable[[], object]) -> None:
+        """Does something and notes what it took."""
+        began, used = time.monotonic(), cpu_seconds([self._server.pid])
+        with self._following():
+            do()
+        taken = Step(name, time.monotonic() - began, cpu_seconds([self._server.pid]) - used)
+        self.steps.append(taken)
+        self.report(f"{name} took {taken.seconds:.0f} s, {taken.processor:.0f} s of processor time")
 
-def sizes(server: PostgresServer) -> dict[str, int]:
-    """Bytes on disk, by what they are for."""
-    query = """
-        SELECT CASE WHEN i.relname LIKE '%mean%' THEN 'vector index' WHEN t.relname LIKE 'subjects%' THEN 'subjects'
-               ELSE t.relname END, SUM(pg_relation_size(i.oid))::bigint
-        FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace AND n.nspname = 'tessera'
-        JOIN LATERAL (SELECT t.oid, t.relname UNION SELECT indexrelid, indexrelid::regclass::text FROM pg_index
-                      WHERE indrelid = t.oid) i ON TRUE
-        WHERE t.relkind = 'r' GROUP BY 1 HAVING SUM(pg_relation_size(i.oid)) > 1000000 ORDER BY 2 DESC
-    """
-    return {str(name): int(str(size)) for name, size in server.execute(query)}
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        """Reports twice a minute how far it is."""
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(PROGRESS_SECONDS):
+                for phase, done in self._server.execute(PROGRESS):
+                    self.report(f"{phase}: {done}")
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @commands.command()
-def search(
-    subjects: Annotated[int, typer.Option(help="how many are enrolled", min=1000)] = 100_000,
-    probes: Annotated[int, typer.Option(help="how many searches of each gallery", min=10)] = 200,
+def throughput(
+    replicas: Annotated[
+        str, typer.Option(help="how many processes of the service, one number after the other")
+    ] = "1,2,3",
+    clients: Annotated[int, typer.Option(help="requests under way at once", min=1)] = 8,
+    seconds: Annotated[int, typer.Option(help="of each load", min=1, max=500)] = 60,
+    subjects: Annotated[int, typer.Option(help="how many are enrolled", min=1000, max=9_000_000)] = 20_000,
+    results: ResultsOption = None,
 ) -> None:
-    """Latency and recall of searches, time to build the index, bytes on disk."""
-    random = np.random.default_rng(0)
-    cohort = read_cohort(EncodingSettings().directory / COHORT_FILE)
-    centres = cohort.centroids[random.integers(len(cohort.centroids), size=subjects)]
-    vectors = spread(random, centres, BETWEEN)
-    asked = spread(random, vectors[random.integers(subjects, size=probes)], WITHIN)
-    with PostgresServer({"shared_buffers": "2GB"}, on=ON_DISK) as server, tempfile.TemporaryDirectory() as folder:
-        seconds = fill_postgres(server, vectors, cohort)
-        typer.echo(f"{subjects} subjects, {len(cohort.centroids)} centroids; index built in {seconds:.0f} s")
-        for name, size in sizes(server).items():
-            typer.echo(f"{name}: {size / subjects * 1e6 / 2**30:.2f} GiB per million")
-        fill_embedded(Path(folder), vectors, cohort)
-        with (
-            closing(SqliteGallery(Path(folder), encoder_digest=DIGEST, crowding=cohort)) as embedded,
-            closing(PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort, exact_up_to=2**60)) as exact,
-            closing(PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort, exact_up_to=0)) as indexed,
-        ):
-            compare({"embedded": embedded, "PostgreSQL, exact": exact, "PostgreSQL, index": indexed}, asked)
-
-
-def compare(galleries: dict[str, SqliteGallery | PostgresGallery], asked: Vectors) -> None:
-    """Prints a table; recall is against the first gallery, which compares all."""
-    times: dict[str, list[float]] = {name: [] for name in galleries}
-    answers: dict[str, list[list[Candidate]]] = {name: [] for name in galleries}
-    for probe in asked:
-        for name, gallery in galleries.items():
-            began = time.perf_counter()
-            answers[name].append(gallery.search("default", probe, TOP_K))
-            times[name].append(1000 * (time.perf_counter() - began))
-    truth = next(iter(answers.values()))
-    typer.echo(
-        "| gallery | median, ms | 95th percentile, ms | first is the same | of the first five | distances differ by |"
-    )
-    typer.echo("|---|---|---|---|---|---|")
-    for name, found in answers.items():
-        first = statistics.mean(a[0].subject_id == b[0].subject_id for a, b in zip(found, truth, strict=True))
-        apart = max(abs(a[0].distance - b[0].distance) for a, b in zip(found, truth, strict=True))
-        five = statistics.mean(
-            len({c.subject_id for c in a} & {c.subject_id for c in b}) / TOP_K
-            for a, b in zip(found, truth, strict=True)
-        )
-        ordered = sorted(times[name][5:])
-        typer.echo(
-            f"| {name} | {statistics.median(ordered):.1f} | {ordered[int(0.95 * len(ordered))]:.1f} | {first:.4f} | "
-            f"{five:.4f} | {apart:.1e} |"
-        )
+    """Answers a second of /identify and /verify of several replicas, and whose processor time that takes."""
+    counts = [int(count) for count in replicas.split(",")]
+    directory = EncodingSettings().directory
+    encoder, cohort = load_weights(directory).sha256, read_cohort(directory / COHORT_FILE)
+    # One of them is enrolled by the service.
+    vectors = made_up(np.random.default_rng(0), subjects - 1, Spread.UNIFORM, cohort)
+    lines = [HEADER, re.sub(r"[^|]+", "---", HEADER)]
+    with (
+        PostgresServer({"shared_buffers": SHARED_BUFFERS}, on=ON_DISK) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        fill_postgres(server.uri(), vectors, cohort, encoder)
+        photograph = Path(folder) / "face.jpg"
+        photograph.write_bytes(photographs()[0])
+        # The database remembers the secret that its keys were begun with.
+        secret = Path(folder) / "secret.key"
+        secret.write_text(secrets.token_hex(32))
+        # Any of them may use all cores, as a service does unless it is told otherwise.
+        variables = {"TESSERA_SECURITY__SECRET_FILE": str(secret), "TESSERA_ENCODING__THREADS": "0"}
+        for count in counts:
+            with running(count, server.uri(), **variables) as processes:
+                enrol(processes[0], photograph)
+                for measured in loads(processes, server.pid, photograph, clients, seconds):
+                    lines.append(measured.row())
+                    typer.echo(lines[-1], err=True)
+    show(lines, "scale-throughput", results)
 
 
 def photographs() -> list[bytes]:

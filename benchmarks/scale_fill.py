@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from app.gallery.sqlite.templates import insert_templates
 from app.openvino import available_cores
 
 NORM = 10.0
+MAINTENANCE_MEMORY = "2GB"
 INDEX = "USING hnsw (mean halfvec_ip_ops) WITH (m = 16, ef_construction = 100)"
 """As the schema has it."""
 _BATCH = 20_000
@@ -56,19 +56,21 @@ _TEMPLATES: dict[str, str | tuple[str, int]] = {
     "digest": ("u1", DIGEST_SIZE),
     "created_at": ">i8",
 }
-Report = Callable[[str], None]
 
 
-def fill_postgres(
-    url: str, vectors: Vectors, crowding: Crowding, digest: str, report: Report = lambda _: None, index: str = INDEX
-) -> float:
-    """Stores a subject for each vector in an empty database, then builds the index; the seconds that the index took.
+def fill_postgres(url: str, vectors: Vectors, crowding: Crowding, digest: str, index: str = INDEX) -> None:
+    """Stores a subject for each vector in an empty database, then builds the index.
 
-    url: of a superuser. digest: of the encoder. report: is told what has been done. index: how to build it.
+    url: of a superuser. digest: of the encoder. index: how to build it.
     """
+    store_subjects(url, vectors, crowding, digest)
+    build_index(url, index)
+
+
+def store_subjects(url: str, vectors: Vectors, crowding: Crowding, digest: str) -> None:
+    """Stores a subject for each vector, and drops the index that they are found by."""
     PostgresGallery(url, encoder_digest=digest, crowding=crowding).close()
-    began = time.perf_counter()
-    with psycopg.connect(url, options="-c search_path=tessera,public", autocommit=True) as connection:
+    with _connected(url) as connection:
         connection.execute("DROP INDEX subjects_mean")
         # Without the checks of foreign keys.
         connection.execute("SET session_replication_role = replica")
@@ -77,14 +79,40 @@ def fill_postgres(
         connection.execute("INSERT INTO sizes VALUES (1, 0, 1, %s, %s)", (len(vectors), len(vectors)))
         connection.execute("SELECT setval('subject_keys', %s)", (len(vectors),))
         connection.execute("ANALYZE")
-        report(f"{len(vectors)} subjects stored in {time.perf_counter() - began:.0f} s")
-        connection.execute("SET maintenance_work_mem = '2GB'")
-        connection.execute(f"SET max_parallel_maintenance_workers = {available_cores()}".encode())
-        began = time.perf_counter()
+
+
+def build_index(url: str, index: str = INDEX) -> None:
+    """Builds the index with all cores."""
+    with _connected(url) as connection:
         connection.execute(f"CREATE INDEX subjects_mean ON subjects {index}".encode())
-        seconds = time.perf_counter() - began
-    report(f"index built in {seconds:.0f} s")
-    return seconds
+
+
+def rebuild_index(url: str) -> None:
+    """Builds all partitions of the index anew, with all cores, while searches use the old ones."""
+    with _connected(url) as connection:
+        connection.execute("REINDEX INDEX CONCURRENTLY subjects_mean")
+
+
+def erase(url: str, share: float) -> int:
+    """Erases a share of all subjects; how many."""
+    with _connected(url) as connection:
+        return connection.execute("DELETE FROM subjects WHERE key %% %s = 0", (max(1, round(1 / share)),)).rowcount
+
+
+def vacuum(url: str) -> None:
+    """Has the places of what was erased freed."""
+    with _connected(url) as connection:
+        connection.execute("VACUUM subjects, templates")
+
+
+def _connected(url: str) -> psycopg.Connection:
+    settings = {
+        "search_path": "tessera,public",
+        "maintenance_work_mem": MAINTENANCE_MEMORY,
+        "max_parallel_maintenance_workers": available_cores(),
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    return psycopg.connect(url, options=options, autocommit=True)
 
 
 def _copy(

@@ -15,7 +15,7 @@ from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.postgres import audits, queries, receipts
 from app.gallery.postgres.damage import DamageWatch
 from app.gallery.postgres.recall import SearchAuditCounts, SearchAudits
-from app.gallery.postgres.search import EXACT_UP_TO, nearest_subjects
+from app.gallery.postgres.search import IndexUse, nearest_subjects
 from app.gallery.postgres.subjects import (
     Maker,
     SubjectRecord,
@@ -92,9 +92,7 @@ class PostgresGallery:
         crowding: computes the crowding of embeddings; values stored with another cohort are recomputed.
         read_url: of a standby to search in; such searches may miss the last writes.
         connections: most at once, to each of the two.
-        exact_up_to: subjects in a collection that are compared one by one.
-        audit_seconds: how far apart searches by the index are audited in the background, see ``SearchAudits``; None:
-            none are.
+        index: which searches use the index, and how.
         clock: returns the current time in UTC.
 
     Raises:
@@ -110,13 +108,12 @@ class PostgresGallery:
         crowding: Crowding = NoCrowding(),  # noqa: B008
         read_url: str | None = None,
         connections: int = CONNECTIONS,
-        exact_up_to: int = EXACT_UP_TO,
-        audit_seconds: float | None = None,
+        index: IndexUse = IndexUse(),  # noqa: B008
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
-        self._clock, self._crowding, self._digest, self._exact_up_to = clock, crowding, encoder_digest, exact_up_to
+        self._clock, self._crowding, self._digest, self._index = clock, crowding, encoder_digest, index
         self._damage, self._audits = DamageWatch(), None
         self._database = Postgres(url, unavailable, connections=connections)
         self._searched = self._database
@@ -129,8 +126,8 @@ class PostgresGallery:
         except BaseException:
             self._database.close()
             raise
-        if audit_seconds is not None:
-            self._audits = SearchAudits(self._searched, exact_up_to, audit_seconds)
+        if index.audit_seconds is not None:
+            self._audits = SearchAudits(self._searched, index)
 
     def _open(self, connection: Connection) -> None:
         encoder = queries.bind_encoder(connection, self._database.place, self._digest)
@@ -379,7 +376,7 @@ class PostgresGallery:
                 top_k,
                 crowded=crowded,
                 on_damage=self._damage.found,
-                indexed=size.subjects > self._exact_up_to,
+                breadth=self._index.breadth if size.subjects > self._index.larger_than else None,
             )
         return [_candidate(ranked) for ranked in found]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from app.embeddings import Embedding
 from app.errors import TesseraError
-from app.gallery.postgres.search import nearest_subjects
+from app.gallery.postgres.search import IndexUse, nearest_subjects
 from app.gallery.postgres.templates import stored_rows
 from app.gallery.sqlite.ranking import vectors_of
 from app.gallery.sqlite.templates import Damage
@@ -50,11 +50,11 @@ def photograph_like(template: Embedding, random: np.random.Generator) -> Embeddi
     return made
 
 
-def audit_search(database: Postgres, larger_than: int, random: np.random.Generator) -> bool | None:
+def audit_search(database: Postgres, index: IndexUse, random: np.random.Generator) -> bool | None:
     """Searches once for everybody near a made-up probe and once by the index, in one state of the database.
 
-    Whether the index gave the nearest subject, or one as near. None: no collection has more than ``larger_than``
-    subjects, another replica is at it, or the subject that was drawn is damaged. Raises GalleryUnavailable.
+    Whether the index gave the nearest subject, or one as near. None: no collection is large enough for
+    the index, another replica is at it, or the subject that was drawn is damaged. Raises GalleryUnavailable.
     """
     with database.snapshot() as connection:
         # One core of the server at most, and not for ever.
@@ -66,14 +66,14 @@ def audit_search(database: Postgres, larger_than: int, random: np.random.Generat
         )
         row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone()
         assert row is not None
-        collection = _draw_collection(connection, larger_than, random) if row[0] else None
+        collection = _draw_collection(connection, index.larger_than, random) if row[0] else None
         template = None if collection is None else _draw_template(connection, collection, random)
         if collection is None or template is None:
             return None
         probe = photograph_like(template, random)
         nearest, found = (
-            nearest_subjects(connection, collection, probe, 1, crowded=True, indexed=indexed, on_damage=_leave_out)
-            for indexed in (False, True)
+            nearest_subjects(connection, collection, probe, 1, crowded=True, breadth=kept, on_damage=_leave_out)
+            for kept in (None, index.breadth)
         )
     if not nearest:
         return None
@@ -121,12 +121,11 @@ class SearchAudits:
 
     Args:
         database: where searches go.
-        larger_than: collections with more subjects are searched by the index.
-        seconds: from the end of one audit to the beginning of the next, at least.
+        index: how searches use the index; ``audit_seconds`` is at least between the end of one audit and the next one.
     """
 
-    def __init__(self, database: Postgres, larger_than: int, seconds: float) -> None:
-        self._database, self._larger_than, self._seconds = database, larger_than, seconds
+    def __init__(self, database: Postgres, index: IndexUse) -> None:
+        self._database, self._index, self._seconds = database, index, index.audit_seconds or 0.0
         self._counts, self._stopping = SearchAuditCounts(), threading.Event()
         self._random = np.random.default_rng()
         self._thread = threading.Thread(target=self._run, name="search audits", daemon=True)
@@ -147,7 +146,7 @@ class SearchAudits:
     def _audit(self) -> None:
         counts = self._counts
         try:
-            found = audit_search(self._database, self._larger_than, self._random)
+            found = audit_search(self._database, self._index, self._random)
         except TesseraError as error:
             _LOGGER.warning("a search could not be audited: %s", error.reason)
             self._counts = SearchAuditCounts(counts.made, counts.missed, counts.failed + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -18,10 +19,26 @@ EXACT_UP_TO = 20_000
 LEAST_INDEXED = 64
 """Candidates that the index is asked for: a few more than needed cost little, and are compared exactly."""
 BREADTH = 200
-"""``hnsw.ef_search``: how many candidates the index keeps while it looks for the nearest."""
+"""``hnsw.ef_search`` unless told otherwise; 1000 is the most that pgvector takes."""
 MOST_INDEXED = 1000
 """Candidates beyond which more are not asked of the index."""
 _GROWTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class IndexUse:
+    """Which searches use the index, and how.
+
+    Attributes:
+        larger_than: collections with more subjects are searched by it, others one by one.
+        breadth: how many candidates it keeps while it looks for the nearest, 1..1000.
+        audit_seconds: how far apart such searches are audited in the background; None: they are not.
+    """
+
+    larger_than: int = EXACT_UP_TO
+    breadth: int = BREADTH
+    audit_seconds: float | None = None
+
 
 _FOUND = """
     WITH found AS MATERIALIZED (
@@ -50,26 +67,30 @@ def nearest_subjects(
     top_k: int,
     *,
     crowded: bool,
-    indexed: bool,
+    breadth: int | None,
     on_damage: OnDamage,
 ) -> list[RankedSubject]:
     """The ``top_k`` best subjects of a collection, by exact distance and crowding.
 
-    indexed: whether the index proposes candidates; otherwise all subjects are compared. Candidates come with their
+    breadth: how many candidates the index keeps while it looks for the nearest; None: it is not used, all subjects are
+    compared. Candidates come with their
     templates from one statement, so from one state of the database. More are asked for until no other subject can be as
     near as the last one returned, given the rounding of the stored means and of the probe.
     """
     asked = vector_text(probe, float(crowded))
     wanted = top_k + SPARE
-    if indexed:
+    if breadth is not None:
         wanted = max(wanted, LEAST_INDEXED)
     while True:
-        rows = (_by_index if indexed else _one_by_one)(connection, collection, asked, wanted)
+        if breadth is None:
+            rows = _one_by_one(connection, collection, asked, wanted)
+        else:
+            rows = _by_index(connection, collection, asked, wanted, breadth)
         rows.sort(key=itemgetter(_SUBJECT))
         stored = sound((row[1:] for row in rows), on_damage)
         ranked = rank(probe, stored, crowded=crowded) if stored else []
         everybody = len({row[_SUBJECT] for row in rows}) < wanted
-        if everybody or (indexed and wanted >= MOST_INDEXED):
+        if everybody or (breadth is not None and wanted >= MOST_INDEXED):
             return ranked[:top_k]
         if is_settled(probe, ranked, top_k, -max(row[0] for row in rows), crowded=crowded):
             return ranked[:top_k]
@@ -80,13 +101,13 @@ def _one_by_one(connection: Connection, collection: int, asked: str, count: int)
     return connection.execute(_EXACT, (asked, collection, asked, count, collection)).fetchall()
 
 
-def _by_index(connection: Connection, collection: int, asked: str, count: int) -> list[tuple[Any, ...]]:
+def _by_index(connection: Connection, collection: int, asked: str, count: int, breadth: int) -> list[tuple[Any, ...]]:
     # All of it in one go there and back, in a transaction of its own unless there is one.
     alone = connection.info.transaction_status == TransactionStatus.IDLE
     with connection.pipeline():
         if alone:
             connection.execute("BEGIN")
-        connection.execute(_ONLY_THE_INDEX, (str(max(BREADTH, min(count, MOST_INDEXED))),))
+        connection.execute(_ONLY_THE_INDEX, (str(max(breadth, min(count, MOST_INDEXED))),))
         # Not prepared: a plan that was kept from before might not use the index.
         found = connection.execute(_INDEXED, (asked, collection, asked, count, collection), prepare=False)
         if alone:

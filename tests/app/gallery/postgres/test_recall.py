@@ -15,6 +15,7 @@ from app.embeddings import squared_distance
 from app.gallery.postgres import recall, search
 from app.gallery.postgres.gallery import PostgresGallery, unavailable
 from app.gallery.postgres.recall import FARTHEST, NEAREST, audit_search, photograph_like
+from app.gallery.postgres.search import IndexUse
 from app.postgres import Postgres
 from benchmarks.scale_fill import INDEX, fill_postgres
 from tests.app.gallery.contract import random_embedding, template
@@ -39,9 +40,8 @@ def fill(url: str, index: str) -> None:
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The index is asked for the nearest alone, and keeps hardly any candidates."""
+    """The index is asked for the nearest alone."""
     monkeypatch.setattr(search, "LEAST_INDEXED", 1)
-    monkeypatch.setattr(search, "BREADTH", 1)
     monkeypatch.setattr(search, "SPARE", 0)
 
 
@@ -61,7 +61,7 @@ def test_an_index_that_misses_is_found_out(url: str, database: Postgres, monkeyp
     hurry(monkeypatch)
     fill(url, POOR)
     random = np.random.default_rng(2)
-    answers = [audit_search(database, 0, random) for _ in range(60)]
+    answers = [audit_search(database, IndexUse(0, breadth=1), random) for _ in range(60)]
     assert None not in answers
     assert 5 < answers.count(False) < 60
 
@@ -69,24 +69,24 @@ def test_an_index_that_misses_is_found_out(url: str, database: Postgres, monkeyp
 def test_an_index_as_it_is_built_misses_nobody(url: str, database: Postgres) -> None:
     fill(url, INDEX)
     random = np.random.default_rng(2)
-    assert [audit_search(database, 0, random) for _ in range(40)] == [True] * 40
+    assert [audit_search(database, IndexUse(0), random) for _ in range(40)] == [True] * 40
 
 
 def test_only_collections_that_are_searched_by_the_index_are_audited(url: str, database: Postgres) -> None:
     random = np.random.default_rng(3)
     with closing(PostgresGallery(url, encoder_digest=DIGEST)) as gallery:
-        assert audit_search(database, 0, random) is None
+        assert audit_search(database, IndexUse(0), random) is None
         gallery.create_collection("large")
         for number in range(6):
             gallery.enroll("large" if number else "default", f"s{number}", [template(random_embedding(random))])
-        assert audit_search(database, 5, random) is None
+        assert audit_search(database, IndexUse(5), random) is None
         # The one in the small collection is damaged, and never drawn.
         with psycopg.connect(url) as connection:
             connection.execute(
                 "UPDATE tessera.templates SET norm = 1 WHERE collection = (SELECT key FROM tessera.collections WHERE "
                 "id = 'default')"
             )
-        assert [audit_search(database, 1, random) for _ in range(20)] == [True] * 20
+        assert [audit_search(database, IndexUse(1), random) for _ in range(20)] == [True] * 20
 
 
 def test_two_replicas_never_audit_at_once(url: str, database: Postgres) -> None:
@@ -94,8 +94,8 @@ def test_two_replicas_never_audit_at_once(url: str, database: Postgres) -> None:
     random = np.random.default_rng(4)
     with psycopg.connect(url) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", (recall._LOCK,))
-        assert audit_search(database, 0, random) is None
-    assert audit_search(database, 0, random) is True
+        assert audit_search(database, IndexUse(0), random) is None
+    assert audit_search(database, IndexUse(0), random) is True
 
 
 def test_a_gallery_counts_its_audits(
@@ -105,7 +105,7 @@ def test_a_gallery_counts_its_audits(
     monkeypatch.setattr(recall, "SHARE", 1)
     fill(url, POOR)
     with (
-        closing(PostgresGallery(url, encoder_digest=DIGEST, exact_up_to=0, audit_seconds=0.01)) as gallery,
+        closing(PostgresGallery(url, encoder_digest=DIGEST, index=IndexUse(0, 1, 0.01))) as gallery,
         caplog.at_level(logging.WARNING, "tessera"),
     ):
         wait_until(

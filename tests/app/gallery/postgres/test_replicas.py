@@ -21,6 +21,7 @@ from app.gallery import (
     TemplateDamaged,
 )
 from app.gallery.postgres.gallery import PostgresGallery
+from app.gallery.postgres.search import IndexUse
 from benchmarks.postgres_server import IN_MEMORY, PostgresServer
 from tests.app.gallery.contract import MadeUpCrowding, axis, near, pending, random_embedding, template
 from tests.app.gallery.sqlite.support import DIGEST
@@ -118,7 +119,7 @@ def test_a_large_collection_is_searched_by_its_index_and_ranked_exactly(url: str
     random = np.random.default_rng(3)
     embeddings = [random_embedding(random) for _ in range(600)]
     with (
-        opened(url, crowding=MadeUpCrowding(0.05), exact_up_to=0) as indexed,
+        opened(url, crowding=MadeUpCrowding(0.05), index=IndexUse(0)) as indexed,
         opened(url, crowding=MadeUpCrowding(0.05)) as exact,
     ):
         indexed.create_collection("small")
@@ -139,7 +140,7 @@ def test_a_large_collection_is_searched_by_its_index_and_ranked_exactly(url: str
 
 
 def test_the_index_is_used_where_it_is_asked_for(url: str) -> None:
-    with opened(url, exact_up_to=0) as gallery, psycopg.connect(url, autocommit=True) as observer:
+    with opened(url, index=IndexUse(0)) as gallery, psycopg.connect(url, autocommit=True) as observer:
         gallery.enroll("default", "ada", [template(axis(0))])
         count = "SELECT COALESCE(SUM(idx_scan), 0) FROM pg_stat_user_indexes WHERE indexrelname LIKE '%mean%'"
         before = observer.execute(count).fetchone()
