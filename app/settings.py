@@ -313,7 +313,7 @@ class Settings(BaseSettings):
         if self.gallery.url is not None and (self.gallery.master_key_file or self.gallery.key_wrapper):
             raise ValueError(
                 "gallery.url excludes gallery.master_key_file and gallery.key_wrapper: templates in PostgreSQL are not "
-                "encrypted by the service; encrypt the disk of the database"
+                "encrypted by the service, since the database itself compares them; encrypt its disk (docs/adr/0010)"
             )
         if self.gallery.read_url is not None and self.gallery.url is None:
             raise ValueError("gallery.read_url goes with gallery.url")
