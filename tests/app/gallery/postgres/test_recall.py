@@ -17,6 +17,7 @@ from app.gallery.postgres.gallery import PostgresGallery, unavailable
 from app.gallery.postgres.recall import FARTHEST, NEAREST, audit_search, photograph_like
 from app.gallery.postgres.search import IndexUse
 from app.postgres import Postgres
+from benchmarks.postgres_server import IN_MEMORY, PostgresServer
 from benchmarks.scale_fill import INDEX, fill_postgres
 from tests.app.gallery.contract import random_embedding, template
 from tests.app.gallery.sqlite.support import DIGEST
@@ -96,6 +97,25 @@ def test_two_replicas_never_audit_at_once(url: str, database: Postgres) -> None:
         other.execute("SELECT pg_advisory_xact_lock(%s)", (recall._LOCK,))
         assert audit_search(database, IndexUse(0), random) is None
     assert audit_search(database, IndexUse(0), random) is True
+
+
+def test_a_standby_that_is_searched_is_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "SHARE", 1)
+    with PostgresServer(on=IN_MEMORY) as primary:
+        fill(primary.uri(), INDEX)
+        with (
+            PostgresServer(follows=primary, on=IN_MEMORY) as standby,
+            closing(
+                PostgresGallery(
+                    primary.uri(), encoder_digest=DIGEST, read_url=standby.uri(), index=IndexUse(0, audit_seconds=0.01)
+                )
+            ) as gallery,
+        ):
+            scans = "SELECT SUM(idx_scan) FROM pg_stat_user_indexes WHERE indexrelname LIKE '%mean%'"
+            before = primary.execute(scans)
+            wait_until(lambda: gallery.statistics().search_audits > 3, "searches were audited")
+            assert gallery.statistics().search_audits_failed == 0
+            assert primary.execute(scans) == before
 
 
 def test_a_gallery_counts_its_audits(
