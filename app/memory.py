@@ -53,7 +53,7 @@ def share_arenas() -> None:
 def limit_bytes() -> int:
     """The memory that this process may use: of the machine, or less if a control group (cgroup v2) limits it."""
     limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for group in _own_groups():
+    for group in own_groups():
         try:
             limit = min(limit, int((group / "memory.max").read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such file, or "max": no limit
@@ -61,8 +61,11 @@ def limit_bytes() -> int:
     return limit
 
 
-def _own_groups() -> list[Path]:
-    """The control group of this process and those around it; in a container its own is the outermost that it sees."""
+def own_groups() -> list[Path]:
+    """The control group of this process and those around it (cgroup v2), innermost first.
+
+    In a container its own is the outermost that it sees; a unit of systemd lies deeper, and each group may limit it.
+    """
     try:
         own = OWN_GROUP.read_text(encoding="utf-8").strip().rpartition("::/")[2]
     except OSError:

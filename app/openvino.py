@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +23,11 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import openvino as ov  # noqa: E402
 from openvino import passes  # noqa: E402
 
-from app.memory import give_back  # noqa: E402
+from app.memory import give_back, own_groups  # noqa: E402
 
 __all__ = ["CpuNetwork", "Floats", "Processor", "available_cores", "ov", "passes"]
 
 DEVICE = "CPU"
-CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,15 +35,17 @@ Floats = npt.NDArray[np.float32]
 def available_cores() -> int:
     """How many cores this process may use at once: its affinity, or fewer if a control group limits its CPU time.
 
-    The quota is that of cgroup v2 (``cpu.max``), which limits containers; a fraction of a core counts as one.
+    The quota is that of cgroup v2 (``cpu.max``), which limits containers and units of systemd; a fraction of a core
+    counts as one.
     """
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = CPU_LIMIT.read_text(encoding="ascii").split()
-        granted = -(-int(quota) // int(period))
-    except (OSError, ValueError):  # no such control group, or "max": no limit
-        return cores
-    return max(1, min(cores, granted))
+    for group in own_groups():
+        try:
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+            cores = min(cores, -(-int(quota) // int(period)))
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            continue
+    return max(1, cores)
 
 
 class Processor:

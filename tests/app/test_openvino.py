@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app import openvino
+from app import memory
 from app.openvino import available_cores
 
 CORES = len(os.sched_getaffinity(0))
@@ -29,12 +29,30 @@ def test_a_control_group_may_grant_less_than_all_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, cores: int
 ) -> None:
     (tmp_path / "cpu.max").write_text(limit)
-    monkeypatch.setattr(openvino, "CPU_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
     assert available_cores() == cores
 
 
+def test_the_group_of_a_unit_counts_and_those_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = tmp_path / "groups" / "system.slice" / "tessera.service"
+    unit.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/system.slice/tessera.service\n")
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
+    assert available_cores() == CORES
+    (unit / "cpu.max").write_text("max 100000\n")
+    (unit.parent / "cpu.max").write_text("100000 100000\n")
+    assert available_cores() == 1
+    (unit.parent / "cpu.max").write_text("max 100000\n")
+    assert available_cores() == CORES
+    (unit / "cpu.max").write_text("100000 100000\n")
+    (unit / "memory.max").write_text("1000000\n")
+    (unit.parent / "memory.max").write_text("500000\n")
+    assert (available_cores(), memory.limit_bytes()) == (1, 500000)
+
+
 def test_without_a_control_group_the_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "CPU_LIMIT", tmp_path / "absent")
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path / "absent")
     assert available_cores() == CORES
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
