@@ -37,6 +37,8 @@ def configure_logging(format_: LogFormat, level: LogLevel) -> None:
     root, least = logging.getLogger(), logging.getLevelNamesMapping()[level.upper()]
     root.handlers = [handler]
     root.setLevel(max(least, logging.WARNING))
+    # Python prints warnings as they are, which is no line of a log.
+    logging.captureWarnings(True)
     for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(least)
 

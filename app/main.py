@@ -324,8 +324,9 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        root_path=chosen.server.root_path,
     )
+    # FastAPI warns of the argument: uvicorn should have the prefix. What serves in tests is not uvicorn.
+    app.root_path = chosen.server.root_path
     app.add_middleware(
         RequestMiddleware,
         metrics=metrics,

@@ -124,3 +124,12 @@ def test_a_service_logs_one_line_a_request(tmp_path: Path) -> None:
     assert re.search(
         r" INFO GET /subjects/\{subject_id\} 404 [\d.]+ ms request_id=\w{32} error=collection_not_found$", line
     )
+
+
+@pytest.mark.slow
+def test_every_line_is_json_with_a_prefix_too(tmp_path: Path) -> None:
+    variables = {"TESSERA_SERVER__LOG_FORMAT": "json", "TESSERA_SERVER__ROOT_PATH": "/faces"}
+    with Server(tmp_path / "data", TESSERA_SECURITY__ALLOW_ANONYMOUS="true", **variables) as server:
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert lines
+    assert not any("Warning" in line["message"] for line in lines)
