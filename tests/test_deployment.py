@@ -141,6 +141,7 @@ def test_the_unit_names_settings_and_credentials_that_exist() -> None:
     assert (
         variables["TESSERA_GALLERY__DATA_DIR"] == "%S/" + re.findall(r"^StateDirectory=(\w+)$", unit, re.MULTILINE)[0]
     )
+    assert "Type=notify\n" in unit
     [patience] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert int(patience) > settings_fields()["TESSERA_SERVER__GRACEFUL_SECONDS"] + EXIT_SECONDS
 

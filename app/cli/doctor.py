@@ -6,18 +6,19 @@ import os
 import platform
 import resource
 import shutil
-import ssl
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import typer
+from pydantic_settings import SettingsError
 
+from app.cli.host import check_certificate
 from app.cli.options import DataDirOption, load_settings, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table
 from app.errors import TesseraError
@@ -27,12 +28,12 @@ from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.snapshot import snapshot
 from app.main import build_authenticator, build_encoder, load_encoder_files, open_security
+from app.memory import limit_bytes
 from app.openvino import available_cores
 from app.security.store import DATABASE_NAME as SECURITY_NAME
 from app.settings import MEBIBYTE, Settings
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 NEEDED_MEMORY = 1024 * MEBIBYTE
 """Encoder, detector and one photograph of 50 megapixels, which takes up to 760 MB while it is decoded."""
 NEEDED_DISK = 100 * MEBIBYTE
@@ -93,9 +94,7 @@ def _cores() -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # no control group, or no limit
-        total = min(total, int(MEMORY_LIMIT.read_text(encoding="ascii")))
+    total = limit_bytes()
     found = f"{total // MEBIBYTE} MiB may be used"
     if total < NEEDED_MEMORY:
         advice = "Too little for large photographs: give it 1 GiB, or lower TESSERA_FACES__MAX_IMAGE_PIXELS."
@@ -127,11 +126,10 @@ def _files(settings: Settings) -> Iterator[Check]:
     server = settings.server
     if server.tls_certificate is None:
         return
-    chain = server.tls_certificate
 
     def load() -> str:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(chain, server.tls_key)
-        return str(chain)
+        check_certificate(server)
+        return str(server.tls_certificate)
 
     yield _tried("certificate", load, "Name a PEM file with the chain and one with its key.")
 
@@ -156,7 +154,7 @@ def _weights(settings: Settings) -> Iterator[Check]:
 def _tried(name: str, look: Callable[[], str], advice: str) -> Check:
     try:
         return Check(name, State.OK, look())
-    except (TesseraError, OSError) as error:
+    except (TesseraError, SettingsError, OSError) as error:
         return Check(name, State.MEND, str(error), advice)
 
 

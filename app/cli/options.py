@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from app.cli.host import give_to_owner
 from app.cli.output import ExitCode
 from app.errors import TesseraError
 from app.gallery import BackupError
@@ -60,8 +62,16 @@ def _in_one_line(error: ValidationError) -> str:
 def load_settings(host: str | None = None, port: int | None = None, data_dir: Path | None = None) -> Settings:
     """Settings from the environment, overridden by a command's options, validated together.
 
+    What the command makes in the data directory as root goes to the owner of the directory when it ends.
+
     Raises pydantic.ValidationError, SettingsError.
     """
+    settings = _settings(host, port, data_dir)
+    atexit.register(give_to_owner, settings.gallery.data_dir.absolute())
+    return settings
+
+
+def _settings(host: str | None, port: int | None, data_dir: Path | None) -> Settings:
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     gallery = {} if data_dir is None else {"data_dir": data_dir}
     # Values left out here come from the environment.
@@ -70,7 +80,7 @@ def load_settings(host: str | None = None, port: int | None = None, data_dir: Pa
 
 def settings_without_data() -> Settings:
     """Settings for a command that reads no data directory: whether there is a default for one does not matter."""
-    return load_settings(data_dir=Path())
+    return _settings(None, None, Path())
 
 
 def data_directory(settings: Settings) -> Path:

@@ -26,6 +26,7 @@ from pydantic_settings import SettingsError
 
 from app.api.connections import BoundedHttpProtocol, ConnectionLimits
 from app.api.tracing import open_tracing
+from app.cli.host import check_certificate, notify
 from app.cli.options import DataDirOption, load_settings, refuse, refusing, settings_without_data
 from app.cli.output import ExitCode
 from app.logs import configure_logging
@@ -65,6 +66,7 @@ def serve(
         settings = load_settings(host, port, data_dir)
         configure_logging(settings.server.log_format, settings.server.log_level)
         require_address(settings.server)
+        check_certificate(settings.server)
         tracing = open_tracing()
         open_to_all = require_keys(settings)
         service = build_service(settings)
@@ -179,9 +181,11 @@ class _Server(uvicorn.Server):
             address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
             for line in (f"tessera {VERSION} answers at {address}, interface at {address}/docs", *self._start):
                 _LOGGER.info(line)
+            notify("READY=1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Everything that was acknowledged is on the disk, so the process may end at any moment."""
+        notify("STOPPING=1")
         patience = (self.config.timeout_graceful_shutdown or 0) + EXIT_SECONDS
         end = threading.Timer(patience, os._exit, (1,))
         end.daemon = True

@@ -29,8 +29,8 @@ class DirectoryLock:
             self._descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise GalleryUnavailable(
-                f"The data directory {directory} cannot be created or written: {error.strerror}. Give the user "
-                "that runs the server the right to write it, or choose another directory."
+                f"The data directory {directory} cannot be created or written: {error.filename}: {error.strerror}. "
+                "Give the user that runs the server the right to write it and all in it, or choose another directory."
             ) from error
         try:
             self._acquire(directory)

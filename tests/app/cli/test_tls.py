@@ -40,6 +40,31 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
+def test_files_that_are_no_certificate_and_key_are_refused_in_one_line(tmp_path: Path) -> None:
+    certificate_file, key_file = certificate(tmp_path)
+    wrong, locked = tmp_path / "wrong.pem", tmp_path / "locked.pem"
+    wrong.write_text("no key")
+    key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    for file in (tmp_path / "absent.pem", wrong, locked):
+        done = tessera(
+            "serve",
+            TESSERA_SERVER__TLS_CERTIFICATE=str(certificate_file),
+            TESSERA_SERVER__TLS_KEY=str(file),
+            TESSERA_GALLERY__DATA_DIR=str(tmp_path / "data"),
+        )
+        assert done.returncode == 3, done.stderr
+        [line] = done.stderr.splitlines()
+        assert str(file) in line
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.slow
 def test_https_from_files(tmp_path: Path) -> None:
     certificate_file, key_file = certificate(tmp_path)
