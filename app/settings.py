@@ -93,7 +93,8 @@ class ServerSettings(_Section):
     )
     trusted_proxies: str = Field(
         default="",
-        description="addresses of reverse proxies, separated by commas, whose X-Forwarded-For and -Proto are believed",
+        description="addresses or networks of reverse proxies, separated by commas, such as 10.1.0.0/16, whose "
+        "X-Forwarded-For and -Proto are believed",
     )
     root_path: str = Field(
         default="", pattern=r"^(/[\w.~-]+)*$", description="prefix that a reverse proxy removes, such as /faces"
