@@ -40,6 +40,9 @@ NOT_RUN = {
     "(umask 077 && openssl rand -hex 32 > /etc/tessera/admin.key)": "writes on the host",
     "install -m 644 deploy/systemd/tessera.service /etc/systemd/system/tessera.service": "writes on the host",
     "systemctl enable --now tessera": "needs systemd; test_deployment lets systemd check the unit",
+    "(set -a; . /etc/tessera/tessera.env; /opt/tessera/bin/tessera health)": "needs the unit",
+    "(set -a; . /etc/tessera/tessera.env; TESSERA_SECURITY__ADMIN_KEY_FILE=/etc/tessera/admin.key "
+    "/opt/tessera/bin/tessera doctor --data-dir /var/lib/private/tessera)": "needs the unit",
     "tessera gallery reenroll --missing": "needs chips; tests/app/cli/test_gallery.py runs it",
     "tessera gallery reenroll --to model/weights/tessera-m": "as the one before",
     "TESSERA_ENCODING__ENCODER=tessera-m tessera serve": "comes after the one before",
