@@ -43,6 +43,8 @@ TARGETS = (0.5, 0.2, *(10 ** (-1 - i / 20) for i in range(81)))
 DEFAULT_FMR = 1e-4
 DEFAULT_FPIR = 1e-2
 MOST_TEMPLATES = 8
+SLACK = 1.5
+"""How much higher the lowest rate may be that subjects of several templates support than that of one template."""
 BANDS = (0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 """Quantiles of the norm that separate the bands of error rates."""
 ODDS = 4
@@ -154,6 +156,31 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
     )
 
 
+def measure_curves(faces: LabelledEmbeddings, crowding: Crowding, fuse: Fuse) -> list[TemplateCurve]:
+    """The curves of one template, two and so on, up to ``MOST_TEMPLATES``.
+
+    Few people have many photographs, and a rate that they cannot show would be out of reach for everybody. So it ends
+    before the first curve that supports neither ``DEFAULT_FMR`` nor about what one template supports. Raises ValueError
+    as ``measure_curve`` does for one template.
+    """
+    embeddings, subject = faces.embeddings, faces.subject
+    subjects, own = int(subject.max()) + 1, crowding(embeddings)
+    curves = [measure_curve(single_templates(embeddings, subject, own), subjects, 1)]
+    highest = max(DEFAULT_FMR, SLACK * curves[0].smallest_supported)
+    for templates in range(2, MOST_TEMPLATES + 1):
+        if np.count_nonzero(np.bincount(subject) > templates) < 2:
+            break
+        blocks = several_templates(embeddings, subject, crowding, templates, fuse, repeats=REPEATS)
+        try:
+            curve = measure_curve(blocks, subjects, templates)
+        except ValueError:  # too few comparisons for any curve
+            break
+        if curve.smallest_supported > highest:
+            break
+        curves.append(curve)
+    return curves
+
+
 def strata(counts: Counts, faces: LabelledEmbeddings) -> list[Stratum]:
     """The rates at one threshold among relatives, without relatives, and per source (that of a person's first face)."""
     _, first = np.unique(faces.subject, return_index=True)
@@ -253,12 +280,7 @@ def make_table(
     if not len(subject) or np.bincount(subject).max() < 2:
         raise ValueError("no person has two faces, so that none can be compared with itself")
     subjects, own = int(subject.max()) + 1, crowding(embeddings)
-    curves = [measure_curve(single_templates(embeddings, subject, own), subjects, 1)]
-    for templates in range(2, MOST_TEMPLATES + 1):
-        if np.count_nonzero(np.bincount(subject) > templates) < 2:
-            break
-        blocks = several_templates(embeddings, subject, crowding, templates, fuse, repeats=REPEATS)
-        curves.append(measure_curve(blocks, subjects, templates))
+    curves = measure_curves(faces, crowding, fuse)
     measured = tuple(measure_group(group) for group in groups)
     default_fmr = max(DEFAULT_FMR, *(c.smallest_supported for c in curves), smallest_supported_by_groups(measured))
     point = curves[0].at_rate(default_fmr)
@@ -336,6 +358,15 @@ def describe(table: Calibration) -> list[str]:
         lines.append(
             f"{claim}: threshold {bound.threshold:.4f} at {table.default_fmr:g}, for {bound.group or 'all pairs'}; "
             f"supported down to {smallest:.2e}"
+        )
+    if table.default_fmr > DEFAULT_FMR:
+        lines.append(
+            f"default: a false match rate of {table.default_fmr:.2g}, 1 in {1 / table.default_fmr:.0f}: the people "
+            f"support no lower one; {DEFAULT_FMR:g} takes more of them"
+        )
+    if table.most_templates < MOST_TEMPLATES:
+        lines.append(
+            f"of a subject's templates the newest {table.most_templates} count: too few people have more photographs"
         )
     lines.append(f"FPIR agrees with 1-(1-FMR)^N in {sum(s.agrees for s in table.identification)} of these galleries:")
     for name in dict.fromkeys(size.group for size in table.identification):

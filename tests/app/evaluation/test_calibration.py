@@ -133,3 +133,30 @@ def test_a_table_is_described_with_its_groups_and_claims() -> None:
     assert any(line.startswith("kind 1 (not promised): 30 people") for line in lines)
     assert any(line.startswith("every_group: threshold") and "supported down to" in line for line in lines)
     assert any(line.startswith("pooled: threshold") and "for all pairs" in line for line in lines)
+
+
+def test_few_people_with_many_photographs_do_not_spoil_the_rates_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of sixty have six photographs more, all of which fit them."""
+    crowding, plain = NoCrowding(), made(NoCrowding())
+    monkeypatch.setattr(calibration, "MOST_TEMPLATES", 8)
+    again = np.concatenate([np.flatnonzero(person == SUBJECT).repeat(2) for person in (0, 2)])
+    rows = np.concatenate([np.arange(len(SUBJECT)), again])
+    noise = 0.02 * np.random.default_rng(1).normal(size=(len(rows), 24))
+    vectors = FACES.embeddings[rows] + noise
+    more = LabelledEmbeddings(
+        embeddings=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
+        norms=FACES.norms[rows],
+        subject=FACES.subject[rows],
+        family=FACES.family[rows],
+        source=FACES.source[rows],
+        face_side=FACES.face_side[rows],
+    )
+    assert np.bincount(more.subject).max() == 9
+    found = make_table(more, ENCODER, "made-up faces", fuse, crowding)
+    one = found.curves[0].smallest_supported
+    assert [curve.templates for curve in found.curves] == [1, 2]
+    assert found.default_fmr <= calibration.SLACK * one
+    assert found.default_fmr == pytest.approx(plain.default_fmr, rel=0.5)
+    lines = describe(found)
+    assert any(line.startswith("of a subject's templates the newest 2 count") for line in lines)
+    assert any(line.startswith(f"default: a false match rate of {found.default_fmr:.2g}, 1 in ") for line in lines)
