@@ -5,6 +5,7 @@ Errors of other kinds are defects and keep their traceback; so do all with ``MOD
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
@@ -37,10 +38,15 @@ def run(command: Callable[..., object] | typer.Typer) -> None:
 def in_one_line(error: Exception) -> str:
     """What an error says, without line breaks; of pydantic's, each field and what is wrong with it."""
     if isinstance(error, ValidationError):
+        found = error.errors(include_url=False)
+        # A list with a wrong entry is reported a second time, as too short.
+        within = {e["loc"][:length] for e in found for length in range(1, len(e["loc"]))}
         return "; ".join(
             f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" if e["loc"] else e["msg"]
-            for e in error.errors(include_url=False)
+            for e in found
+            if e["loc"] not in within
         )
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        remedy = ": make room and run the same command again" if error.errno == errno.ENOSPC else ""
+        return f"{error.filename or 'the system'}: {error.strerror}{remedy}"
     return " ".join(str(error).split()) or type(error).__name__

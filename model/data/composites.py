@@ -2,7 +2,7 @@
 
     python -m model.data.composites runs/faces runs/views --augmented 60000 --blends 30000 --swaps 20000
     python -m model.training.teacher runs/views
-    python -m model.training.train RECIPE --faces runs/faces --views runs/views --out runs/NAME
+    python -m model.training.train RECIPE --faces runs/faces --composites runs/views --out runs/NAME
 
 A student learns more when it sees exactly the image its teacher saw than from the teacher's embedding of the clean face
 (Beyer et al. 2022, arXiv 2106.05237), and any face-like image will do: blends (mixup, Zhang et al. 2018, arXiv
@@ -22,7 +22,7 @@ import typer
 
 from model.commands import run
 from model.data.augmentation import Augmentation, augment
-from model.data.face_set import CHIP_SIDE, CHIPS_FILE, FaceSet, begin_packing, load_face_set, write_table
+from model.data.face_set import CHIP_SIDE, CHIPS_FILE, FaceSet, begin_packing, load_face_set, new_array, write_table
 
 Images = npt.NDArray[np.uint8]
 
@@ -71,7 +71,7 @@ def make_composites(faces: FaceSet, out: Path, *, augmented: int, blends: int, s
         raise ValueError("nothing to make: give --augmented, --blends or --swaps")
     begin_packing(out)
     shape = (total, CHIP_SIDE, CHIP_SIDE, 3)
-    chips = np.lib.format.open_memmap(out / CHIPS_FILE, mode="w+", dtype=np.uint8, shape=shape)
+    chips = new_array(out / CHIPS_FILE, np.uint8, shape)
     position, sources = 0, list[str]()
     for number, (name, count, compose) in enumerate(kinds):
         rng = np.random.default_rng([seed, number])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +123,22 @@ def codes(names: list[str]) -> npt.NDArray[np.int64]:
     """Numbers names in sorted order, int64 [N]; the empty name is ``UNLABELLED``."""
     number = {name: i for i, name in enumerate(sorted({n for n in names if n}))}
     return np.array([number.get(name, UNLABELLED) for name in names], dtype=np.int64)
+
+
+def new_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new ``.npy`` file, mapped into memory to be filled.
+
+    All its space is taken at once. Raises OSError where the disk has too little: writing to the map would end the
+    process without a word.
+    """
+    try:
+        array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return array
 
 
 def begin_packing(directory: Path) -> None:

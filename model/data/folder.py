@@ -15,6 +15,7 @@ import numpy.typing as npt
 from app.errors import TesseraError
 from app.faces import AlignedFace, FaceFinder, FacePolicy, MultipleFacesError, NoFaceError, YunetDetector
 from app.faces.quality import QualityIssue, QualityLimits
+from model.commands import StoppedError
 from model.data.face_set import CHIP_SIDE, CHIPS_FILE
 from model.data.left_out import LeftOut, Reason
 
@@ -32,8 +33,17 @@ class Cut:
 
 
 def list_photographs(folder: Path) -> list[Path]:
-    """The files in every sub-folder, sorted, without hidden ones."""
-    return sorted(p for p in folder.glob("[!.]*/[!.]*") if p.is_file())
+    """The files in every sub-folder, sorted, without hidden ones; links that lead nowhere are among them.
+
+    Raises StoppedError where the name of a person's folder is not UTF-8, which no table of identities can hold.
+    """
+    found = sorted(p for p in folder.glob("[!.]*/[!.]*") if p.is_file() or (p.is_symlink() and not p.exists()))
+    for person in dict.fromkeys(p.parent.name for p in found):
+        try:
+            person.encode()
+        except UnicodeEncodeError:
+            raise StoppedError(f"the name of the folder {person!r} is not UTF-8: rename it") from None
+    return found
 
 
 def count_elsewhere(folder: Path) -> int:
@@ -54,8 +64,9 @@ def cut_faces(
             face = finder.find(path.read_bytes(), policy).faces[0]
         except NoFaceError:
             return Cut(path, None, Reason.NO_FACE, "No face was found.")
-        except MultipleFacesError as error:
-            return Cut(path, None, Reason.SEVERAL_FACES, error.message)
+        except MultipleFacesError:
+            which = "none clearly the largest" if policy is FacePolicy.DOMINANT else "where one is wanted"
+            return Cut(path, None, Reason.SEVERAL_FACES, f"Several faces, {which}: crop it or choose another --policy.")
         except TesseraError as error:
             return Cut(path, None, Reason.UNREADABLE, error.message)
         except OSError as error:

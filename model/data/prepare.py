@@ -24,7 +24,16 @@ from PIL import Image
 
 from app.faces import FacePolicy
 from model import commands
-from model.data.face_set import CHIP_SIDE, CHIPS_FILE, LABEL_COLUMNS, SIDE_COLUMN, begin_packing, codes, write_table
+from model.data.face_set import (
+    CHIP_SIDE,
+    CHIPS_FILE,
+    LABEL_COLUMNS,
+    SIDE_COLUMN,
+    begin_packing,
+    codes,
+    new_array,
+    write_table,
+)
 from model.data.folder import (
     MIN_EYE_DISTANCE,
     Cut,
@@ -76,7 +85,7 @@ def parquet(
     files = [pq.ParquetFile(source) for source in sources]
     begin_packing(out)
     shape = (sum(file.metadata.num_rows for file in files), CHIP_SIDE, CHIP_SIDE, 3)
-    chips = np.lib.format.open_memmap(out / CHIPS_FILE, mode="w+", dtype=np.uint8, shape=shape)
+    chips = new_array(out / CHIPS_FILE, np.uint8, shape)
     columns: dict[str, list[str]] = {name: [] for name in LABEL_COLUMNS}
     sides, row = list[float](), 0
     with ThreadPoolExecutor() as pool:
@@ -99,8 +108,9 @@ def folder(
     source: Annotated[Path, typer.Argument(help="one sub-folder an identity, photographs in each")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     policy: Annotated[
-        FacePolicy, typer.Option(help="single leaves out photographs of several faces")
-    ] = FacePolicy.LARGEST,
+        FacePolicy,
+        typer.Option(help="dominant leaves out photographs of several faces of like size, single all of several faces"),
+    ] = FacePolicy.DOMINANT,
     heldout_share: Annotated[float, typer.Option(min=0, max=1, help="of the identities, kept out of training")] = 0.1,
     seed: Annotated[int, typer.Option(help="chooses the identities that are kept out")] = 1,
     min_eye_distance: Annotated[
@@ -113,7 +123,9 @@ def folder(
     left-out.csv and left-out.html in OUT show the photographs that are not used, and why.
     """
     if policy is FacePolicy.ALL:
-        raise typer.BadParameter("a sub-folder is one identity: choose single or largest", param_hint="--policy")
+        raise typer.BadParameter(
+            "a sub-folder is one identity: choose single, dominant or largest", param_hint="--policy"
+        )
     photographs = list_photographs(source)
     if not photographs:
         raise typer.BadParameter(f"{source} has no sub-folders with photographs", param_hint="SOURCE")
@@ -163,8 +175,10 @@ def _say_what_to_expect(source: Path, names: list[str], share: float, seed: int,
         typer.echo(f"  {line}")
     typer.echo(ADVICE)
     if not small:
-        better = enough_held_out(people)
-        remedy = "" if better is None else f"With so many people, --heldout-share {better:g} leaves enough for both. "
+        better, both = enough_held_out(people), TRAIN_PEOPLE + CALIBRATION_PEOPLE
+        remedy = f"{both} people with two photographs or more suffice for both. "
+        if better is not None:
+            remedy = f"With so many people, --heldout-share {better:g} leaves enough for both. "
         refuse_small(_lacks(names, choose_heldout(names, share, seed)), remedy)
 
 

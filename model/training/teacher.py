@@ -27,7 +27,7 @@ from onnx import numpy_helper
 from app.encoding import Precision
 from app.openvino import ov
 from model.commands import run
-from model.data.face_set import FaceSet, load_face_set
+from model.data.face_set import FaceSet, load_face_set, new_array
 from model.networks.retail import COLUMNS, SIDE, load_retail
 from model.progress import Progress
 
@@ -222,7 +222,7 @@ def main(
     chips = load_face_set(faces).chips
     name, teacher = (SFACE, sface_teacher()) if retail is None else (RETAIL, retail_teacher(retail))
     part = faces / f"{cache_file(name)}.part"
-    embeddings = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(chips), teacher.size))
+    embeddings = new_array(part, np.float32, (len(chips), teacher.size))
     with Progress(f"faces through {name}", len(chips)) as progress:
         for start in range(0, len(chips), 512):
             rows = np.arange(start, min(start + 512, len(chips)))
@@ -230,6 +230,7 @@ def main(
             progress.advance(len(rows))
     embeddings.flush()
     part.rename(faces / cache_file(name))
+    typer.echo(f"what {name} says of {len(chips)} faces is in {faces / cache_file(name)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,11 @@ from tests.shared_data import ROOT
         (TesseraError("unknown"), "unknown"),
         (FileNotFoundError(2, "No such file or directory", "faces"), "faces: No such file or directory"),
         (PermissionError(), "PermissionError"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "chips.npy"),
+            "chips.npy: No space left on device: make room and run the same command again",
+        ),
+        (OSError(errno.EIO, "Input/output error"), "the system: Input/output error"),
     ],
 )
 def test_what_a_user_can_mend_ends_in_one_sentence(

@@ -18,6 +18,7 @@ from model.data.face_set import (
     codes,
     join,
     load_face_set,
+    new_array,
     write_table,
 )
 
@@ -140,3 +141,18 @@ def test_what_the_table_does_not_say_is_empty(directory: Path, faces: FaceSet) -
     assert told.where(told.origin == "B").age.tolist() == ["7"]
     assert told.sex.tolist() == [""] * 5
     assert join(told, [faces]).origin.tolist() == ["A", "B", "", "A", "A", *[""] * 5]
+
+
+def test_a_new_array_has_its_space_on_the_disk_before_it_is_filled(tmp_path: Path) -> None:
+    array = new_array(tmp_path / CHIPS_FILE, np.uint8, (50, 112, 112, 3))
+    file = (tmp_path / CHIPS_FILE).stat()
+    assert file.st_blocks * 512 >= file.st_size > array.nbytes
+    array[:] = 7
+    array.flush()
+    np.testing.assert_array_equal(np.load(tmp_path / CHIPS_FILE), np.full((50, 112, 112, 3), 7, dtype=np.uint8))
+
+
+def test_no_array_is_begun_where_there_is_no_space_for_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"chips\.npy"):
+        new_array(tmp_path / CHIPS_FILE, np.uint8, (2**45, 112, 112, 3))
+    assert not (tmp_path / CHIPS_FILE).exists()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -222,16 +223,49 @@ def test_folder_holds_whole_identities_out(photographs: Path, tmp_path: Path) ->
     assert heldout.isdisjoint(faces.of_split("train").identity.tolist())
 
 
-def test_single_leaves_out_photographs_of_several_faces(tmp_path: Path) -> None:
+def test_nobody_guesses_which_of_two_faces_is_meant(tmp_path: Path) -> None:
     folder = tmp_path / "photographs"
     (folder / "ann").mkdir(parents=True)
     (folder / "ann" / "alone.png").write_bytes(encoded(PORTRAIT))
     (folder / "ann" / "two.png").write_bytes(encoded(np.concatenate([darkened(1), PORTRAIT], axis=1)))
-    largest = run("folder", folder, tmp_path / "largest", "--small")
-    single = run("folder", folder, tmp_path / "single", "--policy", "single", "--small")
-    assert len(load_face_set(tmp_path / "largest")) == 2, largest.output
-    assert len(load_face_set(tmp_path / "single")) == 1
-    assert left_out(tmp_path / "single")["ann/two.png"][0] == "several faces", single.output
+    behind = np.zeros((300, 450, 3), dtype=np.uint8)
+    behind[:, :300] = darkened(2)
+    behind[:150, 300:] = PORTRAIT[::2, ::2]
+    (folder / "ann" / "behind.png").write_bytes(encoded(behind))
+    for policy, left in (("largest", set()), ("dominant", {"two"}), ("single", {"two", "behind"})):
+        out = tmp_path / policy
+        result = run("folder", folder, out, "--small", *(("--policy", policy) if policy != "dominant" else ()))
+        assert len(load_face_set(out)) == 3 - len(left), result.output
+        assert {name: reason for name, (reason, _) in left_out(out).items()} == {
+            f"ann/{name}.png": "several faces" for name in left
+        }
+
+
+def test_a_link_that_leads_nowhere_is_listed(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "bea" / "gone.jpg").symlink_to(tmp_path / "gone")
+    (photographs / "eve").symlink_to(photographs / "dan")
+    result = run("folder", photographs, tmp_path / "out", "--small")
+    assert "9 photographs of 6 people" in result.output
+    assert left_out(tmp_path / "out")["bea/gone.jpg"] == ("unreadable", "No such file or directory")
+    assert left_out(tmp_path / "out")["eve/1.png"][0] == "one photograph under two names"
+
+
+def test_a_name_that_no_table_can_hold_is_refused_before_the_work(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "Zoë 王").mkdir()
+    (photographs / "Zoë 王" / "фото.png").write_bytes(encoded(darkened(7)))
+    person = Path(os.fsdecode(os.fsencode(photographs) + b"/bad-\xff"))
+    try:
+        person.mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (person / "1.png").write_bytes(encoded(darkened(8)))
+    result = run("folder", photographs, tmp_path / "out", "--small")
+    assert isinstance(result.exception, StoppedError)
+    assert "'bad-\\udcff' is not UTF-8: rename it" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    person.rename(photographs / "renamed")
+    assert run("folder", photographs, tmp_path / "out", "--small").exit_code == 0
+    assert "Zoë 王" in pq.read_table(tmp_path / "out" / "faces.parquet")["identity"].to_pylist()
 
 
 def test_folder_refuses_what_makes_no_sense(photographs: Path, tmp_path: Path) -> None:
