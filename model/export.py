@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -90,16 +91,19 @@ def to_onnx(encoder: AnyEncoder) -> bytes:
     exported = ExportedFusedEncoder(encoder) if isinstance(encoder, FusedEncoder) else ExportedEncoder(encoder)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / NETWORK_FILE
-        torch.onnx.export(
-            exported.eval(),
-            (example,),
-            path,
-            input_names=["chips"],
-            output_names=["embeddings", "lengths"],
-            dynamic_axes=batch,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+        with warnings.catch_warnings():
+            # Of this exporter, whose successor needs one package more.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.onnx.export(
+                exported.eval(),
+                (example,),
+                path,
+                input_names=["chips"],
+                output_names=["embeddings", "lengths"],
+                dynamic_axes=batch,
+                opset_version=OPSET,
+                dynamo=False,
+            )
         model = store_as_float16(onnx.load_from_string(path.read_bytes()))
     onnx.checker.check_model(model, full_check=True)
     network: bytes = model.SerializeToString(deterministic=True)

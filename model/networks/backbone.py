@@ -18,9 +18,13 @@ from torch.nn import functional
 
 from model.data.face_set import CHIP_SIDE
 from model.networks.layers import DepthwiseConv, PRelu
+from model.networks.states import read_state, write_state
 
 PIXEL_MEAN = 127.5
 PIXEL_SCALE = 1 / 128
+PARTS = ("backbone", "weights")
+"""What a file of weights holds, next to the record of what they were trained on."""
+REMEDY = "give the result of a stage, such as runs/own/triplet.pt"
 
 
 class InputConfig(BaseModel):
@@ -339,12 +343,12 @@ def embed(encoder: AnyEncoder, chips: Tensor, *, batch: int = 256, bf16: bool = 
 def save_encoder(encoder: AnyEncoder, path: Path, trained_on: bytes = b"") -> None:
     """Writes weights and configuration, for ``load_encoder``; ``trained_on`` is that of ``app.encoding.trained_on``."""
     state = {"backbone": encoder.config.model_dump_json(), "weights": encoder.state_dict()}
-    torch.save({**state, "trained_on": torch.tensor(list(trained_on), dtype=torch.uint8)}, path)
+    write_state({**state, "trained_on": torch.tensor(list(trained_on), dtype=torch.uint8)}, path)
 
 
 def load_record(path: Path) -> bytes:
     """What the weights in a file were trained on (``app.encoding.trained_on``); empty if that was not recorded."""
-    state = torch.load(path, weights_only=True, mmap=True)
+    state = read_state(path, PARTS, REMEDY, mmap=True)
     return state["trained_on"].numpy().tobytes() if "trained_on" in state else b""
 
 
@@ -357,8 +361,11 @@ def load_encoder(path: Path) -> Encoder:
 
 
 def load_any_encoder(path: Path) -> AnyEncoder:
-    """Reads a single or fused network written by ``save_encoder``, in evaluation mode."""
-    state = torch.load(path, weights_only=True)
+    """Reads a single or fused network written by ``save_encoder``, in evaluation mode.
+
+    Raises FileNotFoundError, and ValueError for a file that is damaged or none of ``save_encoder``.
+    """
+    state = read_state(path, PARTS, REMEDY)
     config = TypeAdapter(FusedConfig | BackboneConfig).validate_json(state["backbone"])
     encoder = FusedEncoder(config) if isinstance(config, FusedConfig) else Encoder(config)
     encoder.load_state_dict(state["weights"])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from model.commands import in_one_line
 from model.data.augmentation import Augmentation
-from model.networks.backbone import BackboneConfig
+from model.networks.backbone import BackboneConfig, InputConfig, StageConfig, StemConfig
 
 SFACE_START = "sface"
 
@@ -179,15 +181,56 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Reads a recipe and applies ``changes``, each ``FIELD=VALUE`` or ``PART.FIELD=VALUE``, such as a stage's name.
 
     A file with ``extends = "OTHER.toml"`` holds only what differs from that file, which lies next to it and extends no
-    third: each of its top-level keys replaces the other's. Raises ValueError for a change to a field that does not
-    exist; pydantic.ValidationError, naming the field, where the result is invalid.
+    third: each of its top-level keys replaces the other's. Raises ValueError for a file that is no TOML, a change to a
+    field that does not exist, and, naming the field, where the result is invalid.
     """
-    document = tomllib.loads(path.read_text())
+    document = _read(path)
     if "extends" in document:
-        document = {**tomllib.loads((path.parent / document.pop("extends")).read_text()), **document}
+        document = {**_read(path.parent / document.pop("extends")), **document}
     for change in changes:
         _apply(document, change)
-    return Recipe.model_validate(document)
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {in_one_line(error)}{_meant(error)}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML file: {error}") from error
+
+
+def _meant(error: ValidationError) -> str:
+    """The settings that are spelt most like those that do not exist."""
+    models = (Recipe, Stage, Start, Subset, Augmentation, BackboneConfig, StemConfig, StageConfig, InputConfig)
+    known = sorted({name for model in models for name in model.model_fields})
+    unknown = [str(e["loc"][-1]) for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
+    close = [name for wrong in unknown for name in difflib.get_close_matches(wrong, known, n=1)]
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def differences(there: Recipe, here: Recipe) -> list[str]:
+    """The settings in which two recipes differ, such as ``triplet.steps is 600 there and 200 here``."""
+    one, other = _by_name(there.model_dump(mode="json")), _by_name(here.model_dump(mode="json"))
+    return [
+        f"{name} is {one.get(name)} there and {other.get(name)} here"
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name)
+    ]
+
+
+def _by_name(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; stages of training by their own names."""
+    if isinstance(value, list):
+        value = {str(e.get("name", n)) if isinstance(e, dict) else str(n): e for n, e in enumerate(value)}
+    if not isinstance(value, dict):
+        return {name.removeprefix("stages."): value}
+    found = dict[str, Any]()
+    for key, entry in value.items():
+        found |= _by_name(entry, f"{name}.{key}" if name else key)
+    return found
 
 
 def _apply(document: dict[str, Any], change: str) -> None:

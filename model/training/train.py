@@ -30,13 +30,14 @@ from model.data.cleaning import without_outliers
 from model.data.face_set import UNLABELLED, FaceSet, join, load_face_set
 from model.data.sampling import IdentitySampler, Sampler, ShuffledSampler
 from model.networks.backbone import AnyEncoder, Encoder, embed, load_any_encoder, load_record, save_encoder
+from model.networks.states import read_state, write_state
 from model.progress import Progress
 from model.training.curves import CSV_FILE, LOG_FILE, PLOT_FILE, write_curves
 from model.training.losses import ImitationLoss, spread
 from model.training.messages import in_words, say_what_there_is
 from model.training.objective import Objective
 from model.training.optimisation import averaged, learning_rate, make_optimizer, mix
-from model.training.recipe import SFACE_START, Recipe, Stage, Start, Subset, load_recipe
+from model.training.recipe import SFACE_START, Recipe, Stage, Start, Subset, differences, load_recipe
 from model.training.teacher import Floats, load_targets
 from model.training.warm_start import centre, copy_weights, inherited_parts, sample_for_centre, sface_encoder
 
@@ -65,7 +66,10 @@ def choose_subset(identity: npt.NDArray[np.int64], subset: Subset, seed: int) ->
     labels, counts = np.unique(identity[identity != UNLABELLED], return_counts=True)
     able = labels[counts >= subset.faces]
     if len(able) < subset.people:
-        raise ValueError(f"{subset.people} people of {subset.faces} faces wanted, {len(able)} are there")
+        raise ValueError(
+            f"{subset.people} people of {subset.faces} faces wanted, {len(able)} are there; --set subset.people=N and "
+            "--set subset.faces=N ask for fewer"
+        )
     rng, chosen = np.random.default_rng(seed), np.zeros(len(identity), dtype=np.bool_)
     for label in rng.choice(able, subset.people, replace=False):
         chosen[rng.choice(np.flatnonzero(identity == label), subset.faces, replace=False)] = True
@@ -165,10 +169,15 @@ class Trainer:
         path = self.out / CHECKPOINT_FILE
         if not path.is_file():
             return
-        state = torch.load(path, weights_only=True)
+        state = read_state(
+            path, ("recipe", "faces", "stage", "step"), "remove it to begin anew, or choose another --out"
+        )
         # Parsed rather than compared as text: settings added since then take their defaults.
-        if Recipe.model_validate_json(state["recipe"]) != self.recipe:
-            raise ValueError(f"{path} belongs to another recipe; choose another --out or remove it")
+        if differ := differences(Recipe.model_validate_json(state["recipe"]), self.recipe):
+            raise ValueError(
+                f"{path} belongs to another recipe, in which {', '.join(differ[:5])}"
+                f"{' and so on' if len(differ) > 5 else ''}; choose another --out or remove it"
+            )
         if state["faces"] != self._fingerprint:
             raise ValueError(
                 f"{path} was trained on other faces; give the same --faces and --composites, or choose another --out"
@@ -189,7 +198,7 @@ class Trainer:
         return digest.hexdigest()
 
     def save(self) -> None:
-        """Replaces the checkpoint atomically, so that a kill leaves either the old one or the new one."""
+        """Replaces the checkpoint."""
         state = {
             "recipe": self.recipe.model_dump_json(),
             "faces": self._fingerprint,
@@ -200,9 +209,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        part = self.out / f"{CHECKPOINT_FILE}.part"
-        torch.save(state, part)
-        part.replace(self.out / CHECKPOINT_FILE)
+        write_state(state, self.out / CHECKPOINT_FILE)
 
     def log(self, **values: Any) -> None:
         """Appends one JSON line to ``log.jsonl`` and prints it in words."""
@@ -214,7 +221,13 @@ class Trainer:
         typer.echo(f"{stage.name} {self.step}/{stage.steps}  {left}{in_words(values)}")
 
     def run(self) -> None:
-        """Trains the remaining stages; ``<stage>.pt`` holds the averaged weights after each."""
+        """Trains the remaining stages; ``<stage>.pt`` holds the averaged weights after each.
+
+        A start that is taken over whole is validated first, for training may make it worse.
+        """
+        start = self.recipe.start
+        if start is not None and start.last_blocks is None and (self.stage_number, self.step) == (0, 0):
+            self._validate()
         while self.stage_number < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage_number]
             self._run_stage(stage)
@@ -383,7 +396,12 @@ def main(
     more = [(path, load_face_set(path).of_split("train")) for path in composites or ()]
     asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
     teacher = load_targets(faces, config.teachers, face_set.of_split("train"), more) if asks else None
-    Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out).run()
+    trainer = Trainer(config, join(face_set, [members for _, members in more]) if more else face_set, teacher, out)
+    if trainer.stage_number == len(config.stages):
+        typer.echo(f"this run is at its end; to train anew, remove {out / CHECKPOINT_FILE} or choose another --out")
+    elif trainer.stage_number or trainer.step:
+        typer.echo(f"goes on from step {trainer.step} of {config.stages[trainer.stage_number].name}")
+    trainer.run()
     write_curves(out)
     typer.echo(f"weights in {out / config.stages[-1].name}.pt; curves in {out / PLOT_FILE} and {out / CSV_FILE}")
 

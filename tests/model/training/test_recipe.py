@@ -11,7 +11,7 @@ from tests.model.support import small_backbone
 pytest.importorskip("torch")
 
 from model.networks.backbone import BackboneConfig
-from model.training.recipe import Recipe, Stage, load_recipe
+from model.training.recipe import Recipe, Stage, differences, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "model" / "recipes").glob("*.toml"))
 
@@ -202,7 +202,7 @@ def test_a_recipe_does_not_extend_one_that_extends(whole: Path) -> None:
     (whole.parent / "second.toml").write_text('extends = "whole.toml"\n')
     third = whole.parent / "third.toml"
     third.write_text('extends = "second.toml"\n')
-    with pytest.raises(ValidationError, match="extends"):
+    with pytest.raises(ValueError, match="extends"):
         load_recipe(third)
 
 
@@ -221,11 +221,30 @@ def test_a_change_of_what_is_not_there_names_what_is(whole: Path, change: str) -
 
 
 def test_a_changed_recipe_is_checked_as_a_written_one_is(whole: Path) -> None:
-    with pytest.raises(ValidationError, match="stepps"):
+    with pytest.raises(ValueError, match=r"stages\.0\.stepps: .*; did you mean steps\?$") as refused:
         load_recipe(whole, ["distil.stepps=3"])
+    assert str(refused.value).startswith(f"{whole}: ")
+    # The list of stages is not called empty because one of them is wrong.
+    assert "at least 1 item" not in str(refused.value)
 
 
 def test_a_recipe_read_from_a_file_names_the_wrong_field(whole: Path) -> None:
     whole.write_text(WHOLE.replace("ema_decay = ", "ema_decay = 7"))
-    with pytest.raises(ValidationError, match="ema_decay"):
+    with pytest.raises(ValueError, match="ema_decay"):
         load_recipe(whole)
+
+
+@pytest.mark.parametrize("content", [b"seed = ", b"\x89PNG"])
+def test_what_is_no_recipe_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "photograph.toml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"photograph\.toml is no TOML file"):
+        load_recipe(tmp_path / "photograph.toml")
+
+
+def test_the_settings_in_which_two_recipes_differ_are_named() -> None:
+    there = Recipe.model_validate(RECIPE)
+    here = Recipe.model_validate(RECIPE | {"seed": 2, "stages": [DISTIL, TRIPLET | {"identities": 6}]})
+    assert differences(there, there) == []
+    assert differences(there, here) == ["seed is 1 there and 2 here", "triplet.identities is 4 there and 6 here"]
+    shorter = differences(there, Recipe.model_validate(RECIPE | {"stages": [DISTIL]}))
+    assert "triplet.identities is 4 there and None here" in shorter

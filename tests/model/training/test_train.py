@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,8 +199,32 @@ def test_what_a_user_can_mend_is_one_sentence(
 
 
 def test_another_recipe_in_the_same_folder_is_refused(finished: Path, faces: Path) -> None:
-    with pytest.raises(ValueError, match="belongs to another recipe"):
+    with pytest.raises(ValueError, match="another recipe, in which seed is 1 there and 2 here; choose another --out"):
         make_trainer(make_recipe(seed=2), faces, finished)
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(finished: Path, faces: Path, tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT_FILE
+    for content in (b"", b"no weights", (finished / CHECKPOINT_FILE).read_bytes()[:5000]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged, or no file of weights: remove it"):
+            make_trainer(make_recipe(), faces, tmp_path)
+        assert path.read_bytes() == content
+    path.write_bytes((finished / "triplet.pt").read_bytes())
+    with pytest.raises(ValueError, match="holds something else than recipe"):
+        make_trainer(make_recipe(), faces, tmp_path)
+
+
+def test_a_start_is_validated_before_it_is_trained(finished: Path, faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    shutil.copy(finished / "triplet.pt", tmp_path / "first")
+    recipe = make_recipe({**TRIPLET, "steps": 3}, start={"weights": "first/triplet"})
+    make_trainer(recipe, faces, tmp_path / "own").run()
+    rates = [line for line in log_lines(tmp_path / "own") if "heldout" in line]
+    assert [(line["stage"], line["step"]) for line in rates] == [("triplet", 0), ("triplet", 3)]
+    assert rates[0]["heldout"] == log_lines(finished)[-1]["heldout"]
+    # Random weights have nothing to lose.
+    assert all(line["step"] for line in log_lines(finished))
 
 
 def test_killed_processes_leave_a_checkpoint_to_go_on_from(faces: Path, tmp_path: Path) -> None:
@@ -218,6 +243,7 @@ def test_killed_processes_leave_a_checkpoint_to_go_on_from(faces: Path, tmp_path
     assert 1 <= reached < 40
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "train: 41 photographs, 8 people with two or more" in told
+    assert f"goes on from step {reached} of distil" in told
     assert re.search(r"distil 39/40  \d+:\d\d left  loss ", told)
     assert "held-out people, true accepts: " in told
     # Steps that the kill made it do again count once.
