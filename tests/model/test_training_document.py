@@ -80,6 +80,9 @@ def test_the_path_of_the_document_leads_from_photographs_to_a_service(tmp_path: 
     assert "300 faces of 100 identities in runs/faces, 40 of them held out" in said
     assert re.search(r"triplet 2/2  loss [\d.]+  .*d_ap [\d.]+  d_an [\d.]+  active", before)
     assert (tmp_path / "runs" / "faces" / "left-out.csv").read_text().count("\n") == 2
+    # What it began with, and what it came to.
+    assert said.index("triplet 0/2  ") < said.index("triplet 1/2  ") < said.index("triplet 2/2  held-out people")
+    assert "held-out, TAR at FAR 1e-03: " in said.splitlines()[-2] + said.splitlines()[-1]
     assert "<svg" in (tmp_path / "runs" / "own" / "training.svg").read_text()
     weights = load_weights(tmp_path / "weights" / "own")
     # Sixty people with three photographs each.

@@ -150,7 +150,8 @@ export class Compare {
         "p",
         { class: "hint" },
         `Distance ${distance(answer.distance)}, threshold ${distance(answer.threshold)}` +
-          (missed === undefined ? "." : `; at this target, ${oneIn(missed)} pairs of photographs of one person were missed when it was measured.`),
+          (missed === undefined ? "." : `; at this target, ${oneIn(missed)} pairs of photographs of one person were missed when it was measured.`) +
+          ` Calibration ${answer.calibration_version}.`,
       ),
     );
   }

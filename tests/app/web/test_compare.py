@@ -35,6 +35,7 @@ def test_two_samples_are_compared(page: Page) -> None:
     page.get_by_role("button", name="One person").click()
     expect(headline(page)).to_have_text("The same person")
     expect(page.locator(".verdict")).to_contain_text("1 stranger in")
+    expect(page.locator(".verdict .hint")).to_have_text(re.compile(r" Calibration tessera-\w-\d+-[0-9a-f]{8}\.$"))
     described = re.compile(r"These two faces have a distance of 0\.\d\d; up to \d\.\d\d it is a match\.")
     expect(page.locator(".axis svg")).to_have_attribute("aria-label", described)
 
