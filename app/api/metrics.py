@@ -91,6 +91,9 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        for reason in ("overloaded", "deadline_exceeded", "client_gone"):
+            # Zeros from the start: a rate cannot see what a series began with.
+            self.refused.labels(reason)
         self.stages = Histogram(
             "tessera_stage_duration_seconds",
             "Time of a request in one stage: queue (before it is begun), decode, detect, align, assess, encode_wait, "
