@@ -129,13 +129,13 @@ class SqliteGallery:
             discard_unfinished(directory)
             self._database = Database(directory / DATABASE_NAME, keys)
             opened.callback(self._database.close)
-            self._encoder = self._open(directory, encoder_digest)
+            self._encoder = self._open(directory, encoder_digest, keys)
             self._opened = opened.pop_all()
 
-    def _open(self, directory: Path, encoder_digest: str) -> int:
+    def _open(self, directory: Path, encoder_digest: str, keys: Vault | None) -> int:
         with self._database.writing() as connection:
             now = self._clock()
-            chips.refuse_open(connection, self._keys)
+            chips.refuse_open(connection, keys)
             encoder = queries.bind_encoder(connection, directory, encoder_digest)
             if self._keys is not None and seal_templates(connection, self._keys):
                 self._database.expect_erasure()

@@ -111,7 +111,7 @@ class GalleryCopy(SqliteGallery):
                 opened.callback(keys.close)
             self._database = copy = _Copy(directory, keys)
             opened.callback(copy.close)
-            self._encoder = self._open(directory or Path(), encoder_digest)
+            self._encoder = self._open(directory or Path(), encoder_digest, keys)
             copy.freeze()
             self._opened = opened.pop_all()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.crowding import NoCrowding
 from app.gallery import (
     ChipsNeedEncryption,
     EncryptionKeyMissing,
@@ -23,12 +24,13 @@ from app.gallery.sqlite import chips
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.database import DATABASE_NAME, connect
 from app.gallery.sqlite.inspection import inspect_directory
+from app.gallery.sqlite.snapshot import GalleryCopy
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.sqlite.vault import FileKeyWrapper, Vault
 from app.gallery.transfer import SubjectLine
 from app.types import CHIP_SIDE, Pixels
 from tests.app.gallery.contract import axis, chip
-from tests.app.gallery.sqlite.support import editing, opened
+from tests.app.gallery.sqlite.support import DIGEST, editing, opened
 from tests.app.gallery.sqlite.test_vault import encrypted, kept_keys, master_key
 
 pytestmark = pytest.mark.slow
@@ -236,6 +238,18 @@ def test_a_collection_that_keeps_chips_is_not_opened_without_keys(tmp_path: Path
         gallery.create_collection("staff", keep_chips=True)
     with pytest.raises(EncryptionKeyMissing, match="'staff' keeps chips"):
         opened(tmp_path / "data")
+
+
+def test_a_copy_for_commands_is_searched_though_chips_are_kept(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
+    data = tmp_path / "data"
+    with encrypted(data, wrapper) as gallery:
+        fill(gallery)
+        expected = gallery.search("default", axis(1), 3)
+    with closing(GalleryCopy(data, encoder_digest=DIGEST, crowding=NoCrowding(), keys=Vault(data, wrapper))) as copy:
+        assert copy.search("default", axis(1), 3) == expected
+        assert [c.keep_chips for c in copy.collections()] == [True, False]
+    with pytest.raises(EncryptionKeyMissing):
+        GalleryCopy(data, encoder_digest=DIGEST, crowding=NoCrowding())
 
 
 def test_exports_leave_chips_out(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
