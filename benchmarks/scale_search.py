@@ -21,6 +21,8 @@ from benchmarks.postgres_server import PostgresServer
 TOP_K = 5
 BETWEEN = 0.8
 """Length of the noise between a centroid and a subject: people are more alike than they really are."""
+FARTHEST = 1.0
+"""Squared distance between a probe and its subject, at most: farther than matches are, which is harder."""
 WARMING = 5
 CONFIDENCE = 0.95
 _BLOCK = 50_000
@@ -49,8 +51,8 @@ def made_up(random: np.random.Generator, subjects: int, spread: Spread, cohort: 
 
 
 def photographs_of(random: np.random.Generator, vectors: Vectors, count: int) -> list[Embedding]:
-    """Probes as other photographs of random subjects would give them: those that the service audits itself with."""
-    return [photograph_like(vectors[place], random) for place in random.integers(len(vectors), size=count)]
+    """Probes as other photographs of random subjects would give them."""
+    return [photograph_like(vectors[place], random, FARTHEST) for place in random.integers(len(vectors), size=count)]
 
 
 class Searched(Protocol):

@@ -17,9 +17,10 @@ from app.gallery.sqlite.ranking import vectors_of
 from app.gallery.sqlite.templates import Damage
 from app.postgres import Connection, Postgres
 
-NEAREST, FARTHEST = 0.2, 1.0
-"""Squared distances between a made-up probe and the template that it is made of, drawn evenly: those at which two
-photographs of one person are declared a match. With tessera-l half of such pairs are nearer than 0.56."""
+NEAREST, FARTHEST = 0.2, 0.8
+"""Squared distances between a made-up probe and the template that it is made of, drawn evenly: those of matches in
+collections large enough for the index, and beyond. The strictest threshold that the calibration supports, which such
+collections use unless a request names another one, lies below 0.6 with tessera-l."""
 STATEMENT_SECONDS = 60
 SHARE = 0.01
 """Of its time, a replica spends at most so much on audits: where one takes long, the next ones are farther apart."""
@@ -37,12 +38,12 @@ class SearchAuditCounts:
     failed: int = 0
 
 
-def photograph_like(template: Embedding, random: np.random.Generator) -> Embedding:
+def photograph_like(template: Embedding, random: np.random.Generator, farthest: float = FARTHEST) -> Embedding:
     """A probe as another photograph of the same person would give it: unit-length float32 [128].
 
-    It lies in a random direction from the template, ``NEAREST`` to ``FARTHEST`` away. Nobody's photograph is needed.
+    It lies in a random direction from the template, ``NEAREST`` to ``farthest`` away. Nobody's photograph is needed.
     """
-    cosine = 1.0 - random.uniform(NEAREST, FARTHEST) / 2
+    cosine = 1.0 - random.uniform(NEAREST, farthest) / 2
     aside = random.standard_normal(len(template))
     aside -= (aside @ template) * template
     probe = cosine * template + np.sqrt(1.0 - cosine**2) * aside / np.linalg.norm(aside)

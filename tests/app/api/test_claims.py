@@ -241,10 +241,10 @@ def test_the_request_goes_before_the_collection_and_that_before_the_service(
         found = criterion(client, path, ada, **target, **({} if asked is None else {"claim": asked}))
         assert (found["claim"], found["bound_by"], found["bound"]) == expected
         assert found["set_by"] == ("request" if target else "server")
-    # Two photographs are of no collection.
+    # Two photographs are compared by the same rule, in the collection that the request names.
     fields = {} if asked is None else {"claim": asked}
     two = ok(client.post("/verify", files=files(ada, reference=ada), data=fields))
-    assert two["criterion"]["claim"] == (asked or served)
+    assert two["criterion"]["claim"] == (asked or collection or served)
 
 
 def test_a_collection_may_have_a_target_and_leave_the_claim_to_the_service(pooled: TestClient, ada: bytes) -> None:
