@@ -49,6 +49,8 @@ NOT_RUN = {
     "pip install 'tessera-face[postgres]'": "installs",
     "export TESSERA_GALLERY__URL=postgresql://tessera@db.example/tessera": "needs a database",
     "export TESSERA_SECURITY__SECRET_FILE=/run/secrets/secret_key": "as the one before",
+    'psql "$TESSERA_GALLERY__URL" --set ON_ERROR_STOP=1 --file deploy/postgres/after-erasures.sql': "needs psql; "
+    "tests/app/gallery/postgres/test_erasure.py runs the file",
     "npx openapi-typescript http://127.0.0.1:8000/openapi.json --default-non-nullable=false "
     "-o tessera.d.ts": "downloads",
     "tessera serve": "comes after the ones before",

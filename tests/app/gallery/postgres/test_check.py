@@ -34,7 +34,7 @@ def change(url: str, statement: str) -> None:
 
 
 ENROLLED_ANEW: Callable[[PostgresGallery], object] = lambda gallery: gallery.enroll(  # noqa: E731
-    "other", "s3", [template(axis(3))], on_conflict=OnConflict.REPLACE
+    "other", "s3", [template(axis(3), "anew")], on_conflict=OnConflict.REPLACE
 )
 DAMAGE = {
     "bits": ("UPDATE templates SET embedding = set_byte(embedding, 7, 255) WHERE id = 't3'", ENROLLED_ANEW),
