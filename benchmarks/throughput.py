@@ -76,5 +76,5 @@ def loads(replicas: list[Replica], database: int, photograph: Path, clients: int
         service, postgres = (cpu_seconds(root) - start for root, start in zip(roots, used, strict=True))
         elapsed = time.perf_counter() - began
         busy, idle = (after - start for after, start in zip(machine_seconds(), before, strict=True))
-        cores = [each / elapsed for each in (service, postgres, busy - service - postgres, idle)]
+        cores = [max(0.0, each) / elapsed for each in (service, postgres, busy - service - postgres, idle)]
         yield Measured(operation, len(replicas), load, *cores)

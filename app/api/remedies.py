@@ -119,7 +119,7 @@ REMEDIES: dict[str, Remedy] = {
         "Wait as long as `Retry-After` says; raise the rate if the client is honest.",
     ),
     "locked_out": Remedy(
-        "Verifications of this subject failed five times in a row, or more.",
+        "Verifications of this subject failed five times in a row, or more; those under way count.",
         "Wait as long as `Retry-After` says; ask who tries. [Why](security.md#keys).",
     ),
     "security_store_unavailable": Remedy(
