@@ -100,7 +100,9 @@ KINDS: dict[str, ProblemKind] = {
     "unknown_host": ProblemKind(421, "Unknown host", "This name is not one that the service answers to."),
     "rate_limited": ProblemKind(429, "Too many requests", "More than 100/minute for one key; wait 12 s."),
     "locked_out": ProblemKind(
-        429, "Too many failures", "5 verifications of this subject failed in a row, 0 are under way; the next one may begin in 30 s."
+        429,
+        "Too many failures",
+        "5 verifications of this subject failed in a row, 0 are under way; the next one may begin in 30 s.",
     ),
     "security_store_unavailable": ProblemKind(
         503, "Keys and audit trail unavailable", "The audit trail cannot be written: database or disk is full."

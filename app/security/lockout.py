@@ -144,8 +144,8 @@ def refuse_blocked(count: int, pending: int, until: datetime, now: datetime) -> 
     if now < until or pending >= allowed:
         wait = max(1, math.ceil((until - now).total_seconds()))
         raise LockedOut(
-            f"{count} verifications of this subject failed in a row, {pending} are under way; the next one may begin in "
-            f"{wait} s.",
+            f"{count} verifications of this subject failed in a row, {pending} are under way; the next one may begin "
+            f"in {wait} s.",
             retry_after=wait,
             failures=count,
         )
