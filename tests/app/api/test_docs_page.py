@@ -42,6 +42,9 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
+SETTLING_MS = 500
+
+
 def opened(page: Page, operation: str) -> Locator:
     """The section of an operation, open and ready to be tried."""
     section = page.locator(f"#operations-recognition-{operation}")
@@ -52,6 +55,8 @@ def opened(page: Page, operation: str) -> Locator:
 
 def answer_of(section: Locator) -> tuple[str, dict[str, Any]]:
     """Status and body of what is executed."""
+    # The page sends nothing, and says nothing, while it still takes in a file that was chosen.
+    section.page.wait_for_timeout(SETTLING_MS)
     with section.page.expect_response(lambda response: response.request.method == "POST") as found:
         section.locator("button.execute").click()
     shown = section.locator(".live-responses-table tbody .response-col_status").first
@@ -120,6 +125,7 @@ def test_the_page_works_with_keys_and_behind_a_prefix(page: Page, tmp_path: Path
         section = opened(page, "verify")
         for chosen in section.locator("input[type=file]").all():
             chosen.set_input_files(photograph("a.jpg", ada))
+            page.wait_for_timeout(SETTLING_MS)
         with page.expect_request(lambda request: request.method == "POST") as sent:
             status, answer = answer_of(section)
         assert sent.value.url == f"{server.url}/faces/verify"
