@@ -136,8 +136,9 @@ def _times(service: Service, load: str) -> str:
 
 def conditions(results: Results) -> str:
     """Where and how it was measured, and which services could not take part."""
+    rounds = "1 round" if results.rounds == 1 else f"{results.rounds} rounds"
     lines = [
-        f"{results.machine}, {results.cores} cores; {results.rounds} rounds in turns, {results.seconds:g} s a load, or "
+        f"{results.machine}, {results.cores} cores; {rounds} in turns, {results.seconds:g} s a load, or "
         f"{keys.ENOUGH:,} requests where a 99th percentile is shown; "
         f"{results.pairs} pairs of photographs in which every service finds both faces."
     ]
