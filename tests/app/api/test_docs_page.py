@@ -55,8 +55,6 @@ def opened(page: Page, operation: str) -> Locator:
 
 def answer_of(section: Locator) -> tuple[str, dict[str, Any]]:
     """Status and body of what is executed."""
-    # The page sends nothing, and says nothing, while it still takes in a file that was chosen.
-    section.page.wait_for_timeout(SETTLING_MS)
     with section.page.expect_response(lambda response: response.request.method == "POST") as found:
         section.locator("button.execute").click()
     shown = section.locator(".live-responses-table tbody .response-col_status").first
@@ -65,17 +63,20 @@ def answer_of(section: Locator) -> tuple[str, dict[str, Any]]:
     return shown.inner_text().split()[0], body
 
 
-def photograph(name: str, content: bytes) -> FilePayload:
-    return {"name": name, "mimeType": "image/jpeg", "buffer": content}
+def choose(section: Locator, place: int, content: bytes) -> None:
+    """Gives a file to one of the fields that take one."""
+    file: FilePayload = {"name": f"{place}.jpg", "mimeType": "image/jpeg", "buffer": content}
+    section.locator("input[type=file]").nth(place).set_input_files(file)
+    # The page keeps files in its state; two at once are written over each other, and then it sends nothing.
+    section.page.wait_for_timeout(SETTLING_MS)
 
 
 def test_two_photographs_are_compared(page: Page, server: Server, ada: bytes, grace: bytes) -> None:
     page.goto(f"{server.url}/docs")
     section = opened(page, "verify")
     for second, decision in ((ada, "match"), (grace, "no_match")):
-        chosen = section.locator("input[type=file]")
-        chosen.nth(0).set_input_files(photograph("a.jpg", ada))
-        chosen.nth(1).set_input_files(photograph("b.jpg", second))
+        choose(section, 0, ada)
+        choose(section, 1, second)
         status, answer = answer_of(section)
         assert (status, answer.get("decision")) == ("200", decision), answer
 
@@ -83,7 +84,7 @@ def test_two_photographs_are_compared(page: Page, server: Server, ada: bytes, gr
 def test_a_person_is_enrolled_by_a_file(page: Page, server: Server, grace: bytes) -> None:
     page.goto(f"{server.url}/docs")
     section = opened(page, "enroll")
-    section.locator("input[type=file]").first.set_input_files(photograph("a.jpg", grace))
+    choose(section, 0, grace)
     status, answer = answer_of(section)
     assert (status, answer.get("template_count")) == ("201", 1), answer
 
@@ -123,9 +124,8 @@ def test_the_page_works_with_keys_and_behind_a_prefix(page: Page, tmp_path: Path
         page.locator(".auth-btn-wrapper button.authorize").click()
         page.locator(".auth-btn-wrapper button.btn-done").click()
         section = opened(page, "verify")
-        for chosen in section.locator("input[type=file]").all():
-            chosen.set_input_files(photograph("a.jpg", ada))
-            page.wait_for_timeout(SETTLING_MS)
+        choose(section, 0, ada)
+        choose(section, 1, ada)
         with page.expect_request(lambda request: request.method == "POST") as sent:
             status, answer = answer_of(section)
         assert sent.value.url == f"{server.url}/faces/verify"
