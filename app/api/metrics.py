@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily
@@ -237,32 +237,21 @@ class Metrics:
 class _GalleryCounts:
     """Counts that the gallery keeps itself."""
 
+    EXPORTED: ClassVar = {
+        "checkpoints": ("gallery_checkpoints", "Times that the log was moved into the database"),
+        "checkpoint_seconds": ("gallery_checkpoint_seconds", "Time in which the log was moved into the database"),
+        "search_audits": ("search_audits", "Searches by an approximate index that were made once more over everybody"),
+        "search_audits_missed": ("search_audits_missed", "Audited searches whose nearest subject the index had missed"),
+        "search_audits_failed": (
+            "search_audits_failed",
+            "Audits of searches that were begun in vain: the database did not answer in time",
+        ),
+    }
+    """Name and meaning of the metric, by what ``GalleryStatistics`` calls it."""
+
     def __init__(self) -> None:
         self.latest = GalleryStatistics(0, 0, 0.0)
 
     def collect(self) -> Iterable[Any]:
-        yield CounterMetricFamily(
-            "tessera_gallery_checkpoints",
-            "Times that the log was moved into the database",
-            value=self.latest.checkpoints,
-        )
-        yield CounterMetricFamily(
-            "tessera_gallery_checkpoint_seconds",
-            "Time in which the log was moved into the database",
-            value=self.latest.checkpoint_seconds,
-        )
-        yield CounterMetricFamily(
-            "tessera_search_audits",
-            "Searches by an approximate index that were made once more over everybody",
-            value=self.latest.search_audits,
-        )
-        yield CounterMetricFamily(
-            "tessera_search_audits_missed",
-            "Audited searches whose nearest subject the index had missed",
-            value=self.latest.search_audits_missed,
-        )
-        yield CounterMetricFamily(
-            "tessera_search_audits_failed",
-            "Audits of searches that were begun in vain: the database did not answer in time",
-            value=self.latest.search_audits_failed,
-        )
+        for field, (name, meaning) in self.EXPORTED.items():
+            yield CounterMetricFamily(f"tessera_{name}", meaning, value=getattr(self.latest, field))

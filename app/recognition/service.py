@@ -300,7 +300,7 @@ class RecognitionService:
         self.check_encoder()
 
     def close(self) -> None:
-        """Closes the gallery."""
+        """Ends the helping threads and closes the gallery."""
         self._side_by_side.close()
         self.gallery.close()
 

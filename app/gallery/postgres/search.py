@@ -73,9 +73,10 @@ def nearest_subjects(
     """The ``top_k`` best subjects of a collection, by exact distance and crowding.
 
     breadth: how many candidates the index keeps while it looks for the nearest; None: it is not used, all subjects are
-    compared. Candidates come with their
-    templates from one statement, so from one state of the database. More are asked for until no other subject can be as
-    near as the last one returned, given the rounding of the stored means and of the probe.
+    compared.
+
+    Candidates come with their templates from one statement, so from one state of the database. More are asked for until
+    no other subject can be as near as the last one returned, given the rounding of the stored means and of the probe.
     """
     asked = vector_text(probe, float(crowded))
     wanted = top_k + SPARE

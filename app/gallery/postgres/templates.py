@@ -21,7 +21,7 @@ from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite.digests import matches, template_digest
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
 from app.gallery.sqlite.templates import Damage, OnDamage, refuse
-from app.gallery.sqlite.values import load_metadata
+from app.gallery.sqlite.values import is_metadata
 from app.postgres import Connection, constant
 
 _BATCH = 2048
@@ -69,16 +69,8 @@ def _damage_of(rows: Sequence[Row]) -> Damage | None:
         if r.id is not None and not matches(r.digest, r.id, r.subject_id, r.collection, r.encoder, r.embedding, r.norm)
     )
     # Nothing but damage takes a subject's only template from it.
-    sound = not templates and first.id is not None and _has_metadata(first)
+    sound = not templates and first.id is not None and is_metadata(first.metadata)
     return None if sound else Damage(first.subject, first.subject_id, first.collection, templates)
-
-
-def _has_metadata(row: Row) -> bool:
-    try:
-        load_metadata(row.metadata)
-    except ValueError:
-        return False
-    return True
 
 
 def by_subject(rows: Iterable[Sequence[Any]]) -> Iterator[list[Row]]:
@@ -121,10 +113,11 @@ def read_vectors(connection: Connection, collection: str, after: str, limit: int
         ),
         (key, after, limit),
     )
-    return [_vectors(list(own)) for _, own in groupby(sound(rows), key=lambda t: t.subject_id)]
+    return [vectors_of_rows(list(own)) for _, own in groupby(sound(rows), key=lambda t: t.subject_id)]
 
 
-def _vectors(templates: Sequence[StoredTemplate | Row]) -> SubjectVectors:
+def vectors_of_rows(templates: Sequence[StoredTemplate | Row]) -> SubjectVectors:
+    """A subject's templates, from its rows."""
     return SubjectVectors(
         subject_id=templates[0].subject_id,
         template_ids=tuple(template.id for template in templates),
@@ -161,11 +154,6 @@ def stored_rows(connection: Connection, collection: int, subject: int, *, damage
     if rows and (damage := _damage_of(rows)) is not None:
         damaged(damage)
     return rows
-
-
-def vectors_of_rows(rows: Sequence[Row]) -> SubjectVectors:
-    """All templates of a subject, from its rows."""
-    return _vectors(rows)
 
 
 def move_templates(connection: Connection, rows: Sequence[Row], subject: tuple[int, str]) -> None:

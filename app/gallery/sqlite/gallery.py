@@ -46,6 +46,7 @@ from app.gallery.records import (
 from app.gallery.sqlite import audits, chips, queries, receipts
 from app.gallery.sqlite.database import DATABASE_NAME, Database
 from app.gallery.sqlite.index import Batch, CollectionIndex, Keys
+from app.gallery.sqlite.loading import load_vectors
 from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.ranking import RankedSubject, checked, nearest_subjects, rank
 from app.gallery.sqlite.reenrolment import discard_unfinished
@@ -54,7 +55,6 @@ from app.gallery.sqlite.templates import (
     all_vectors,
     bind_cohort,
     insert_templates,
-    load_vectors,
     log_damage,
     move_templates,
     read_templates,

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby, islice
-from operator import attrgetter, itemgetter
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +22,10 @@ from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding, fused_template
 from app.gallery.protocol import SubjectDamaged, TemplateDamaged
 from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite import chips
-from app.gallery.sqlite.digests import digest_of, matches, template_digest
+from app.gallery.sqlite.digests import matches, template_digest
 from app.gallery.sqlite.index import Batch, Keys
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
-from app.gallery.sqlite.values import load_metadata, timestamp
+from app.gallery.sqlite.values import is_metadata, timestamp
 from app.gallery.sqlite.vault import Vault
 
 _LOAD_BATCH = 8192
@@ -49,26 +48,11 @@ class _Row(NamedTuple):
     encoder: str
 
 
-_EMBEDDING = "CASE WHEN t.seal IS NULL THEN t.embedding ELSE opened(t.embedding, t.seal, t.id) END"
-_COLUMNS = f"t.key, t.id, {_EMBEDDING}, t.norm, t.digest, s.key, s.id, s.metadata, s.crowding, c.id, e.digest"
+EMBEDDING = "CASE WHEN t.seal IS NULL THEN t.embedding ELSE opened(t.embedding, t.seal, t.id) END"
+_COLUMNS = f"t.key, t.id, {EMBEDDING}, t.norm, t.digest, s.key, s.id, s.metadata, s.crowding, c.id, e.digest"
 # Not inner joins: a damaged reference must not hide a template.
-_OWNERS = "LEFT JOIN collections c ON c.key = s.collection LEFT JOIN encoders e ON e.key = t.encoder"
-_ROWS = f"SELECT {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {_OWNERS}"  # noqa: S608
-
-
-def _utf8(column: str) -> str:
-    """SQL for a text as bytes; NULL for anything that is no text."""
-    return f"CASE typeof({column}) WHEN 'text' THEN CAST({column} AS BLOB) END"
-
-
-# What the index needs of a collection, by subject and age. Texts stay bytes, and only the keys are sorted: both save
-# much of the time in which a service starts.
-_ENTRIES = f"""
-    SELECT s.key, s.crowding, {_utf8("s.metadata")}, t.digest, {_utf8("t.id")}, {_utf8("s.id")}, {_utf8("c.id")},
-           {_utf8("e.digest")}, {_EMBEDDING}, t.norm
-    FROM (SELECT key AS wanted FROM templates WHERE collection = ? ORDER BY subject, key LIMIT -1)
-    CROSS JOIN templates t ON t.key = wanted JOIN subjects s ON s.key = t.subject {_OWNERS}
-"""  # noqa: S608
+OWNERS = "LEFT JOIN collections c ON c.key = s.collection LEFT JOIN encoders e ON e.key = t.encoder"
+_ROWS = f"SELECT {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {OWNERS}"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +100,20 @@ def _damage_of(rows: Sequence[_Row], *, crowding: bool = True) -> Damage | None:
         if not matches(row.digest, row.id, row.subject_id, row.collection, row.encoder, row.embedding, row.norm)
     )
     sound = not templates and (not crowding or isinstance(first.crowding, float))
-    if sound and _has_metadata(first):
+    if sound and is_metadata(first.metadata):
         return None
     return Damage(first.subject, str(first.subject_id), str(first.collection), templates)
 
 
-def _has_metadata(row: _Row) -> bool:
-    if row.metadata == "{}":
-        return True
-    try:
-        load_metadata(row.metadata)
-    except ValueError:
-        return False
-    return True
+def _rows_of(connection: sqlite3.Connection, subject: int) -> list[_Row]:
+    """All templates of a subject, oldest first."""
+    return list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ? ORDER BY t.key", (subject,))))
+
+
+def damage_in(connection: sqlite3.Connection, subject: int) -> Damage:
+    """What is wrong with a subject that is not sound; if none of its templates is, its record."""
+    rows = _rows_of(connection, subject)
+    return _damage_of(rows) or Damage(subject, str(rows[0].subject_id), str(rows[0].collection), ())
 
 
 def _by_subject(cursor: Iterable[Sequence[Any]]) -> Iterator[list[_Row]]:
@@ -228,7 +213,7 @@ def renew_crowding(
 
     Where a template is damaged, the entry says that the subject is left out, if ``on_damage`` returns.
     """
-    rows = list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ? ORDER BY t.key", (subject,))))
+    rows = _rows_of(connection, subject)
     if (damage := _damage_of(rows, crowding=False)) is not None:
         on_damage(damage)
         return _batch([], [subject])
@@ -278,59 +263,6 @@ def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
             )
 
 
-def load_vectors(connection: sqlite3.Connection, collection: int, on_damage: OnDamage) -> Iterator[Batch]:
-    """The index entries of all subjects in a collection; damaged ones are left out and handed to ``on_damage``."""
-    subjects = groupby(connection.execute(_ENTRIES, (collection,)), key=itemgetter(0))
-    last = -1
-    while batch := [(key, list(entries)) for key, entries in islice(subjects, _LOAD_BATCH)]:
-        keys = [key for key, _ in batch]
-        if last >= keys[0] or keys != sorted(set(keys)):
-            raise RuntimeError("the templates of a collection were not read by subject")
-        last = keys[-1]
-        sound = [entries for _, entries in batch if _is_sound(entries)]
-        suspects = set(keys).difference(entries[0][0] for entries in sound)
-        for subject in sorted(suspects):
-            on_damage(_damage_in(connection, subject))
-        yield _entries_batch(sound, sorted(suspects))
-
-
-def _is_sound(entries: Sequence[Sequence[Any]]) -> bool:
-    """Whether rows of ``_ENTRIES`` are a whole subject; damage may have given any value any type."""
-    _, crowding, metadata, *_ = entries[0]
-    try:
-        return (
-            isinstance(crowding, float)
-            and (metadata == b"{}" or load_metadata(metadata.decode()) is not None)
-            and all(entry[3] == digest_of(*entry[4:]) for entry in entries)
-        )
-    except (TypeError, ValueError, AttributeError, struct.error):
-        return False
-
-
-def _damage_in(connection: sqlite3.Connection, subject: int) -> Damage:
-    """What is wrong with a subject that is not sound."""
-    rows = list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ? ORDER BY t.key", (subject,))))
-    first = rows[0]
-    return _damage_of(rows) or Damage(subject, str(first.subject_id), str(first.collection), ())
-
-
-def _entries_batch(subjects: Sequence[Sequence[Sequence[Any]]], left_out: Sequence[int]) -> Batch:
-    """The rows of ``_ENTRIES`` of sound subjects as entries of the index."""
-    vectors = vectors_of([entries[-1][-2] for entries in subjects])
-    several = [place for place, entries in enumerate(subjects) if len(entries) > 1]
-    if several:
-        vectors = vectors.copy()  # what it was made of cannot be written
-        for place in several:
-            vectors[place] = fused_template(vectors_of([entry[-2] for entry in subjects[place]]))
-    return Batch(
-        np.array([entries[0][0] for entries in subjects], dtype=np.int64),
-        vectors,
-        np.array([entries[0][1] for entries in subjects], dtype=np.float32),
-        np.array([min(len(entries), MOST_FUSED) for entries in subjects], dtype=np.int64),
-        np.array(left_out, dtype=np.int64),
-    )
-
-
 def read_templates(
     connection: sqlite3.Connection, subjects: Sequence[int], on_damage: OnDamage = refuse
 ) -> list[StoredTemplate]:
@@ -343,7 +275,7 @@ def read_templates(
         SELECT {_COLUMNS}
         FROM json_each(?) wanted CROSS JOIN subjects s ON s.key = wanted.value CROSS JOIN templates t
         ON t.key IN (SELECT key FROM templates WHERE subject = s.key ORDER BY key DESC LIMIT ?)
-        {_OWNERS}
+        {OWNERS}
         ORDER BY s.key, t.key
         """,  # noqa: S608
         (json.dumps(list(subjects)), MOST_FUSED),
@@ -371,7 +303,7 @@ def read_vectors(connection: sqlite3.Connection, collection: int, after: str, li
 
 def all_vectors(connection: sqlite3.Connection, subject: int) -> SubjectVectors:
     """All templates of a subject, not only those to fuse. Raises TemplateDamaged, SubjectDamaged."""
-    rows = list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ? ORDER BY t.key", (subject,))))
+    rows = _rows_of(connection, subject)
     if (damage := _damage_of(rows)) is not None:
         raise damage.error()
     return _vectors(rows)
@@ -384,7 +316,7 @@ def move_templates(connection: sqlite3.Connection, source: int, target: int) -> 
     names no subject, so that seals and chips stay as they are.
     """
     [(owner,)] = connection.execute("SELECT id FROM subjects WHERE key = ?", (target,))
-    rows = list(map(_Row._make, connection.execute(f"{_ROWS} WHERE t.subject = ?", (source,))))
+    rows = _rows_of(connection, source)
     connection.executemany(
         "UPDATE templates SET subject = ?, digest = ? WHERE key = ?",
         [
@@ -412,7 +344,7 @@ def all_templates(
     Encrypted templates that do not open are left out if ``is_erased`` says of their seals that they were erased
     meanwhile.
     """
-    query = f"SELECT t.created_at, t.seal, {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {_OWNERS}"  # noqa: S608
+    query = f"SELECT t.created_at, t.seal, {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {OWNERS}"  # noqa: S608
     times, rows = [], []
     for created_at, seal, *values in connection.execute(f"{query} WHERE t.subject = ? ORDER BY t.key", (subject,)):
         row = _Row._make(values)

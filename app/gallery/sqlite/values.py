@@ -26,6 +26,17 @@ def load_metadata(text: object) -> dict[str, Any]:
     return metadata
 
 
+def is_metadata(text: object) -> bool:
+    """Whether ``load_metadata`` takes it; most subjects have none, which costs nothing here."""
+    if text == "{}":
+        return True
+    try:
+        load_metadata(text)
+    except ValueError:
+        return False
+    return True
+
+
 def timestamp(moment: datetime) -> str:
     """UTC, ISO 8601, of constant length, so that text order is time order."""
     return moment.isoformat(timespec="microseconds")
