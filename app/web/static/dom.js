@@ -21,8 +21,12 @@ export const button = (label, onclick, attributes) => h("button", { type: "butto
 /** A problem of the service, in its own words. */
 export const problemBox = (error) => h("p", { class: "problem", role: "alert" }, error.detail ?? String(error));
 
-/** Runs what a control starts: it waits meanwhile, and a failure is shown in `place`. */
+/**
+ * Runs what a control starts: it waits meanwhile, and a failure is shown in `place`. A control that had the focus gets
+ * it back, unless the user is elsewhere by then: a browser takes the focus from what is disabled.
+ */
 export async function during(control, place, work) {
+  const focused = document.activeElement === control;
   control.disabled = true;
   place.replaceChildren();
   try {
@@ -32,6 +36,7 @@ export async function during(control, place, work) {
     return undefined;
   } finally {
     control.disabled = false;
+    if (focused && document.activeElement === document.body) control.focus();
   }
 }
 
