@@ -255,7 +255,6 @@ def build_components(
 ) -> Components:
     """The components that routes use."""
     server, security, cores = settings.server, settings.security, available_cores()
-    service.observe_encoder(metrics.encoder_ran)
     metrics.describe(version=VERSION, **_description(service))
     if isinstance(service.gallery, SqliteGallery):
         store.make_room = service.gallery.make_room

@@ -51,7 +51,6 @@ ORDER = (
     "detect",
     "align",
     "assess",
-    "encode_wait",
     "encode",
     "crowding",
     "search",

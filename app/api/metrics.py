@@ -16,7 +16,6 @@ from app.memory import limit_bytes
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 STAGE_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-FACES = (1, 2, 4, 8, 16)
 DISTANCES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 2.0)
 MOST_COLLECTIONS = 100
 """Collections that are shown one by one, the largest; each is a time series for ever."""
@@ -96,17 +95,11 @@ class Metrics:
             self.refused.labels(reason)
         self.stages = Histogram(
             "tessera_stage_duration_seconds",
-            "Time of a request in one stage: queue (before it is begun), decode, detect, align, assess, encode_wait, "
-            "encode, search, store, serialise",
+            "Time of a request in one stage: queue (before it is begun), decode, detect, align, assess, encode, "
+            "search, store, serialise",
             ["stage"],
             buckets=STAGE_SECONDS,
             registry=self.registry,
-        )
-        self.batches = Histogram(
-            "tessera_encoder_batch_faces", "Faces in one run of the encoder", buckets=FACES, registry=self.registry
-        )
-        self.encoder_seconds = Counter(
-            "tessera_encoder_seconds_total", "Time in which the encoder ran", registry=self.registry
         )
         ProcessCollector(registry=self.registry)
         self._count_decisions()
@@ -227,11 +220,6 @@ class Metrics:
             name = collection.id if place < MOST_COLLECTIONS else OTHERS
             self.templates.labels(name).inc(collection.templates)
             self.subjects.labels(name).inc(collection.subjects)
-
-    def encoder_ran(self, faces: int, seconds: float) -> None:
-        """Records one run of the encoder."""
-        self.batches.observe(faces)
-        self.encoder_seconds.inc(seconds)
 
 
 class _GalleryCounts:

@@ -1,12 +1,10 @@
 """Aligned face -> embedding: the weights and the runtimes that execute them."""
 
-from app.encoding.batcher import Batcher
 from app.encoding.factory import create_runtime
 from app.encoding.runtime import EncoderInfo, EncoderRuntime, Encodings, Precision, RuntimeName
 from app.encoding.weights import EncoderWeights, WeightsError, load_weights
 
 __all__ = [
-    "Batcher",
     "EncoderInfo",
     "EncoderRuntime",
     "EncoderWeights",

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
 from app.encoding.runtime import (
     OUTPUTS,
     EncoderInfo,
@@ -25,6 +31,8 @@ except ImportError as missing:
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 """In order of preference; ``EncoderInfo.device`` says which one runs."""
+MOST_AT_ONCE = 8
+"""Faces in one run, which bounds its memory and how long others wait."""
 
 
 class OnnxRuntime:
@@ -47,6 +55,7 @@ class OnnxRuntime:
                 f"onnxruntime cannot run the encoder {weights.name} {weights.version}: {error}"
             ) from error
         check_outputs([output.name for output in self._session.get_outputs()], weights)
+        self._one_at_a_time = threading.Lock()
         self._input = self._session.get_inputs()[0].name
         self.info = EncoderInfo(
             name=weights.name,
@@ -61,5 +70,11 @@ class OnnxRuntime:
     def encode(self, chips: Pixels) -> Encodings:
         """See ``EncoderRuntime.encode``."""
         check_chips(chips)
-        embeddings, norms = self._session.run(OUTPUTS, {self._input: chips})
+        found = [self._run(chips[start : start + MOST_AT_ONCE]) for start in range(0, len(chips), MOST_AT_ONCE)]
+        embeddings, norms = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return Encodings(embeddings, norms[:, 0])
+
+    def _run(self, chips: Pixels) -> Sequence[npt.NDArray[np.float32]]:
+        with self._one_at_a_time:
+            outputs: Sequence[npt.NDArray[np.float32]] = self._session.run(OUTPUTS, {self._input: chips})
+        return outputs

@@ -65,7 +65,7 @@ class EncoderRuntime(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many calls of ``encode`` run at once; further calls wait."""
+        """How many faces, or runs over several, are encoded at once; further ones wait."""
         ...
 
     def encode(self, chips: Pixels) -> Encodings:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from app.decisions import TargetUnsupported
 from app.encoding import EncoderRuntime
-from app.encoding.batcher import BATCH_SIZE
 from app.gallery import Collection
 from app.recognition.criteria import Criteria
 from app.types import Pixels
@@ -26,8 +25,8 @@ class ChipEncoder:
 
     def __call__(self, chips: Pixels) -> tuple[Floats, Floats]:
         """Chips uint8 [B, 112, 112, 3] -> embeddings float32 [B, 128] of unit length, norms float32 [B]."""
-        batches = [chips[start : start + BATCH_SIZE] for start in range(0, len(chips), BATCH_SIZE)]
-        found = list(self._threads.map(self._encoder.encode, batches))
+        parts = np.array_split(chips, min(len(chips), self._encoder.streams))
+        found = list(self._threads.map(self._encoder.encode, parts))
         return np.concatenate([f.embeddings for f in found]), np.concatenate([f.norms for f in found])
 
     def __enter__(self) -> ChipEncoder:

@@ -21,7 +21,7 @@ from app.decisions import (
     verification_policy,
 )
 from app.embeddings import MOST_FUSED, squared_distance
-from app.encoding import Batcher, EncoderInfo, EncoderRuntime
+from app.encoding import EncoderInfo, EncoderRuntime
 from app.errors import TesseraError
 from app.faces import AlignedFace, FaceFinder, FacePolicy, FoundFaces, TooMuchWorkError, WorkBudget, WorkLimits
 from app.gallery import Candidate, Gallery, NewTemplate, PendingReceipt, ReceiptExists, Subject, Targets
@@ -100,7 +100,7 @@ class RecognitionService:
 
         Args:
             finder: cuts faces out of photographs.
-            encoder: makes embeddings of them; faces of several requests are batched.
+            encoder: makes embeddings of them.
             gallery: closed with the service.
             criteria: the calibration of the encoder with the service's own targets.
             crowding: the one that the calibration's distances were adjusted by.
@@ -110,7 +110,7 @@ class RecognitionService:
         """
         self._work_limits = work_limits or WorkLimits()
         self._finder, self.gallery, self.criteria, self.crowding = finder, gallery, criteria, crowding
-        self._encoder = Batcher(encoder)
+        self._encoder = encoder
         # As many photographs of one request at once as faces can be encoded at once.
         self._side_by_side = SideBySide(encoder.streams - 1)
         self._enforce_quality, self._inconclusive = enforce_quality, inconclusive
@@ -124,10 +124,6 @@ class RecognitionService:
     def encoder(self) -> EncoderInfo:
         """Which encoder runs, and how."""
         return self._encoder.info
-
-    def observe_encoder(self, observe: Callable[[int, float], None]) -> None:
-        """Calls ``observe`` after each run of the encoder with the number of faces and the seconds."""
-        self._encoder.observe = observe
 
     def detect(self, image: bytes) -> FoundFaces:
         """All faces of a photograph, largest first; none is not an error here. Raises what photographs raise."""
@@ -360,7 +356,8 @@ class RecognitionService:
 
     def _encoded(self, faces: Sequence[tuple[FoundFaces, AlignedFace]]) -> list[Probe]:
         """Encodes faces, each given with what was found in its photograph."""
-        encodings = self._encoder.encode(np.stack([face.chip for _, face in faces]))
+        with stage("encode"):
+            encodings = self._encoder.encode(np.stack([face.chip for _, face in faces]))
         with stage("crowding"):
             crowding = self.crowding(encodings.embeddings)
         return [

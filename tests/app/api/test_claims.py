@@ -32,8 +32,8 @@ Ask = Callable[..., httpx.Response]
 WOMEN = group("women", [point(1.2, 0.01), point(0.9, 0.001), point(0.8, 0.0001)])
 MEN = group("men", [point(1.25, 0.01), point(0.95, 0.001), point(0.7, 0.0005)])
 TOLD = group("children", [point(0.3, 0.01)], claimed=False)
-CLOSE = 0.02
-"""Between embeddings that were computed in batches of another size, and what is derived from them."""
+CLOSE = 0.001
+"""Between embeddings that were computed at another precision, and what is derived from them."""
 
 
 class MadeUpCrowding:

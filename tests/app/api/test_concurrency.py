@@ -26,8 +26,8 @@ from tests.app.process import Server
 pytestmark = pytest.mark.slow
 
 CONNECTIONS = 200
-TOLERANCE = 0.02
-"""Between distances computed in another process, in batches of another size."""
+TOLERANCE = 0.001
+"""Between distances computed in another process."""
 ENROLMENTS, IDENTIFICATIONS, VERIFICATIONS, LOOKUPS, ERASURES = 500, 500, 500, 300, 200
 
 

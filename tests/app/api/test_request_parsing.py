@@ -466,9 +466,6 @@ class _NoService:
     def enroll(self, *_: object) -> None:
         raise NoFaceError("nobody is looked for here")
 
-    def observe_encoder(self, observe: object) -> None:
-        pass
-
     def close(self) -> None:
         pass
 

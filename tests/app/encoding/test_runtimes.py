@@ -95,7 +95,11 @@ class TestEveryRuntime:
     ) -> None:
         encoder = runtime(name, precision)
         single = np.concatenate([encoder.encode(chip[None]).embeddings for chip in chips[:size]])
-        assert cosines(encoder.encode(chips[:size]).embeddings, single).min() > 0.9999
+        together = encoder.encode(chips[:size]).embeddings
+        if name is RuntimeName.OPENVINO:
+            np.testing.assert_array_equal(together, single)
+        else:
+            assert cosines(together, single).min() > 0.9999
 
     def test_several_threads_give_what_one_gives(self, name: RuntimeName, precision: Precision, chips: Pixels) -> None:
         encoder = runtime(name, precision)
