@@ -173,15 +173,15 @@ def build_service(settings: Settings, open_gallery: OpenGallery = open_gallery) 
         claim=decisions.claim,
     )
     faces = settings.faces
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         # Compiling runs outside of Python's lock, reading the gallery inside it: side by side they take less time.
-        networks = pool.submit(lambda: (build_encoder(settings, files.weights), build_finder(settings)))
+        encoder = pool.submit(build_encoder, settings, files.weights)
+        finder = pool.submit(build_finder, settings)
         gallery = open_gallery(settings, files.weights.sha256, files.crowding)
     try:
-        encoder, finder = networks.result()
         service = RecognitionService(
-            finder,
-            encoder,
+            finder.result(),
+            encoder.result(),
             gallery,
             criteria,
             crowding=files.crowding,

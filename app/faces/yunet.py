@@ -6,6 +6,7 @@ non-maximum suppression follow OpenCV's ``FaceDetectorYN``; results are the same
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from pathlib import Path
 from typing import Final
@@ -28,9 +29,12 @@ _REMEDY: Final = "Restore it from the release."
 _STRIDES: Final = (8, 16, 32)
 _MAX_CANDIDATES: Final = 5000
 """Boxes that non-maximum suppression chooses from, the most confident ones; as in ``FaceDetectorYN``."""
-_CACHED_KERNELS: Final = 600
-"""Enough for some twenty shapes; a run over a shape that is not among the latest takes some milliseconds longer. All
+_CACHED_KERNELS: Final = 300
+"""Enough for some ten shapes of each kind; a run over a shape that is not among the latest takes some milliseconds longer. All
 shapes together would take a gigabyte (`benchmarks.memory`)."""
+_KINDS: Final = (192 * 192, 320 * 320)
+"""Pixels; a smaller picture, a larger one, and one that is larger still have a network each. A change of shape costs a
+network half a millisecond to three, and each kind of look at a photograph mostly has the same shape again."""
 _LARGE: Final = 1024 * 1024
 """Pixels; the working memory of a run over a larger picture is given back after it."""
 
@@ -78,14 +82,18 @@ class Yunet:
             DetectorUnavailableError: OpenVINO cannot run it.
         """
         try:
-            self._network = CpuNetwork(
-                Processor(),
-                weights,
-                precision=precision,
-                threads=threads,
-                prepare=_prepare,
-                cached_kernels=_CACHED_KERNELS,
-            )
+            processor = Processor()
+            self._networks = [
+                CpuNetwork(
+                    processor,
+                    weights,
+                    precision=precision,
+                    threads=threads,
+                    prepare=_prepare,
+                    cached_kernels=_CACHED_KERNELS,
+                )
+                for _ in range(len(_KINDS) + 1)
+            ]
         except RuntimeError as error:
             raise DetectorUnavailableError(f"OpenVINO cannot run the face detector: {error}.") from error
 
@@ -102,12 +110,14 @@ class Yunet:
         """
         padded = _padded(picture)
         columns = [padded.shape[1] // stride for stride in _STRIDES]
-        with self._network.outputs(padded[np.newaxis]) as outputs:
+        pixels = padded.shape[0] * padded.shape[1]
+        network = self._networks[bisect.bisect_left(_KINDS, pixels)]
+        with network.outputs(padded[np.newaxis]) as outputs:
             found = np.concatenate(
                 [_decode(outputs[level::3], columns[level], _STRIDES[level], score_threshold) for level in range(3)]
             )
-        if padded.shape[0] * padded.shape[1] > _LARGE:
-            self._network.release_memory()
+        if pixels > _LARGE:
+            network.release_memory()
         if len(found) < 2:
             return found
         if len(found) > _MAX_CANDIDATES:

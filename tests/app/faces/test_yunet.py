@@ -79,7 +79,7 @@ def test_memory_may_be_given_back_while_others_search(yunet: Yunet, astronaut: P
     expected = [yunet.detect(picture, 0.6, 0.3) for picture in pictures]
 
     def look(picture: Pixels) -> np.ndarray:
-        yunet._network.release_memory()
+        yunet._networks[-1].release_memory()
         return yunet.detect(picture, 0.6, 0.3)
 
     with ThreadPoolExecutor(8) as pool:
