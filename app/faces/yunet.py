@@ -30,8 +30,8 @@ _STRIDES: Final = (8, 16, 32)
 _MAX_CANDIDATES: Final = 5000
 """Boxes that non-maximum suppression chooses from, the most confident ones; as in ``FaceDetectorYN``."""
 _CACHED_KERNELS: Final = 300
-"""Enough for some ten shapes of each kind; a run over a shape that is not among the latest takes some milliseconds longer. All
-shapes together would take a gigabyte (`benchmarks.memory`)."""
+"""Enough for some ten shapes of each kind; a run over a shape that is not among the latest takes some milliseconds
+longer. All shapes together would take a gigabyte (`benchmarks.memory`)."""
 _KINDS: Final = (192 * 192, 320 * 320)
 """Pixels; a smaller picture, a larger one, and one that is larger still have a network each. A change of shape costs a
 network half a millisecond to three, and each kind of look at a photograph mostly has the same shape again."""
