@@ -21,7 +21,7 @@ tessera-m: $(RUNS)/tessera-m/triplet.pt
 	$(call serve,$@,$<,4)
 
 tessera-s: $(RUNS)/tessera-s/triplet.pt
-	$(call serve,$@,$<,1)
+	$(call serve,$@,$<,2)
 
 textbook: $(RUNS)/textbook/triplet.pt $(RUNS)/textbook-from-start/triplet.pt
 
