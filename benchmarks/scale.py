@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +37,7 @@ from app.crowding import COHORT_FILE, read_cohort
 from app.encoding import load_weights
 from app.gallery import SqliteGallery
 from app.gallery.postgres.gallery import PostgresGallery
-from app.gallery.postgres.search import IndexUse
+from app.gallery.postgres.search import BREADTH, IndexUse
 from app.settings import EncodingSettings
 from benchmarks.postgres_server import ON_DISK, PostgresServer
 from benchmarks.processes import cpu_seconds, memory_bytes
@@ -81,6 +81,9 @@ def search(
     subjects: Annotated[int, typer.Option(help="how many are enrolled", min=1000, max=9_000_000)] = 100_000,
     probes: Annotated[int, typer.Option(help="searches of the embedded gallery and by the index", min=20)] = 3000,
     exact_probes: Annotated[int, typer.Option(help="of these, one by one in PostgreSQL", min=20)] = 50,
+    breadth: Annotated[
+        list[int] | None, typer.Option(help="candidates that the index keeps; may be repeated", min=1, max=1000)
+    ] = None,
     spread: Annotated[Spread, typer.Option(help="where subjects lie")] = Spread.CENTROIDS,
     erased: Annotated[float, typer.Option(help="share that is erased in the end; 0: none", min=0, max=0.5)] = 0.1,
     reindex: Annotated[bool, typer.Option("--reindex", help="build the index anew before VACUUM")] = False,
@@ -104,15 +107,16 @@ def search(
             closing(
                 PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort, index=IndexUse(2**60))
             ) as exact,
-            closing(
-                PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort, index=IndexUse(0))
-            ) as indexed,
+            ExitStack() as opened,
         ):
             galleries: dict[str, tuple[Searched, int]] = {
                 "embedded": (embedded, probes),
                 "PostgreSQL, one by one": (exact, exact_probes),
-                "PostgreSQL, index": (indexed, probes),
             }
+            for kept in breadth or [BREADTH]:
+                use = IndexUse(0, kept)
+                indexed = PostgresGallery(server.url(), encoder_digest=DIGEST, crowding=cohort, index=use)
+                galleries[f"PostgreSQL, index, breadth {kept}"] = opened.enter_context(closing(indexed)), probes
             found = in_turn(galleries, asked)
             memory = memory_bytes(server.pid)
         work.report(f"{probes} searches")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
+from scipy.stats import binomtest
 
 from app.crowding import Cohort
 from app.embeddings import EMBEDDING_SIZE, Embedding, Vectors
@@ -88,14 +88,7 @@ def in_turn(galleries: Mapping[str, tuple[Searched, int]], probes: list[Embeddin
 
 def most_missed(missed: int, searches: int) -> float:
     """The largest rate of misses that is not refuted: one-sided 95 % upper bound (Clopper and Pearson 1934)."""
-    low, high = missed / searches, 1.0
-    for _ in range(50):
-        rate = (low + high) / 2
-        chance = sum(
-            math.comb(searches, k) * rate**k * (1 - rate) ** (searches - k) for k in range(min(missed, searches) + 1)
-        )
-        low, high = (rate, high) if chance > 1 - CONFIDENCE else (low, rate)
-    return high
+    return float(binomtest(missed, searches, alternative="less").proportion_ci(CONFIDENCE).high)
 
 
 def searches_table(found: dict[str, Searches]) -> Iterator[str]:

@@ -102,8 +102,8 @@ def refuse_trained_on(faces: FaceSet, encoder: EncoderWeights, split: str) -> No
     if seen.any():
         raise StoppedError(
             f"{known} was trained on {int(seen.sum())} of the {len(faces)} photographs of the split {split!r}, of "
-            f"{len(np.unique(faces.identity[seen]))} people: its error rates on them would flatter it; calibrate on "
-            "people who were kept out of training"
+            f"{len(np.unique(faces.identity[seen]))} people: its error rates on them would flatter it; take people who "
+            "were kept out of its training"
         )
 
 

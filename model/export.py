@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
+from app.crowding import COHORT_FILE
 from app.encoding.trained_on import TRAINED_ON_FILE
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
 from model.commands import run
@@ -128,6 +129,7 @@ def main(
         "backbone": json.loads(encoder.config.model_dump_json()),
     }
     out.mkdir(parents=True, exist_ok=True)
+    _remove_of_others(out, network)
     (out / NETWORK_FILE).write_bytes(network)
     (out / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
     if record := load_record(weights):
@@ -136,6 +138,14 @@ def main(
         # That of other weights, exported here before.
         (out / TRAINED_ON_FILE).unlink(missing_ok=True)
     typer.echo(f"{out / NETWORK_FILE}: {len(network) / 1e6:.1f} MB, SHA-256 {description['sha256']}")
+
+
+def _remove_of_others(out: Path, network: bytes) -> None:
+    """Removes the cohort of another encoder that was exported here before: its centroids mean nothing to this one."""
+    network_file, cohort = out / NETWORK_FILE, out / COHORT_FILE
+    if cohort.is_file() and not (network_file.is_file() and network_file.read_bytes() == network):
+        cohort.unlink()
+        typer.echo(f"removed {cohort}, which belongs to other weights; model.cohort writes it anew")
 
 
 if __name__ == "__main__":

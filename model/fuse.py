@@ -1,6 +1,6 @@
-"""Fuses two trained encoders into one that is better than either.
+"""Fuses trained encoders, two or more, into one that is better than each.
 
-    python -m model.fuse runs/faces runs/tessera-l/fused.pt runs/retail-0095/aligned.pt runs/tessera-l-2/triplet.pt
+    python -m model.fuse runs/faces runs/tessera-l-fused/fused.pt runs/tessera-m/triplet.pt runs/tessera-l-2/triplet.pt
 
 Their concatenated embeddings of the training faces are reduced to 128 dimensions by principal components about their
 mean. Nothing else is learnt: discriminants fitted to the training people do not generalise to other demographics.

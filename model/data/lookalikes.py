@@ -189,10 +189,10 @@ def sheets(
     faces_dir: Annotated[Path, typer.Argument(metavar="FACES", help="folder written by model.data.prepare")],
     embeddings: Annotated[Path, typer.Argument(help=".npy file of their embeddings, one row a packed face")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
-    per_group: Annotated[int, typer.Option(help="pairs to list of each group")] = 60,
-    per_sheet: Annotated[int, typer.Option(help="pairs on a sheet")] = 40,
-    columns: Annotated[int, typer.Option(help="pairs in a row of a sheet")] = 5,
-    side: Annotated[int, typer.Option(help="side of a face on the sheet, pixels")] = 140,
+    per_group: Annotated[int, typer.Option(min=1, help="pairs to list of each group")] = 60,
+    per_sheet: Annotated[int, typer.Option(min=1, help="pairs on a sheet")] = 40,
+    columns: Annotated[int, typer.Option(min=1, help="pairs in a row of a sheet")] = 5,
+    side: Annotated[int, typer.Option(min=1, help="side of a face on the sheet, pixels")] = 140,
 ) -> None:
     """Draw the nearest pairs of different people in every group, and list them."""
     faces = load_face_set(faces_dir)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from PIL import Image
 
 from app.faces import FacePolicy
 from model import commands
+from model.commands import StoppedError
 from model.data.face_set import (
     CHIP_SIDE,
     CHIPS_FILE,
@@ -49,13 +50,14 @@ from model.data.sufficiency import (
     CALIBRATION_PEOPLE,
     EXPECTATIONS,
     TRAIN_PEOPLE,
-    enough_held_out,
     holdings,
     refuse_small,
     short_of_heldout,
     short_of_training,
 )
 from model.progress import Progress
+
+NEEDED_COLUMNS = ("image", "identity", "split", "source")
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -65,9 +67,14 @@ def prepare() -> None:
     """Writes the packed faces that training reads."""
 
 
-def decode_chip(data: bytes) -> npt.NDArray[np.uint8]:
-    """One encoded aligned face -> uint8 [112, 112, 3], RGB. Raises ValueError for any other size."""
-    chip = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def decode_chip(data: Any) -> npt.NDArray[np.uint8]:
+    """One encoded aligned face -> uint8 [112, 112, 3], RGB. Raises ValueError for anything else."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"the column image holds the bytes of picture files, not {type(data).__name__}")
+    try:
+        chip = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"an image cannot be decoded: {error}") from error
     if chip.shape != (CHIP_SIDE, CHIP_SIDE, 3):
         raise ValueError(f"an aligned face is {CHIP_SIDE}x{CHIP_SIDE} pixels, not {chip.shape[1]}x{chip.shape[0]}")
     return chip
@@ -83,24 +90,36 @@ def parquet(
 ) -> None:
     """Unpacks parquet files of aligned 112x112 faces; the same identity name in several files is one person."""
     files = [pq.ParquetFile(source) for source in sources]
+    for source, file in zip(sources, files, strict=True):
+        if missing := [name for name in NEEDED_COLUMNS if name not in file.schema_arrow.names]:
+            raise StoppedError(f"{source} lacks the column {' and '.join(missing)}")
     begin_packing(out)
     shape = (sum(file.metadata.num_rows for file in files), CHIP_SIDE, CHIP_SIDE, 3)
     chips = new_array(out / CHIPS_FILE, np.uint8, shape)
     columns: dict[str, list[str]] = {name: [] for name in LABEL_COLUMNS}
     sides, row = list[float](), 0
     with ThreadPoolExecutor() as pool:
-        for file in files:
-            present = set(file.schema_arrow.names)
+        for source, file in zip(sources, files, strict=True):
+            present, first = set(file.schema_arrow.names), row
             for batch in file.iter_batches(batch_size=2048):
-                for chip in pool.map(decode_chip, batch["image"].to_pylist()):
-                    chips[row] = chip
+                decoded = pool.map(decode_chip, batch["image"].to_pylist())
+                for _ in range(len(batch)):
+                    try:
+                        chips[row] = next(decoded)
+                    except ValueError as error:
+                        raise StoppedError(f"row {row - first} of {source}: {error}") from error
                     row += 1
                 for name, values in columns.items():
-                    values.extend(batch[name].to_pylist() if name in present else [""] * len(batch))
+                    values.extend(_texts(batch[name].to_pylist()) if name in present else [""] * len(batch))
                 sides.extend(batch[SIDE_COLUMN].to_pylist() if SIDE_COLUMN in present else [math.nan] * len(batch))
     chips.flush()
     write_table(out, columns, sides)
     typer.echo(f"{row} faces in {out}")
+
+
+def _texts(labels: Iterable[Any]) -> Iterator[str]:
+    """Labels of any type as texts, empty where there is none."""
+    return ("" if label is None else str(label) for label in labels)
 
 
 @app.command()
@@ -175,11 +194,17 @@ def _say_what_to_expect(source: Path, names: list[str], share: float, seed: int,
         typer.echo(f"  {line}")
     typer.echo(ADVICE)
     if not small:
-        better, both = enough_held_out(people), TRAIN_PEOPLE + CALIBRATION_PEOPLE
+        better, both = _share_that_suffices(names, seed), TRAIN_PEOPLE + CALIBRATION_PEOPLE
         remedy = f"{both} people with two photographs or more suffice for both. "
         if better is not None:
             remedy = f"With so many people, --heldout-share {better:g} leaves enough for both. "
         refuse_small(_lacks(names, choose_heldout(names, share, seed)), remedy)
+
+
+def _share_that_suffices(names: list[str], seed: int) -> float | None:
+    """The smallest share of these people that leaves enough on both sides, in hundredths; None if there is none."""
+    shares = (hundredths / 100 for hundredths in range(1, 100))
+    return next((share for share in shares if not _lacks(names, choose_heldout(names, share, seed))), None)
 
 
 if __name__ == "__main__":

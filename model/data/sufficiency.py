@@ -5,7 +5,6 @@ Only people with two photographs or more count: others have no pair to learn fro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,9 +91,3 @@ def refuse_small(lacks: Sequence[str], remedy: str = "") -> None:
             f"too little to be of use: {'; '.join(lacks)}. {remedy}--small goes on all the same, to try the commands; "
             "what comes out is fit for nothing else"
         )
-
-
-def enough_held_out(people: int) -> float | None:
-    """The share of so many people that leaves enough to calibrate and enough to train; None if there is none."""
-    share = math.ceil(100 * CALIBRATION_PEOPLE / max(people, 1)) / 100
-    return share if people - math.ceil(share * people) >= TRAIN_PEOPLE else None

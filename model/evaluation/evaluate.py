@@ -13,6 +13,7 @@ LFW and CFP are for reporting only; choices are made on the held-out people of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,9 +28,10 @@ from app.evaluation.bootstrap import REPLICATES, interval
 from app.evaluation.pairs import all_pair_distances, can_show, tar_at_far
 from app.evaluation.roc import Comparisons, all_comparisons, bootstrap_tar
 from model import commands
-from model.data.face_set import FaceSet, load_face_set
+from model.calibrate import refuse_trained_on
+from model.data.face_set import UNLABELLED, FaceSet, load_face_set
 from model.data.groups import LABELLED, SEXES
-from model.evaluation.baselines import DLIB, Encode, dlib_embeddings, load_encode
+from model.evaluation.baselines import DLIB, SFACE, Encode, dlib_embeddings, load_encode
 from model.evaluation.corruptions import CORRUPTIONS, corrupt
 from model.evaluation.plots import distance_histogram, robustness_curves, roc_and_det
 from model.evaluation.protocols import (
@@ -126,6 +128,7 @@ def _within_groups(everybody: FaceSet, encode: Encode) -> dict[str, AllPairsResu
     if not (everybody.split == LABELLED).any():
         return {}
     members = everybody.of_split(LABELLED)
+    members = members.where(members.identity != UNLABELLED)
     vectors, results = encode(members.images(np.arange(len(members)))), {}
     for origin in sorted(set(members.origin.tolist())):
         for sex, kind in SEXES.items():
@@ -192,6 +195,9 @@ def run(
         raise typer.BadParameter("dlib cuts faces from photographs; of --faces and --cfp there are only aligned chips")
     if not (faces or lfw or cfp):
         raise typer.BadParameter("there is nothing to measure on: give --faces, --lfw or --cfp")
+    if faces and encoder != SFACE:
+        refuse_trained_on(_load_heldout(faces), load_weights(Path(encoder)), "heldout")
+    thresholds = _thresholds(Path(encoder))
     out.mkdir(parents=True, exist_ok=True)
     name, encode = ("dlib", None) if encoder == DLIB else load_encode(encoder, runtime, precision)
     measured = _Measured(parts={"encoder": name})
@@ -208,7 +214,7 @@ def run(
         vectors = encode(members.images(np.arange(len(members))))
         measured.heldout(members, vectors)
         measured.parts["within_groups"] = _within_groups(load_face_set(faces), encode)
-        _histogram(encoder, members, vectors, out / "distances.svg")
+        _histogram(members, vectors, thresholds, out / "distances.svg")
     report = Report.model_validate(measured.parts)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
     np.savez_compressed(out / EMBEDDINGS_FILE, **measured.kept)
@@ -217,13 +223,17 @@ def run(
     typer.echo(report.model_dump_json(indent=2, exclude={"heldout_by_source", "within_groups"}))
 
 
-def _histogram(encoder: str, members: FaceSet, vectors: Vectors, path: Path) -> None:
+def _thresholds(encoder: Path) -> dict[str, float]:
+    """Those of the calibration beside an encoder, by what they are for; none without one."""
+    if not (encoder / CALIBRATION_FILE).is_file():
+        return {}
+    curve = load_calibration(encoder, load_weights(encoder).sha256).curve(1)
+    points = {rate: curve.at_rate(rate) for rate in (1e-2, 1e-3, 1e-4, 3e-5)}
+    return {f"FMR {rate:.0e}": p.threshold for rate, p in points.items() if p is not None}
+
+
+def _histogram(members: FaceSet, vectors: Vectors, thresholds: dict[str, float], path: Path) -> None:
     pairs = all_pair_distances(vectors, members.identity)
-    thresholds = {}
-    if (Path(encoder) / CALIBRATION_FILE).is_file():
-        curve = load_calibration(Path(encoder), load_weights(Path(encoder)).sha256).curve(1)
-        points = {rate: curve.at_rate(rate) for rate in (1e-2, 1e-3, 1e-4, 3e-5)}
-        thresholds = {f"FMR {rate:.0e}": p.threshold for rate, p in points.items() if p is not None}
     sample = pairs.non_mated[:: max(len(pairs.non_mated) // 1_000_000, 1)]
     distance_histogram(pairs.mated, sample, thresholds, path, "held-out people, all pairs")
 
@@ -236,9 +246,15 @@ def _heldout_comparisons(report: Path, faces: Path) -> Comparisons:
     return all_comparisons(vectors, identity)
 
 
+def _require_own_names(reports: Sequence[Path]) -> None:
+    if len({path.name for path in reports}) < len(reports):
+        raise typer.BadParameter("two folders of one name cannot be told apart")
+
+
 @app.command()
 def table(reports: Annotated[list[Path], typer.Argument(help="folders that `run` wrote")]) -> None:
     """Prints reports side by side, one row each."""
+    _require_own_names(reports)
     rows = {path.name: Report.model_validate_json((path / REPORT_FILE).read_text()) for path in reports}
     typer.echo(markdown_table(rows))
 
@@ -264,6 +280,8 @@ def compare(
     if cfp:
         protocols += [(part, title, read_cfp(cfp, kind)[0]) for part, title, kind in CFP_PARTS]
     for key, title, protocol in protocols:
+        if lacking := [str(path) for path, k in zip((first, second), kept, strict=True) if key not in k]:
+            raise typer.BadParameter(f"{lacking[0]} was not measured on {title}; `run` it with --{key[:3]}")
         named = [dict(zip(k[f"{key}_names"].tolist(), k[key], strict=True)) for k in kept]
         both = [protocol_comparisons(protocol, pair_distances(n, protocol.names)) for n in named]
         sets[title] = both, PAIR_FARS
@@ -286,9 +304,8 @@ def curves(
     faces: Annotated[Path, typer.Option(help="folder written by model.data.prepare")],
 ) -> None:
     """Draws ROC and DET of several encoders on the held-out people into one figure."""
+    _require_own_names(reports)
     comparisons = {path.name: _heldout_comparisons(path, faces) for path in reports}
-    if len(comparisons) < len(reports):
-        raise typer.BadParameter("two folders of one name cannot be told apart in the plot")
     picture.parent.mkdir(parents=True, exist_ok=True)
     roc_and_det(comparisons, picture, "held-out people, all pairs")
 
@@ -304,14 +321,13 @@ def robustness(
     Only the probes are corrupted. The threshold is the one that accepts a share of 1e-3 of the uncorrupted non-mated
     pairs, as a service would have it set.
     """
+    _require_own_names([Path(e) for e in encoder])
     members = _load_heldout(faces)
     rows = np.sort(np.random.default_rng(0).permutation(len(members))[:ROBUSTNESS_FACES])
     clean, identity = members.images(np.arange(len(members))), members.identity
     mated = (identity[rows, None] == identity[None, :]) & (rows[:, None] != np.arange(len(members))[None, :])
     curves: dict[str, dict[str, dict[float, float]]] = {name: {} for name in CORRUPTIONS}
     encoders = {Path(e).name: load_encode(e)[1] for e in encoder}
-    if len(encoders) < len(encoder):
-        raise typer.BadParameter("two folders of one name cannot be told apart in the plot", param_hint="--encoder")
     gallery = {name: encode(clean) for name, encode in encoders.items()}
     limits = {n: all_comparisons(v, identity) for n, v in gallery.items()}
     for kind, corruption in CORRUPTIONS.items():

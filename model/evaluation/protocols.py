@@ -87,6 +87,8 @@ def parse_pairs(text: str) -> tuple[list[tuple[str, str]], list[bool], list[int]
 def read_lfw(archive: Path) -> LfwPairs:
     """Reads the photographs and ``pairs.txt`` of an LFW tar file. Raises ValueError if any of them is missing."""
     photographs, pairs = {}, ""
+    if not tarfile.is_tarfile(archive):
+        raise ValueError(f"{archive} is no tar file")
     with tarfile.open(archive) as tar:
         for member in tar:
             file = tar.extractfile(member)
@@ -106,13 +108,19 @@ def read_lfw(archive: Path) -> LfwPairs:
     return LfwPairs(names, np.array(mated), np.array(fold), subject, photographs)
 
 
+def _zip_file(archive: Path) -> zipfile.ZipFile:
+    if archive.exists() and not zipfile.is_zipfile(archive):
+        raise ValueError(f"{archive} is no zip file")
+    return zipfile.ZipFile(archive)
+
+
 def read_cfp(archive: Path, kind: Literal["FF", "FP"]) -> tuple[PairProtocol, NamedChips]:
     """Reads protocol and chips of CFP; photographs without a detected face have no chip.
 
     The archive holds ``Protocol`` as published and ``images/<subject>/<frontal|profile>/<number>.webp``, under
     ``cfp-chips``. Raises ValueError otherwise.
     """
-    with zipfile.ZipFile(archive) as bundle:
+    with _zip_file(archive) as bundle:
         present = set(bundle.namelist())
 
         def text(name: str) -> str:

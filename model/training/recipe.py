@@ -85,6 +85,12 @@ class Stage(BaseModel):
         return self
 
     @property
+    def draws_unlabelled(self) -> bool:
+        """Whether faces without an identity are drawn and have something to teach."""
+        taught = self.distillation_weight or self.anchor_weight or self.imitation_weight
+        return self.batch_size is not None and bool(taught)
+
+    @property
     def trains_embeddings(self) -> bool:
         """Whether the objective uses embeddings and not only feature maps."""
         embeddings = (self.triplet_weight, self.distillation_weight, self.classification_weight, self.anchor_weight)
@@ -206,8 +212,12 @@ def _meant(error: ValidationError) -> str:
     """The settings that are spelt most like those that do not exist."""
     models = (Recipe, Stage, Start, Subset, Augmentation, BackboneConfig, StemConfig, StageConfig, InputConfig)
     known = sorted({name for model in models for name in model.model_fields})
-    unknown = [str(e["loc"][-1]) for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
-    close = [name for wrong in unknown for name in difflib.get_close_matches(wrong, known, n=1)]
+    unknown = [e["loc"] for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
+    of_stages = [str(loc[0]) for loc in unknown if len(loc) == 1 and loc[0] in Stage.model_fields]
+    if of_stages:
+        return f"; {', '.join(of_stages)} belongs to a stage, as in STAGE.{of_stages[0]} with the stage's name"
+    misspelt = [str(loc[-1]) for loc in unknown if loc[-1] not in known]
+    close = [name for wrong in misspelt for name in difflib.get_close_matches(wrong, known, n=1)]
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 

@@ -202,13 +202,14 @@ def _unit(vectors: Floats) -> Floats:
 
 def _cached(directory: Path, teacher: str, faces: FaceSet) -> Floats:
     path = directory / cache_file(teacher)
+    command = f"`python -m model.training.teacher {directory}{' --retail FOLDER' if teacher == RETAIL else ''}`"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; write it with `python -m model.training.teacher {directory}`")
+        raise FileNotFoundError(f"{path} is missing; write it with {command}")
     cached = np.load(path, mmap_mode="r")
     if len(cached) != len(faces.chips):
         raise ValueError(
             f"{path} holds {len(cached)} embeddings, but there are {len(faces.chips)} faces; "
-            f"write it anew with `python -m model.training.teacher {directory}`"
+            f"write it anew with {command}"
         )
     chosen: Floats = cached[faces.rows]
     return chosen

@@ -22,6 +22,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from app.embeddings import EMBEDDING_SIZE
 from app.encoding.trained_on import record_of
 from app.evaluation.pairs import all_pair_distances, can_show, tar_at_far
 from model.commands import StoppedError, run
@@ -92,6 +93,7 @@ class Trainer:
         fresh = None if recipe.backbone is None else Encoder(recipe.backbone)
         self.source = None if recipe.start is None else self._load_start(recipe.start)
         self.encoder = self._with_weights_of_start(fresh, recipe.start)
+        self._require_size_of_teacher()
         self.average = averaged(self.encoder, recipe.ema_decay)
         self.identity, self.classes = self._labels(recipe)
         self._fingerprint = self._digest_of_faces()
@@ -100,6 +102,13 @@ class Trainer:
         self._begin_stage()
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
+
+    def _require_size_of_teacher(self) -> None:
+        size = self.encoder.config.embedding_size
+        if self.teacher is not None and self.teacher.shape[1] != size:
+            raise ValueError(
+                f"backbone.embedding_size is {size}, but the teachers' targets have {self.teacher.shape[1]} numbers"
+            )
 
     @property
     def averaged_encoder(self) -> AnyEncoder:
@@ -142,7 +151,8 @@ class Trainer:
         path = self._path_of(start)
         if start.weights != SFACE_START and not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing, which this recipe starts from; train {path.parent.name} into {path.parent} first"
+                f"{path} is missing, which this recipe starts from; 'How our encoders are made' in docs/training.md "
+                "has the command that writes it: model.training.warm_start, model.fuse, or the training of another recipe"
             )
         source = sface_encoder() if start.weights == SFACE_START else load_any_encoder(path)
         source.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
@@ -168,6 +178,8 @@ class Trainer:
     def _resume(self) -> None:
         path = self.out / CHECKPOINT_FILE
         if not path.is_file():
+            # That of an earlier run, whose checkpoint was removed to begin anew.
+            (self.out / LOG_FILE).unlink(missing_ok=True)
             return
         state = read_state(
             path, ("recipe", "faces", "stage", "step"), "remove it to begin anew, or choose another --out"
@@ -379,7 +391,7 @@ def main(
     composites: Annotated[
         list[Path] | None, typer.Option(help="folder written by model.data.composites; may be repeated")
     ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to torch")] = 0,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="one setting changed, as in triplet.margin=0.2; may be repeated")
     ] = None,
@@ -393,6 +405,11 @@ def main(
         torch.set_num_threads(threads)
     config, face_set = load_recipe(recipe, change or ()), load_face_set(faces)
     say_what_there_is(config, face_set, small=small)
+    size = EMBEDDING_SIZE if config.backbone is None else config.backbone.embedding_size
+    if size != EMBEDDING_SIZE and not small:
+        raise StoppedError(f"backbone.embedding_size is {size}, but the service takes {EMBEDDING_SIZE} numbers")
+    if composites and not any(stage.draws_unlabelled for stage in config.stages):
+        raise StoppedError("no stage of this recipe draws pictures without a name, so --composites would not be used")
     more = [(path, load_face_set(path).of_split("train")) for path in composites or ()]
     asks = config.max_centre_distance is not None or any(stage.distillation_weight for stage in config.stages)
     teacher = load_targets(faces, config.teachers, face_set.of_split("train"), more) if asks else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from app.crowding import COHORT_FILE
 from app.encoding import EncoderWeights, Precision, RuntimeName, WeightsError, create_runtime, load_weights
 from app.encoding.trained_on import TRAINED_ON_FILE, record_of, were_trained_on
 from tests.model.support import make_chips, small_backbone
@@ -163,6 +165,19 @@ def test_what_an_encoder_was_trained_on_goes_with_it(encoder: Encoder, tmp_path:
     save_encoder(encoder, tmp_path / "tiny.pt")
     main(tmp_path / "tiny.pt", tmp_path / "out", "tiny", "1")
     assert load_weights(tmp_path / "out").trained_on == b""
+
+
+def test_the_cohort_of_other_weights_does_not_stay(encoder: Encoder, tmp_path: Path) -> None:
+    save_encoder(encoder, tmp_path / "tiny.pt")
+    main(tmp_path / "tiny.pt", tmp_path / "out", "tiny", "1")
+    (tmp_path / "out" / COHORT_FILE).write_bytes(b"of these weights")
+    main(tmp_path / "tiny.pt", tmp_path / "out", "tiny", "2")
+    assert (tmp_path / "out" / COHORT_FILE).read_bytes() == b"of these weights"
+    other = copy.deepcopy(encoder)
+    torch.nn.init.normal_(other.project.weight)
+    save_encoder(other, tmp_path / "other.pt")
+    main(tmp_path / "other.pt", tmp_path / "out", "tiny", "3")
+    assert not (tmp_path / "out" / COHORT_FILE).exists()
 
 
 def test_the_command_writes_what_the_service_loads(encoder: Encoder, network: bytes, tmp_path: Path) -> None:

@@ -16,10 +16,20 @@ pytest.importorskip("onnx")
 
 import torch
 
+from app.encoding.trained_on import record_of, were_trained_on
+from model.data.face_set import CHIPS_FILE, write_table
 from model.export import main as export
 from model.export import to_onnx
-from model.fuse import exported_encoder, fuse
-from model.networks.backbone import BackboneConfig, Encoder, embed, load_any_encoder, load_encoder, save_encoder
+from model.fuse import exported_encoder, fuse, main
+from model.networks.backbone import (
+    BackboneConfig,
+    Encoder,
+    embed,
+    load_any_encoder,
+    load_encoder,
+    load_record,
+    save_encoder,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +115,20 @@ def test_an_exported_encoder_is_read_back(tmp_path: Path) -> None:
     cosine = (embed(back, CHIPS, bf16=False) * embed(encoder, CHIPS, bf16=False)).sum(dim=1)
     # Large weights are kept as float16.
     assert cosine.min() > 0.9999
+
+
+def test_a_fused_encoder_knows_what_its_parts_were_trained_on(tmp_path: Path) -> None:
+    chips = CHIPS.numpy()
+    parts = [make_encoder({**SEPARABLE, "embedding_size": 128}, seed=seed) for seed in (0, 1)]
+    save_encoder(parts[0], tmp_path / "first.pt", record_of(chips[:1]))
+    save_encoder(parts[1], tmp_path / "second.pt", record_of(chips[1:2]))
+    export(tmp_path / "second.pt", tmp_path / "second", "tiny", "1")
+    np.save(tmp_path / CHIPS_FILE, chips)
+    names = {name: ["a"] * 40 for name in ("identity", "family", "source")}
+    write_table(tmp_path, {**names, "split": ["heldout"] * 3 + ["train"] * 37})
+    main(tmp_path, tmp_path / "fused.pt", [tmp_path / "first.pt", tmp_path / "second"], sample=256)
+    seen = were_trained_on(chips, load_record(tmp_path / "fused.pt"))
+    assert seen.tolist() == [True, True, False] + [True] * 37
 
 
 def test_blocks_that_cannot_be_read_back_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from model.commands import StoppedError
 from model.data.face_set import CHIPS_FILE, UNLABELLED, load_face_set
 from model.data.folder import ChipWriter, choose_heldout, list_photographs
-from model.data.prepare import app, decode_chip
+from model.data.prepare import _lacks, _share_that_suffices, app, decode_chip
 
 
 def encoded(pixels: npt.NDArray[np.uint8], kind: str = "PNG", **options: Any) -> bytes:
@@ -100,6 +100,42 @@ def test_a_chip_of_another_size_is_refused(tmp_path: Path) -> None:
     assert isinstance(result.exception, ValueError)
     with pytest.raises(FileNotFoundError):
         load_face_set(tmp_path / "out")
+
+
+@pytest.mark.parametrize("column", ["image", "identity", "split", "source"])
+def test_a_file_without_a_needed_column_is_refused_before_anything_is_changed(column: str, tmp_path: Path) -> None:
+    table = {"image": [encoded(make_chips([0])[0])], **{name: ["x"] for name in ("identity", "split", "source")}}
+    pq.write_table(pa.table(table), tmp_path / "whole.parquet")
+    assert run("parquet", tmp_path / "whole.parquet", tmp_path / "out").exit_code == 0
+    del table[column]
+    pq.write_table(pa.table(table), tmp_path / "faces.parquet")
+    result = run("parquet", tmp_path / "faces.parquet", tmp_path / "out")
+    assert isinstance(result.exception, StoppedError)
+    assert str(result.exception) == f"{tmp_path / 'faces.parquet'} lacks the column {column}"
+    assert len(load_face_set(tmp_path / "out")) == 1
+
+
+def test_labels_of_any_type_are_names_and_none_is_no_name(tmp_path: Path) -> None:
+    image = [encoded(chip) for chip in make_chips([0, 1, 2])]
+    table = {"image": image, "identity": [0, 7, None], "split": ["train"] * 3, "source": ["s"] * 3, "age": [0, 9, None]}
+    pq.write_table(pa.table(table), tmp_path / "faces.parquet")
+    assert run("parquet", tmp_path / "faces.parquet", tmp_path / "out").exit_code == 0
+    faces = load_face_set(tmp_path / "out")
+    assert faces.identity.tolist() == [0, 1, UNLABELLED]
+    assert faces.age.tolist() == ["0", "9", ""]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [(b"no picture", "an image cannot be decoded"), ({"bytes": b"", "path": "a.jpg"}, "holds the bytes of picture")],
+)
+def test_a_picture_that_is_none_is_named_by_file_and_row(image: Any, said: str, tmp_path: Path) -> None:
+    table = {name: ["x", "y"] for name in ("identity", "split", "source")}
+    pq.write_table(pa.table({"image": [image, image], **table}), tmp_path / "faces.parquet")
+    result = run("parquet", tmp_path / "faces.parquet", tmp_path / "out")
+    assert isinstance(result.exception, StoppedError)
+    assert str(result.exception).startswith(f"row 0 of {tmp_path / 'faces.parquet'}: ")
+    assert said in str(result.exception)
 
 
 def test_a_grey_chip_gets_three_channels() -> None:
@@ -209,10 +245,19 @@ def test_a_share_that_would_do_is_named(tmp_path: Path) -> None:
             (tmp_path / "people" / f"{number:02}" / name).touch()
     result = run("folder", tmp_path / "people", tmp_path / "out")
     assert isinstance(result.exception, StoppedError)
-    assert "there are 8. With so many people, --heldout-share 0.5 leaves enough for both" in str(result.exception)
-    enough = run("folder", tmp_path / "people", tmp_path / "out", "--heldout-share", 0.5)
+    assert "there are 8. With so many people, --heldout-share 0.49 leaves enough for both" in str(result.exception)
+    enough = run("folder", tmp_path / "people", tmp_path / "out", "--heldout-share", 0.49)
     assert enough.exit_code == 0, enough.output
     assert "too few are left: training needs 32 people" in enough.output
+
+
+def test_a_share_that_would_do_counts_whom_it_would_choose(tmp_path: Path) -> None:
+    names = [f"{number:03}" for number in range(100)] * 2 + [f"single-{number:03}" for number in range(300)]
+    share = _share_that_suffices(names, seed=1)
+    assert share is not None
+    assert not _lacks(names, choose_heldout(names, share, seed=1))
+    assert _lacks(names, choose_heldout(names, share - 0.01, seed=1))
+    assert _share_that_suffices([f"{number:03}" for number in range(60)] * 2, seed=1) is None
 
 
 def test_folder_holds_whole_identities_out(photographs: Path, tmp_path: Path) -> None:

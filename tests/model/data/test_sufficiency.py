@@ -7,7 +7,6 @@ pytest.importorskip("pyarrow")
 
 from model.commands import StoppedError
 from model.data.sufficiency import (
-    enough_held_out,
     holdings,
     refuse_small,
     short_of_calibration,
@@ -42,8 +41,3 @@ def test_too_little_is_refused_with_all_that_lacks() -> None:
     refuse_small([])
     with pytest.raises(StoppedError, match=r"of use: one; two\. Do this\. --small goes on"):
         refuse_small(["one", "two"], "Do this. ")
-
-
-@pytest.mark.parametrize(("count", "share"), [(0, None), (71, None), (72, None), (73, 0.55), (100, 0.4), (400, 0.1)])
-def test_the_share_to_hold_out_leaves_enough_on_both_sides(count: int, share: float | None) -> None:
-    assert enough_held_out(count) == share

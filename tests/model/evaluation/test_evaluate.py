@@ -24,9 +24,11 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
+from app.encoding.trained_on import TRAINED_ON_FILE, record_of
 from app.evaluation.pairs import all_pair_distances, tar_at_far
 from app.evaluation.roc import all_comparisons, bootstrap_tar
 from model import calibrate
+from model.commands import StoppedError
 from model.data.face_set import CHIPS_FILE, FaceSet, load_face_set, write_table
 from model.evaluation.baselines import load_encode
 from model.evaluation.corruptions import CORRUPTIONS, corrupt
@@ -292,6 +294,15 @@ def test_measuring_on_nothing_is_refused(encoder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_people_that_the_encoder_was_trained_on_are_refused(faces: Path, tmp_path: Path) -> None:
+    folder = export_encoder(tmp_path)
+    (folder / TRAINED_ON_FILE).write_bytes(record_of(heldout(faces).images(np.arange(2))))
+    result = evaluate("run", folder, tmp_path / "out", "--faces", faces)
+    assert isinstance(result.exception, StoppedError)
+    assert "was trained on 2 of the" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", ["--faces", "--cfp"])
 def test_dlib_is_refused_aligned_chips(option: str, lfw: Path, tmp_path: Path) -> None:
     result = evaluate("run", "dlib", tmp_path / "out", "--lfw", lfw, option, tmp_path)
@@ -305,7 +316,7 @@ def test_dlib_that_is_not_installed_leaves_no_report(
 ) -> None:
     monkeypatch.setitem(sys.modules, "dlib", None)
     result = evaluate("run", "dlib", tmp_path, "--lfw", lfw)
-    assert isinstance(result.exception, ModuleNotFoundError)
+    assert isinstance(result.exception, StoppedError)
     assert "pip install" in str(result.exception)
     assert not (tmp_path / REPORT_FILE).exists()
 
@@ -364,6 +375,12 @@ def test_comparing_on_nothing_is_refused(measured: Path) -> None:
     result = evaluate("compare", measured, measured)
     assert result.exit_code == 2
     assert "nothing to compare on" in message(result)
+
+
+def test_what_a_report_was_not_measured_on_is_named(measured: Path, lfw: Path) -> None:
+    result = evaluate("compare", measured, measured, "--lfw", lfw)
+    assert result.exit_code == 2
+    assert "was not measured on LFW View 2; `run` it with --lfw" in message(result)
 
 
 def test_people_held_out_who_are_others_are_refused(measured: Path, faces: Path, tmp_path: Path) -> None:

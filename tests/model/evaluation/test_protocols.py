@@ -60,6 +60,14 @@ def encoded(photograph: Image.Image) -> bytes:
 # --- LFW
 
 
+def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lfw.txt").write_text("no archive")
+    with pytest.raises(ValueError, match=r"lfw\.txt is no tar file"):
+        read_lfw(tmp_path / "lfw.txt")
+    with pytest.raises(ValueError, match=r"lfw\.txt is no zip file"):
+        read_cfp(tmp_path / "lfw.txt", "FF")
+
+
 def test_pairs_of_a_made_up_file() -> None:
     names, mated, fold = parse_pairs(PAIRS)
     assert names[0] == ("Ann_Ace_0001", "Ann_Ace_0002")

@@ -228,6 +228,11 @@ def test_a_changed_recipe_is_checked_as_a_written_one_is(whole: Path) -> None:
     assert "at least 1 item" not in str(refused.value)
 
 
+def test_a_setting_of_a_stage_is_sent_there(whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"; steps belongs to a stage, as in STAGE\.steps with the stage's name$"):
+        load_recipe(whole, ["steps=100"])
+
+
 def test_a_recipe_read_from_a_file_names_the_wrong_field(whole: Path) -> None:
     whole.write_text(WHOLE.replace("ema_decay = ", "ema_decay = 7"))
     with pytest.raises(ValueError, match="ema_decay"):

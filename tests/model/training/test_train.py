@@ -24,10 +24,11 @@ pytest.importorskip("pyarrow")
 import torch
 
 from app.encoding.trained_on import were_trained_on
+from model.commands import StoppedError
 from model.data.face_set import join, load_face_set
 from model.networks.backbone import BackboneConfig, Encoder, embed, load_encoder, load_record, save_encoder
 from model.training.teacher import SFACE, load_targets
-from model.training.train import CHECKPOINT_FILE, CollapseError, Trainer
+from model.training.train import CHECKPOINT_FILE, CollapseError, Trainer, main
 from tests.model.made_up import (
     DISTIL,
     TRIPLET,
@@ -324,6 +325,24 @@ def test_a_fifth_of_the_healthy_spread_is_the_limit_after_the_first_line(
 
 
 # --- parts
+
+
+def test_composites_that_nothing_would_draw_are_refused(faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(as_toml(make_recipe(TRIPLET)))
+    with pytest.raises(StoppedError, match="--composites would not be used"):
+        main(tmp_path / "recipe.toml", faces, tmp_path / "out", composites=[tmp_path], small=True)
+
+
+def test_beginning_anew_begins_the_log_anew(faces: Path, tmp_path: Path) -> None:
+    make_trainer(make_recipe({**DISTIL, "steps": 6}), faces, tmp_path).run()
+    (tmp_path / CHECKPOINT_FILE).unlink()
+    make_trainer(make_recipe({**DISTIL, "steps": 4}), faces, tmp_path).run()
+    assert max(line["step"] for line in log_lines(tmp_path)) == 4
+
+
+def test_targets_of_another_size_are_refused_before_the_work(faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"embedding_size is 16, but the teachers' targets have 32 numbers"):
+        make_trainer(make_recipe(DISTIL, backbone=small_backbone(8, 16, embedding_size=16)), faces, tmp_path)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
