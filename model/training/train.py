@@ -152,7 +152,7 @@ class Trainer:
         if start.weights != SFACE_START and not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing, which this recipe starts from; 'How our encoders are made' in docs/training.md "
-                "has the command that writes it: model.training.warm_start, model.fuse, or the training of another recipe"
+                "has the command that writes it: model.training.warm_start, model.fuse, or another recipe"
             )
         source = sface_encoder() if start.weights == SFACE_START else load_any_encoder(path)
         source.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]

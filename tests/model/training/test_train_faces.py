@@ -46,7 +46,7 @@ def test_a_run_starts_from_the_result_of_another(finished: Path, faces: Path) ->
 
 def test_a_start_that_was_not_trained_says_what_to_do(faces: Path, tmp_path: Path) -> None:
     recipe = make_recipe(start={"weights": "elsewhere/distil"})
-    with pytest.raises(FileNotFoundError, match=r"triplet\.pt is missing, which .* has the command that writes it"):
+    with pytest.raises(FileNotFoundError, match=r"distil\.pt is missing, which .* has the command that writes it"):
         make_trainer(recipe, faces, tmp_path / "run")
 
 
