@@ -38,12 +38,12 @@ class SearchAuditCounts:
     failed: int = 0
 
 
-def photograph_like(template: Embedding, random: np.random.Generator, farthest: float = FARTHEST) -> Embedding:
+def photograph_like(template: Embedding, random: np.random.Generator) -> Embedding:
     """A probe as another photograph of the same person would give it: unit-length float32 [128].
 
-    It lies in a random direction from the template, ``NEAREST`` to ``farthest`` away. Nobody's photograph is needed.
+    It lies in a random direction from the template, ``NEAREST`` to ``FARTHEST`` away. Nobody's photograph is needed.
     """
-    cosine = 1.0 - random.uniform(NEAREST, farthest) / 2
+    cosine = 1.0 - random.uniform(NEAREST, FARTHEST) / 2
     aside = random.standard_normal(len(template))
     aside -= (aside @ template) * template
     probe = cosine * template + np.sqrt(1.0 - cosine**2) * aside / np.linalg.norm(aside)
