@@ -97,7 +97,7 @@ export class Enrol {
     const id = this.subject.value.trim();
     if (alone && !id) return "Give the subject id of these photographs first: whose are they?";
     if (alone && !isId(id)) return notAnId(id);
-    return clash(items.map(({ folder }) => folder).filter((folder) => folder !== null));
+    return clash(items.filter(({ folder }) => folder !== null));
   }
 
   /** Sends the photographs, each in a request of its own: one that is refused costs no other one. */

@@ -3,25 +3,32 @@
 const LONGEST = 128;
 const PICTURE = /\.(jpe?g|png|webp|heic|heif|avif|gif|bmp|tiff?)$/i;
 
-/** Every file of a drop, folders included, as {file, folder}; folder is null outside one. */
+/** Every file of a drop, folders included, as {file, folder, home}: the folder's name, and which one it is; null outside one. */
 export async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (entries.length === 0) return [...transfer.files].map((file) => ({ file, folder: null }));
+  if (entries.length === 0) return [...transfer.files].map((file) => ({ file, folder: null, home: null }));
   const found = [];
   for (const entry of entries) await walk(entry, null, found);
   return found.filter(isPicture);
 }
 
-/** The files of an input, also of one that takes a folder. */
+/** The files of an input, also of one that takes a folder, in the same form. */
 export const chosen = (files) =>
-  [...files].map((file) => ({ file, folder: file.webkitRelativePath.split("/").at(-2) ?? null })).filter(isPicture);
+  [...files]
+    .map((file) => {
+      const path = file.webkitRelativePath.split("/").slice(0, -1);
+      return { file, folder: path.at(-1) ?? null, home: path.join("/") || null };
+    })
+    .filter(isPicture);
 
 /** In a folder other files lie about, too; what was dropped by itself was meant, whatever it is. */
 const isPicture = ({ file, folder }) => folder === null || PICTURE.test(file.name);
 
-async function walk(entry, folder, found) {
+/** The entry of a folder is its `home`: two that are dropped from different places may even have the same path. */
+async function walk(entry, home, found) {
   if (entry.isFile) {
-    found.push({ file: await new Promise((resolve, reject) => entry.file(resolve, reject)), folder });
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    found.push({ file, folder: home?.name ?? null, home });
     return;
   }
   const reader = entry.createReader();
@@ -29,7 +36,7 @@ async function walk(entry, folder, found) {
     // A reader gives a folder in parts, and an empty one at the end.
     const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
     if (part.length === 0) return;
-    for (const inner of part) await walk(inner, entry.name, found);
+    for (const inner of part) await walk(inner, entry, found);
   }
 }
 
@@ -43,13 +50,18 @@ export function idOf(name) {
 }
 
 /** Two folders that would become one subject, as a sentence; null if there are none. */
-export function clash(names) {
+export function clash(items) {
   const taken = new Map();
-  for (const name of new Set(names)) {
-    const id = idOf(name);
-    if (id === null) return `No subject id can be made of the folder name “${name}”: give it one in Latin letters or digits.`;
-    if (taken.has(id)) return `The folders “${taken.get(id)}” and “${name}” would both become the subject ${id}: rename one.`;
-    taken.set(id, name);
+  for (const { folder, home } of items) {
+    const id = idOf(folder);
+    if (id === null) return `No subject id can be made of the folder name “${folder}”: give it one in Latin letters or digits.`;
+    const first = taken.get(id) ?? { folder, home };
+    if (first.folder !== folder) return `The folders “${first.folder}” and “${folder}” would both become the subject ${id}: rename one.`;
+    if (first.home !== home)
+      return `Two folders are named “${folder}” (${pathOf(first.home)}, ${pathOf(home)}): put each person's photographs directly in a folder of their own.`;
+    taken.set(id, first);
   }
   return null;
 }
+
+const pathOf = (home) => home.fullPath ?? home;

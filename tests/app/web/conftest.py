@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.app.api.helpers import files
 from tests.app.photographs import collins, jpeg
 from tests.app.process import Server
 
@@ -76,6 +79,27 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     with watched(browser.new_context(viewport={"width": 1060, "height": 900})) as opened:
         opened.goto(server.url)
         yield opened
+
+
+def new_collection(server: Server) -> str:
+    """The name of a collection that no other test knows."""
+    name = f"c-{uuid.uuid4().hex[:8]}"
+    httpx.post(f"{server.url}/collections", json={"id": name}).raise_for_status()
+    return name
+
+
+@pytest.fixture
+def collection(server: Server, page: Page) -> str:
+    """A collection of this test's own, chosen in the page."""
+    name = new_collection(server)
+    page.reload()
+    page.get_by_label("Collection", exact=True).select_option(name)
+    return name
+
+
+def enrol(server: Server, collection: str, subject_id: str, *photographs: bytes) -> None:
+    data = {"subject_id": subject_id, "collection": collection}
+    httpx.post(f"{server.url}/enroll", files=files(*photographs), data=data, timeout=60).raise_for_status()
 
 
 @pytest.fixture

@@ -12,30 +12,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
-from tests.app.api.helpers import files
 from tests.app.process import Server
-from tests.app.web.conftest import watched
+from tests.app.web.conftest import enrol, watched
 from tests.app.web.proxy import proxied
 
 pytestmark = pytest.mark.slow
 
 TABS = ("compare", "people", "identify", "audit")
 KEY = "a-key-for-everything-in-the-tests-of-the-page"
-
-
-@pytest.fixture
-def collection(server: Server, page: Page) -> str:
-    """A collection of this test's own, chosen in the page."""
-    name = f"c-{uuid.uuid4().hex[:8]}"
-    httpx.post(f"{server.url}/collections", json={"id": name}).raise_for_status()
-    page.reload()
-    page.get_by_label("Collection", exact=True).select_option(name)
-    return name
-
-
-def enrol(server: Server, collection: str, subject_id: str, *photographs: bytes) -> None:
-    data = {"subject_id": subject_id, "collection": collection}
-    httpx.post(f"{server.url}/enroll", files=files(*photographs), data=data, timeout=60).raise_for_status()
 
 
 def test_a_folder_is_enrolled_and_refusals_are_listed(
