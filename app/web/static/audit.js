@@ -16,6 +16,8 @@ const POPULATIONS = {
     "a lower rate than you need.",
 };
 
+const auditOf = (collection) => `collections/${encodeURIComponent(collection)}/audit`;
+
 export class Audit {
   constructor(panel) {
     this.start = button("Start an audit", () => this.started(), { class: "primary" });
@@ -27,31 +29,33 @@ export class Audit {
       this.place,
       this.report,
     );
-    onCollection(() => this.opened());
-  }
-
-  get path() {
-    return `collections/${encodeURIComponent(collectionInUse())}/audit`;
+    onCollection(() => {
+      this.turn = {};
+      this.place.replaceChildren();
+      this.report.replaceChildren();
+      this.opened();
+    });
   }
 
   opened() {
     const { hidden } = this.report.closest("[role=tabpanel]");
-    if (!hidden) this.follow(() => call("GET", this.path));
+    if (!hidden) this.follow("GET");
   }
 
   started() {
-    return during(this.start, this.place, () => this.follow(() => call("POST", this.path)));
+    return during(this.start, this.place, () => this.follow("POST"));
   }
 
   /** Shows an audit until it is done, unless another one is followed meanwhile. */
-  async follow(ask) {
+  async follow(method) {
     const turn = (this.turn = {});
+    const path = auditOf(collectionInUse());
     try {
-      let job = await ask();
+      let job = await call(method, path);
       while (turn === this.turn && ["waiting", "running"].includes(job.status)) {
         this.report.replaceChildren(...underWay(job));
         await new Promise((resolve) => setTimeout(resolve, PAUSE));
-        job = await call("GET", this.path);
+        job = await call("GET", path);
       }
       if (turn === this.turn) this.show(job);
     } catch (error) {
@@ -61,7 +65,7 @@ export class Audit {
     }
   }
 
-  show({ report, error }) {
+  show({ collection, report, error }) {
     if (!report) {
       this.report.replaceChildren(problemBox({ detail: error }));
       return;
@@ -73,46 +77,46 @@ export class Audit {
         h("h2", null, "Audited"),
         h("p", null, POPULATIONS[report.population]),
         h("p", { class: "hint" }, `${count(report.subjects, "subject")}, ${count(report.templates, "template")} · ${date(report.created_at)}`),
-        button("Save the report", () => this.save(), { class: "quiet" }),
+        button("Save the report", () => this.save(collection), { class: "quiet" }),
       ),
-      this.pairs("Possibly enrolled twice", report.duplicate_count, report.duplicates, "No two subjects are within the default threshold.", (first, second) =>
-        this.changer("Merge", () => mergeSubjects(first, second), `Merge ${first} and ${second}`)),
-      this.templates("Templates that do not fit their subject", report.outlier_count, report.outliers, "Every template matches the others of its subject.", (found) =>
+      this.pairs(collection, "Possibly enrolled twice", report.duplicate_count, report.duplicates, "No two subjects are within the default threshold.", (first, second) =>
+        this.changer("Merge", () => mergeSubjects(collection, first, second), `Merge ${first} and ${second}`)),
+      this.templates(collection, "Templates that do not fit their subject", report.outlier_count, report.outliers, "Every template matches the others of its subject.", (found) =>
         `distance to the others ${distance(found.distance)}, threshold ${distance(found.threshold)}`),
-      this.templates("Weak templates", report.weak_count, report.weak, "The encoder recognises enough in every template.", (found) =>
+      this.templates(collection, "Weak templates", report.weak_count, report.weak, "The encoder recognises enough in every template.", (found) =>
         `quality ${found.norm.toFixed(1)}`),
-      this.pairs("Most alike", report.confusable.length, report.confusable, "There are fewer than two subjects."),
+      this.pairs(collection, "Most alike", report.confusable.length, report.confusable, "There are fewer than two subjects."),
     );
   }
 
   /** The same report as a document, with a plot. */
-  async save() {
+  async save(collection) {
     await during(this.start, this.place, async () => {
-      const page = new Blob([await call("GET", `${this.path}/page`, { text: true })], { type: "text/html" });
+      const page = new Blob([await call("GET", `${auditOf(collection)}/page`, { text: true })], { type: "text/html" });
       const url = URL.createObjectURL(page);
-      h("a", { href: url, download: `audit-${collectionInUse()}.html` }).click();
+      h("a", { href: url, download: `audit-${collection}.html` }).click();
       setTimeout(() => URL.revokeObjectURL(url), 10_000);
     });
   }
 
-  pairs(title, total, found, none, offered = () => null) {
+  pairs(collection, title, total, found, none, offered = () => null) {
     return section(title, total, found, none, ({ first, second, distance: apart, false_match_rate: rate }) => [
       h("span", null, h("strong", null, first), " and ", h("strong", null, second)),
       h("span", { class: "hint" }, `distance ${distance(apart)}; strangers as close: ${rate === null ? "more than half" : oneIn(rate)}`),
       h("span", { class: "row" }, [
         offered(first, second),
-        ...[first, second].map((id) => this.changer(`Erase ${id}`, () => eraseSubject(id))),
+        ...[first, second].map((id) => this.changer(`Erase ${id}`, () => eraseSubject(collection, id))),
       ]),
     ]);
   }
 
-  templates(title, total, found, none, words) {
+  templates(collection, title, total, found, none, words) {
     return section(title, total, found, none, (one) => [
       h("span", null, h("strong", null, one.subject_id), " ", h("code", null, one.template_id.slice(0, 8))),
       h("span", { class: "hint" }, words(one)),
       h("span", { class: "row" }, [
-        this.changer("Erase the template", () => eraseTemplate(one.subject_id, one.template_id)),
-        this.changer(`Erase ${one.subject_id}`, () => eraseSubject(one.subject_id)),
+        this.changer("Erase the template", () => eraseTemplate(collection, one.subject_id, one.template_id)),
+        this.changer(`Erase ${one.subject_id}`, () => eraseSubject(collection, one.subject_id)),
       ]),
     ]);
   }

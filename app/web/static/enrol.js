@@ -51,7 +51,7 @@ export class Enrol {
     const input = h("input", {
       type: "file", accept: KINDS, class: "hidden", tabindex: "-1", "aria-label": label, ...kind,
       onchange: async () => {
-        await this.enrol(chosen(input.files));
+        await this.enrol(chosen(input.files), collectionInUse());
         input.value = "";
       },
     });
@@ -81,13 +81,15 @@ export class Enrol {
     zone.addEventListener("drop", async (event) => {
       event.preventDefault();
       zone.classList.remove("over");
-      await this.enrol(await dropped(event.dataTransfer));
+      // Reading a large folder takes a while, and another collection may be in use by then.
+      const collection = collectionInUse();
+      await this.enrol(await dropped(event.dataTransfer), collection);
     });
     return zone;
   }
 
   paste(files) {
-    this.enrol(files.map((file) => ({ file, folder: null })));
+    this.enrol(files.map((file) => ({ file, folder: null })), collectionInUse());
   }
 
   refusal(items) {
@@ -101,21 +103,20 @@ export class Enrol {
   }
 
   /** Sends the photographs, each in a request of its own: one that is refused costs no other one. */
-  async enrol(items) {
+  async enrol(items, collection) {
     const refusal = this.refusal(items);
     if (refusal) {
       this.said.replaceChildren(problemBox({ detail: refusal }));
       return;
     }
-    const plan = this.plan(items);
+    const plan = this.plan(items, collection);
     this.start(plan.length);
     const next = plan.values();
     await Promise.all(Array.from({ length: AT_ONCE }, () => this.work(next)));
     this.finish(plan.length);
   }
 
-  plan(items) {
-    const collection = collectionInUse();
+  plan(items, collection) {
     return items.map(({ file, folder }) => ({
       file,
       name: folder === null ? file.name : `${folder}/${file.name}`,

@@ -10,29 +10,36 @@ import { count, date, day } from "./words.js";
 const PAGE = 25;
 const SAMPLE_PEOPLE = ["eileen-collins", "grace-hopper"];
 
-/** Erases a template; true if it was meant and done. */
-export async function eraseTemplate(subject, template) {
-  const question = `The template ${template} of ${subject} is erased for good.`;
+const pageAfter = (cursor, collection) => call("GET", "subjects", { query: { collection, limit: PAGE, cursor } });
+
+async function one(id, collection) {
+  const found = await call("GET", `subjects/${encodeURIComponent(id)}`, { query: { collection } });
+  return { subjects: [found], next_cursor: null };
+}
+
+/** Erases a template; true if it was meant and done. The collection is that of the answer that was shown. */
+export async function eraseTemplate(collection, subject, template) {
+  const question = `The template ${template} of ${subject} in the collection ${collection} is erased for good.`;
   if (!(await confirmed(question, "Erase the template"))) return false;
   const path = `subjects/${encodeURIComponent(subject)}/templates/${encodeURIComponent(template)}`;
-  await call("DELETE", path, { query: { collection: collectionInUse() } });
+  await call("DELETE", path, { query: { collection } });
   return true;
 }
 
 /** Erases a subject; true if it was meant and done. */
-export async function eraseSubject(subject) {
-  const question = `${subject} and all their templates are erased for good.`;
+export async function eraseSubject(collection, subject) {
+  const question = `${subject} of the collection ${collection} and all their templates are erased for good.`;
   if (!(await confirmed(question, "Erase the subject"))) return false;
-  await call("DELETE", `subjects/${encodeURIComponent(subject)}`, { query: { collection: collectionInUse() } });
+  await call("DELETE", `subjects/${encodeURIComponent(subject)}`, { query: { collection } });
   return true;
 }
 
 /** Merges two subjects who are one person; true if it was meant and done. */
-export async function mergeSubjects(first, second) {
+export async function mergeSubjects(collection, first, second) {
   const kept = await modal("Merge", (close) => [
     h("h2", null, "Merge"),
-    h("p", null, `${first} and ${second} become one subject with the templates of both. This cannot be undone.`),
-    h("p", { class: "hint" }, "The other name and its metadata are erased."),
+    h("p", null, `${first} and ${second} of the collection ${collection} become one subject with the templates of both.`),
+    h("p", { class: "hint" }, "This cannot be undone. The other name and its metadata are erased."),
     h(
       "div",
       { class: "row end" },
@@ -42,7 +49,7 @@ export async function mergeSubjects(first, second) {
   ]);
   if (kept === undefined) return false;
   await call("POST", `subjects/${encodeURIComponent(kept)}/merge`, {
-    query: { collection: collectionInUse() }, json: { duplicate: kept === first ? second : first },
+    query: { collection }, json: { duplicate: kept === first ? second : first },
   });
   return true;
 }
@@ -101,37 +108,39 @@ export class People {
     return this.load();
   }
 
+  /** Of several loads the one that was started last is shown, in whatever order they are answered. */
   async load() {
+    const turn = (this.turn = {});
     const id = this.search.value.trim();
+    const collection = collectionInUse();
     this.pages.replaceChildren();
     await during(this.find, this.list, async () => {
-      const { weak_below: weakBelow } = await modelInUse();
-      const page = id ? await this.one(id) : await this.page();
-      this.list.replaceChildren(...page.subjects.map((subject) => this.row(subject, weakBelow)));
-      if (page.subjects.length === 0) this.list.replaceChildren(...this.nobody());
-      this.turnPages(page.next_cursor);
+      try {
+        const { weak_below: weakBelow } = await modelInUse();
+        const page = id ? await one(id, collection) : await pageAfter(this.cursors.at(-1), collection);
+        if (turn === this.turn) this.show(page, collection, weakBelow);
+      } catch (error) {
+        if (turn === this.turn) throw error;
+      }
     });
   }
 
-  nobody() {
+  show({ subjects, next_cursor: next }, collection, weakBelow) {
+    const rows = subjects.map((subject) => this.row(subject, weakBelow));
+    this.list.replaceChildren(...(rows.length > 0 ? rows : this.nobody(collection)));
+    this.turnPages(next);
+  }
+
+  nobody(collection) {
     return [
       h("p", { class: "empty" }, "Nobody is enrolled in this collection yet."),
-      button("Enrol two sample people", (event) => during(event.target, this.list, () => this.enrolSamples())),
+      button("Enrol two sample people", (event) => during(event.target, this.list, () => this.enrolSamples(collection))),
     ];
   }
 
-  async enrolSamples() {
+  async enrolSamples(collection) {
     const files = await Promise.all(SAMPLE_PEOPLE.map((name) => sampleFile(`${name}.jpg`)));
-    await this.enrol.enrol(files.map((file, place) => ({ file, folder: SAMPLE_PEOPLE[place] })));
-  }
-
-  async one(id) {
-    const query = { collection: collectionInUse() };
-    return { subjects: [await call("GET", `subjects/${encodeURIComponent(id)}`, { query })], next_cursor: null };
-  }
-
-  page() {
-    return call("GET", "subjects", { query: { collection: collectionInUse(), limit: PAGE, cursor: this.cursors.at(-1) } });
+    await this.enrol.enrol(files.map((file, place) => ({ file, folder: SAMPLE_PEOPLE[place] })), collection);
   }
 
   turnPages(next) {
@@ -150,9 +159,9 @@ export class People {
   }
 
   row(subject, weakBelow) {
-    const { id, metadata, templates, created_at: created } = subject;
+    const { id, collection, metadata, templates, created_at: created } = subject;
     const place = h("div");
-    const erase = button("Erase the subject", () => this.erasing(erase, place, () => eraseSubject(id)), { class: "danger" });
+    const erase = button("Erase the subject", () => this.erasing(erase, place, () => eraseSubject(collection, id)), { class: "danger" });
     const known = Object.entries(metadata).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
     return h(
       "details",
@@ -172,7 +181,8 @@ export class People {
 
   template(subject, template, weakBelow, place) {
     const weak = template.embedding_norm < weakBelow;
-    const erase = button("Erase", () => this.erasing(erase, place, () => eraseTemplate(subject.id, template.id)), {
+    const { id, collection } = subject;
+    const erase = button("Erase", () => this.erasing(erase, place, () => eraseTemplate(collection, id, template.id)), {
       class: "quiet", "aria-label": `Erase the template ${template.id}`,
     });
     return h(

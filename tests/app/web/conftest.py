@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
 
 from tests.app.api.helpers import files
 from tests.app.photographs import collins, jpeg
@@ -81,6 +82,33 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
         yield opened
 
 
+class Held:
+    """The first request to an address, which is not sent on before it is released."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self._page, self._routes = page, list[Route]()
+        # Not for once: Playwright lets go of what is held when its last route has gone.
+        page.route(url, self._hold)
+
+    def _hold(self, route: Route) -> None:
+        if self._routes:
+            route.continue_()
+        else:
+            self._routes.append(route)
+
+    def wait(self) -> None:
+        """Returns once the page has sent the request."""
+        deadline = time.monotonic() + PATIENCE / 1000
+        while not self._routes:
+            assert time.monotonic() < deadline, "the request was not sent"
+            # Playwright hears of requests only while it is called.
+            self._page.wait_for_timeout(20)
+
+    def release(self) -> None:
+        self.wait()
+        self._routes[0].continue_()
+
+
 def new_collection(server: Server) -> str:
     """The name of a collection that no other test knows."""
     name = f"c-{uuid.uuid4().hex[:8]}"
@@ -88,12 +116,26 @@ def new_collection(server: Server) -> str:
     return name
 
 
+def chosen(page: Page) -> Locator:
+    """The control that chooses the collection."""
+    return page.get_by_label("Collection", exact=True)
+
+
 @pytest.fixture
 def collection(server: Server, page: Page) -> str:
     """A collection of this test's own, chosen in the page."""
     name = new_collection(server)
     page.reload()
-    page.get_by_label("Collection", exact=True).select_option(name)
+    chosen(page).select_option(name)
+    return name
+
+
+@pytest.fixture
+def other(page: Page, server: Server, collection: str) -> str:
+    """A second collection that the page can switch to; the first one is in use."""
+    name = new_collection(server)
+    page.reload()
+    chosen(page).select_option(collection)
     return name
 
 

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.app.process import Server
+from tests.app.web.conftest import Held, chosen, enrol
 
 pytestmark = pytest.mark.slow
 
@@ -47,3 +48,59 @@ def test_two_folders_of_one_name_are_not_one_person(
     expect(refusal).to_contain_text("people/ada/originals")
     expect(refusal).to_contain_text("people/grace/originals")
     assert ids_in(server, collection) == []
+
+
+def test_the_collection_asked_for_last_is_shown(
+    page: Page, server: Server, collection: str, other: str, ada: bytes
+) -> None:
+    enrol(server, collection, "ada", ada)
+    enrol(server, other, "bob", ada)
+    early, late = (Held(page, f"**/subjects?collection={name}&*") for name in (collection, other))
+    page.get_by_role("tab", name="People").click()
+    early.wait()
+    chosen(page).select_option(other)
+    late.wait()
+    early.release()
+    # Which says that the early answer has arrived.
+    expect(page.get_by_role("button", name="Find")).to_be_enabled()
+    expect(page.locator(".subject")).to_have_count(0)
+    late.release()
+    expect(page.locator(".subject .id")).to_have_text(["bob"])
+
+
+def test_a_subject_is_erased_in_the_collection_that_the_question_names(
+    page: Page, server: Server, collection: str, other: str, ada: bytes
+) -> None:
+    for name in (collection, other):
+        enrol(server, name, "ada", ada)
+    page.get_by_role("tab", name="People").click()
+    page.locator("summary").click()
+    page.get_by_role("button", name="Erase the subject").click()
+    dialog = page.get_by_role("dialog", name="Erase the subject")
+    expect(dialog).to_contain_text(f"ada of the collection {collection}")
+    chosen(page).select_option(other)
+    with page.expect_response(lambda response: response.request.method == "DELETE"):
+        dialog.get_by_role("button", name="Erase the subject").click()
+    assert (ids_in(server, collection), ids_in(server, other)) == ([], ["ada"])
+
+
+def test_an_audit_goes_with_its_collection(
+    page: Page, server: Server, collection: str, other: str, ada: bytes
+) -> None:
+    for name in (collection, other):
+        enrol(server, name, "ada", ada)
+        enrol(server, name, "ada-2", ada)
+        httpx.post(f"{server.url}/collections/{name}/audit").raise_for_status()
+    page.get_by_role("tab", name="Audit").click()
+    merge = page.get_by_role("button", name="Merge ada and ada-2")
+    expect(merge).to_have_count(1)
+    asked = Held(page, f"**/collections/{other}/audit")
+    chosen(page).select_option(other)
+    expect(page.get_by_role("tabpanel", name="Audit").get_by_role("heading")).to_have_count(0)
+    asked.release()
+    merge.click()
+    dialog = page.get_by_role("dialog", name="Merge")
+    expect(dialog).to_contain_text(f"ada and ada-2 of the collection {other}")
+    with page.expect_response("**/merge?*"):
+        dialog.get_by_role("button", name="Keep the name ada", exact=True).click()
+    assert (ids_in(server, collection), ids_in(server, other)) == (["ada", "ada-2"], ["ada"])
