@@ -118,17 +118,22 @@ export class People {
       try {
         const { weak_below: weakBelow } = await modelInUse();
         const page = id ? await one(id, collection) : await pageAfter(this.cursors.at(-1), collection);
-        if (turn === this.turn) this.show(page, collection, weakBelow);
+        if (turn === this.turn) await this.show(page, collection, weakBelow);
       } catch (error) {
         if (turn === this.turn) throw error;
       }
     });
   }
 
+  /** A page whose last subject was erased gives way to the one before it. */
   show({ subjects, next_cursor: next }, collection, weakBelow) {
+    if (subjects.length === 0 && this.cursors.length > 1) {
+      this.cursors.pop();
+      return this.load();
+    }
     const rows = subjects.map((subject) => this.row(subject, weakBelow));
     this.list.replaceChildren(...(rows.length > 0 ? rows : this.nobody(collection)));
-    this.turnPages(next);
+    return this.turnPages(next);
   }
 
   nobody(collection) {

@@ -101,6 +101,11 @@ def test_people_are_turned_page_by_page(page: Page, server: Server, collection: 
     expect(page.locator(".subject .id")).to_have_text(["s25"])
     page.get_by_role("button", name="Previous").click()
     expect(page.locator(".subject")).to_have_count(25)
+    page.get_by_role("button", name="Next").click()
+    page.locator("summary", has_text="s25").click()
+    page.get_by_role("button", name="Erase the subject").click()
+    page.get_by_role("dialog").get_by_role("button", name="Erase the subject").click()
+    expect(page.locator(".subject")).to_have_count(25)
 
 
 def test_a_face_is_identified(page: Page, server: Server, collection: str, ada: bytes, grace: bytes) -> None:
