@@ -50,8 +50,17 @@ async function once(method, path, { query, fields, json, headers = {}, signal, t
     if (error.name === "AbortError") throw error;
     throw new Problem("The service does not answer. Check that it runs and that this machine reaches it.");
   }
-  if (response.ok) return text ? response.text() : response.json();
-  throw await problemOf(response);
+  if (!response.ok) throw await problemOf(response);
+  return text ? response.text() : jsonOf(response);
+}
+
+async function jsonOf(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name !== "SyntaxError") throw error;
+    throw new Problem("Something between this page and the service answered in its place. Reload the page: it may ask you to sign in.");
+  }
 }
 
 function formOf(fields) {

@@ -3,6 +3,8 @@
 import { button, h, modal, problemBox } from "./dom.js";
 
 const NAME = "tessera-key";
+/** What a header can carry; the browser does not send anything else. */
+const SENDABLE = "[ -~\\xA1-\\xFF]+";
 let asking = null;
 
 export const currentKey = () => sessionStorage.getItem(NAME);
@@ -18,6 +20,7 @@ async function ask(error) {
   const entered = await modal("Key", (close) => {
     const input = h("input", {
       id: "key", type: "password", autocomplete: "off", spellcheck: "false", placeholder: "tessera_…", required: true,
+      pattern: SENDABLE, title: "Paste the whole key as it was made; it has no such character as …",
     });
     const submit = (event) => {
       event.preventDefault();
@@ -43,7 +46,10 @@ async function ask(error) {
       ),
     ].filter(Boolean);
   });
-  if (entered === "") forgetKey();
-  else if (entered) sessionStorage.setItem(NAME, entered);
+  if (entered === "") {
+    forgetKey();
+    // What was shown with the key goes, too.
+    location.reload();
+  } else if (entered) sessionStorage.setItem(NAME, entered);
   return Boolean(entered);
 }

@@ -88,6 +88,12 @@ def test_a_service_that_did_not_answer_is_asked_again(page: Page, ada: bytes) ->
     expect(first).to_contain_text("1 face.")
 
 
+def test_an_answer_from_something_in_between_is_told_from_one_of_the_service(page: Page, ada: bytes) -> None:
+    page.route("**/detect", lambda route: route.fulfill(content_type="text/html", body="<h1>Sign in</h1>"))
+    choose(page, "First face", "a.jpg", ada)
+    expect(place(page, "First face").get_by_role("alert")).to_contain_text("Reload the page")
+
+
 def test_two_people_are_told_apart(page: Page) -> None:
     page.get_by_role("button", name="Two people").click()
     expect(headline(page)).to_have_text("Not the same person")

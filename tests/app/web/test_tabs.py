@@ -201,6 +201,9 @@ def test_a_key_is_asked_for_once_below_a_prefix(browser: Browser, tmp_path: Path
     ):
         page.goto(url)
         dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Key").fill("tessera_…")
+        dialog.get_by_role("button", name="Use this key").click()
+        expect(dialog.locator("#key:invalid")).to_be_focused()
         dialog.get_by_label("Key").fill("a wrong one")
         dialog.get_by_role("button", name="Use this key").click()
         expect(dialog.get_by_role("alert")).to_be_visible()
@@ -213,6 +216,13 @@ def test_a_key_is_asked_for_once_below_a_prefix(browser: Browser, tmp_path: Path
         expect(page.get_by_role("combobox", name="Collection")).to_have_value("default")
         assert page.evaluate("Object.values(sessionStorage)") == [KEY]
         assert page.evaluate("localStorage.length + document.cookie.length") == 0
+        page.get_by_role("tab", name="People").click()
+        expect(page.get_by_text("Nobody is enrolled in this collection yet.")).to_be_visible()
+        page.get_by_role("button", name="Key", exact=True).click()
+        dialog.get_by_role("button", name="Forget the key").click()
+        expect(dialog.get_by_role("heading")).to_have_text("This service asks for a key")
+        expect(page.get_by_text("Nobody is enrolled in this collection yet.")).to_have_count(0)
+        assert page.evaluate("sessionStorage.length") == 0
 
 
 def assert_nobody_is_kept_out(page: Page, name: str) -> None:
