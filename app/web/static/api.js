@@ -21,7 +21,7 @@ const address = (path, query) => {
 
 /**
  * The JSON of an answer. Throws Problem; asks for a key where one is needed.
- * options: query, fields (a form; photographs are Blobs), json, headers, signal, text (the answer is text),
+ * options: query, fields (a form; photographs are Blobs), json, headers, signal, as (the answer is "text" or a "blob"),
  * patient (waits and asks again while the service is busy).
  */
 export async function call(method, path, options = {}) {
@@ -37,7 +37,7 @@ export async function call(method, path, options = {}) {
   }
 }
 
-async function once(method, path, { query, fields, json, headers = {}, signal, text }) {
+async function once(method, path, { query, fields, json, headers = {}, signal, as, cache = "no-store" }) {
   const key = currentKey();
   const sent = { ...headers };
   if (key) sent.Authorization = `Bearer ${key}`;
@@ -45,13 +45,13 @@ async function once(method, path, { query, fields, json, headers = {}, signal, t
   let response;
   try {
     const body = json ? JSON.stringify(json) : fields && formOf(fields);
-    response = await fetch(address(path, query), { method, headers: sent, body, signal, cache: "no-store" });
+    response = await fetch(address(path, query), { method, headers: sent, body, signal, cache });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem("The service does not answer. Check that it runs and that this machine reaches it.");
   }
   if (!response.ok) throw await problemOf(response);
-  return text ? response.text() : jsonOf(response);
+  return as ? response[as]() : jsonOf(response);
 }
 
 async function jsonOf(response) {

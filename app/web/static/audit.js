@@ -92,7 +92,7 @@ export class Audit {
   /** The same report as a document, with a plot. */
   async save(collection) {
     await during(this.start, this.place, async () => {
-      const page = new Blob([await call("GET", `${auditOf(collection)}/page`, { text: true })], { type: "text/html" });
+      const page = new Blob([await call("GET", `${auditOf(collection)}/page`, { as: "text" })], { type: "text/html" });
       const url = URL.createObjectURL(page);
       h("a", { href: url, download: `audit-${collection}.html` }).click();
       setTimeout(() => URL.revokeObjectURL(url), 10_000);

@@ -56,7 +56,9 @@ export async function withChosenFaces(chosen, send) {
 }
 
 async function cutOut(file, box, margin) {
-  const picture = await createImageBitmap(file);
+  const picture = await createImageBitmap(file).catch(() => {
+    throw new Problem("This browser cannot open the photograph to cut out the chosen face: save it as a JPEG and try again.");
+  });
   const edge = margin * Math.max(box.width, box.height);
   const x = Math.max(0, Math.floor(box.x - edge));
   const y = Math.max(0, Math.floor(box.y - edge));

@@ -16,10 +16,10 @@ export const SAMPLES = [
   { file: "both.jpg", name: "Both of them in one picture" },
 ];
 
-/** A sample photograph as a file. */
+/** A sample photograph as a file. Throws Problem. */
 export async function sampleFile(name) {
-  const response = await fetch(new URL(`page/samples/${name}`, document.baseURI));
-  return new File([await response.blob()], name, { type: "image/jpeg" });
+  const content = await call("GET", `page/samples/${name}`, { as: "blob", cache: "default" });
+  return new File([content], name, { type: "image/jpeg" });
 }
 
 export class PhotographInput {
@@ -80,7 +80,15 @@ export class PhotographInput {
   }
 
   async sample(name) {
-    return this.load(await sampleFile(name));
+    const turn = (this.turn += 1);
+    try {
+      const file = await sampleFile(name);
+      if (turn === this.turn) await this.load(file);
+    } catch (error) {
+      if (turn !== this.turn) return;
+      this.clear();
+      this.body.append(problemBox(error));
+    }
   }
 
   async fromCamera() {

@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.app.api.helpers import base64_of
 from tests.app.photographs import two_faces
 from tests.app.process import Server
+from tests.app.web.conftest import Held
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +98,44 @@ def test_an_answer_from_something_in_between_is_told_from_one_of_the_service(pag
 def test_two_people_are_told_apart(page: Page) -> None:
     page.get_by_role("button", name="Two people").click()
     expect(headline(page)).to_have_text("Not the same person")
+
+
+def test_a_late_sample_does_not_replace_a_newer_choice(page: Page, ada: bytes) -> None:
+    searched: list[str] = []
+    page.on("request", lambda request: searched.append(request.url) if request.url.endswith("/detect") else None)
+    asked = Held(page, "**/page/samples/grace-hopper.jpg")
+    first = place(page, "First face")
+    first.get_by_role("button", name="Sample: Grace Hopper").click()
+    asked.wait()
+    choose(page, "First face", "ada.jpg", ada)
+    expect(first).to_contain_text("1 face.")
+    with page.expect_response("**/page/samples/grace-hopper.jpg"):
+        asked.release()
+    choose(page, "Second face", "ada.jpg", ada)
+    expect(headline(page)).to_have_text("The same person")
+    assert len(searched) == 2
+
+
+def test_a_sample_that_cannot_be_had_says_so(page: Page) -> None:
+    page.route("**/page/samples/grace-hopper.jpg", lambda route: route.fulfill(status=502, body="<h1>Down</h1>"))
+    first = place(page, "First face")
+    first.get_by_role("button", name="Sample: Grace Hopper").click()
+    expect(first.get_by_role("alert")).to_contain_text("answered 502")
+    page.unroute("**/page/samples/grace-hopper.jpg")
+    first.get_by_role("button", name="Sample: Grace Hopper").click()
+    expect(first).to_contain_text("1 face.")
+
+
+def test_a_face_that_this_browser_cannot_cut_out_is_refused_in_words(page: Page, ada: bytes) -> None:
+    # As a browser does with a format that the service reads and it does not.
+    page.evaluate("""() => {
+        window.createImageBitmap = () => Promise.reject(new DOMException("no source image", "InvalidStateError"));
+    }""")
+    choose(page, "First face", "both.jpg", two_faces())
+    choose(page, "Second face", "ada.jpg", ada)
+    expect(headline(page)).to_have_text("The same person")
+    place(page, "First face").get_by_role("button", name="Face 2 of 2").press("Enter")
+    expect(page.locator(".verdict").get_by_role("alert")).to_contain_text("This browser cannot open the photograph")
 
 
 def test_a_photograph_is_taken_with_the_camera(page: Page, ada: bytes) -> None:
