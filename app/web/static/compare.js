@@ -3,7 +3,7 @@
 import { call, modelInUse } from "./api.js";
 import { collectionInUse } from "./collection.js";
 import { drawAxis } from "./curves.js";
-import { button, h, problemBox } from "./dom.js";
+import { button, h, problemBoxes } from "./dom.js";
 import { withChosenFaces } from "./faces.js";
 import { PhotographInput } from "./photograph.js";
 import { REASONS, distance, howOften, oneIn } from "./words.js";
@@ -114,7 +114,7 @@ export class Compare {
     } catch (error) {
       if (signal.aborted) return;
       this.answer = null;
-      this.verdict.replaceChildren(problemBox(error));
+      this.verdict.replaceChildren(...problemBoxes(error, () => this.ask()));
     }
     this.result.classList.remove("waiting");
     this.draw();

@@ -21,6 +21,12 @@ export const button = (label, onclick, attributes) => h("button", { type: "butto
 /** A problem of the service, in its own words. */
 export const problemBox = (error) => h("p", { class: "problem", role: "alert" }, error.detail ?? String(error));
 
+/** A problem and, where it may pass, a button to try again: what the service refuses of a request it refuses again. */
+export function problemBoxes(error, again) {
+  const passing = [0, 401, 429].includes(error.status) || error.status >= 500;
+  return [problemBox(error), ...(passing ? [button("Try again", again, { class: "quiet" })] : [])];
+}
+
 /**
  * Runs what a control starts: it waits meanwhile, and a failure is shown in `place`. A control that had the focus gets
  * it back, unless the user is elsewhere by then: a browser takes the focus from what is disabled.

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
-import { h, problemBox } from "./dom.js";
+import { h, problemBoxes } from "./dom.js";
 import { withChosenFaces } from "./faces.js";
 import { PhotographInput } from "./photograph.js";
 import { REASONS, count, distance, howOften, oneIn } from "./words.js";
@@ -11,6 +11,7 @@ const DECISIONS = { match: "match", no_match: "no match", inconclusive: "cannot 
 
 export class Identify {
   constructor(panel) {
+    this.panel = panel;
     this.photograph = new PhotographInput("Who is this?", () => this.changed());
     this.result = h("div", { class: "card result", hidden: true, "aria-live": "polite" });
     panel.append(
@@ -20,20 +21,20 @@ export class Identify {
     onCollection(() => this.changed());
   }
 
-  /** Somebody may have been enrolled since. */
+  /** Somebody may have been enrolled or erased since. */
   opened() {
-    if (this.foundNobody) this.changed();
+    this.changed();
   }
 
   paste(files) {
     this.photograph.take(files);
   }
 
+  /** Nobody is searched for while the tab is hidden: that is done once it is opened. */
   async changed() {
     if (!this.result) return;
-    this.foundNobody = false;
     this.asking?.abort();
-    this.result.hidden = !this.photograph.chosen;
+    this.result.hidden = this.panel.hidden || !this.photograph.chosen;
     if (this.result.hidden) return;
     this.asking = new AbortController();
     const { signal } = this.asking;
@@ -42,7 +43,7 @@ export class Identify {
       const answer = await this.found(signal);
       if (!signal.aborted) this.tell(answer);
     } catch (error) {
-      if (!signal.aborted) this.result.replaceChildren(problemBox(error));
+      if (!signal.aborted) this.result.replaceChildren(...problemBoxes(error, () => this.changed()));
     }
   }
 
@@ -55,7 +56,6 @@ export class Identify {
   }
 
   tell(answer) {
-    this.foundNobody = answer.reason === "empty_gallery";
     const nearest = answer.candidates[0];
     const parts = [h("div", { class: `verdict ${answer.decision}` }, h("h2", null, headline(answer)))];
     if (answer.reason) parts.push(h("p", null, REASONS[answer.reason]));

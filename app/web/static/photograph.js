@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { hasCamera, photographed } from "./camera.js";
-import { button, h, problemBox } from "./dom.js";
+import { button, h, problemBox, problemBoxes } from "./dom.js";
 import { Chosen } from "./faces.js";
 import { count, issues } from "./words.js";
 
@@ -118,7 +118,7 @@ export class PhotographInput {
       const found = await call("POST", "detect", { fields: { image: file } });
       if (turn === this.turn) this.show(found);
     } catch (error) {
-      if (turn === this.turn) this.refused(error, file);
+      if (turn === this.turn) this.caption.replaceChildren(...problemBoxes(error, () => this.load(file)));
     }
   }
 
@@ -126,12 +126,6 @@ export class PhotographInput {
   image() {
     const image = h("img", { src: this.url, alt: `${this.label}: the photograph`, onerror: () => (image.hidden = true) });
     return image;
-  }
-
-  /** What the service could not do for now may be tried again; what it refuses of a photograph it refuses again. */
-  refused(error, file) {
-    const again = error.status === 0 || error.status === 401 || error.status === 429 || error.status >= 500;
-    this.caption.replaceChildren(problemBox(error), ...(again ? [button("Try again", () => this.load(file), { class: "quiet" })] : []));
   }
 
   show({ width, height, faces }) {

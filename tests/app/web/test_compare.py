@@ -89,6 +89,17 @@ def test_a_service_that_did_not_answer_is_asked_again(page: Page, ada: bytes) ->
     expect(first).to_contain_text("1 face.")
 
 
+def test_a_decision_that_was_not_answered_is_asked_for_again(page: Page, ada: bytes) -> None:
+    page.route("**/verify", lambda route: route.abort())
+    choose(page, "First face", "a.jpg", ada)
+    choose(page, "Second face", "a.jpg", ada)
+    verdict = page.locator(".verdict")
+    expect(verdict.get_by_role("alert")).to_contain_text("The service does not answer")
+    page.unroute("**/verify")
+    verdict.get_by_role("button", name="Try again").click()
+    expect(headline(page)).to_have_text("The same person")
+
+
 def test_an_answer_from_something_in_between_is_told_from_one_of_the_service(page: Page, ada: bytes) -> None:
     page.route("**/detect", lambda route: route.fulfill(content_type="text/html", body="<h1>Sign in</h1>"))
     choose(page, "First face", "a.jpg", ada)
