@@ -1,7 +1,7 @@
 // The collection that all tabs work on.
 
 import { call } from "./api.js";
-import { button, during, h, modal } from "./dom.js";
+import { button, during, h, modal, problemBox, problemBoxes } from "./dom.js";
 
 const ID = "[A-Za-z0-9][A-Za-z0-9._@:+~\\-]{0,127}";
 const CHARACTERS = "Letters without accents, digits and . _ @ : + ~ -, a letter or digit first";
@@ -23,8 +23,8 @@ export function collectionControl() {
     try {
       const { collections } = await call("GET", "collections");
       place.replaceChildren(...list(collections.map(({ id }) => id), show));
-    } catch {
-      place.replaceChildren(...field());
+    } catch (error) {
+      place.replaceChildren(...field(), ...(error.code === "forbidden" ? [] : problemBoxes(error, show)));
     }
   };
   return { element: place, refresh: show };
@@ -37,12 +37,20 @@ function list(ids, refresh) {
   return [h("label", { for: "collection" }, "Collection"), select, button("New …", () => create(refresh), { class: "quiet" })];
 }
 
+/** Shows the collection in use, also after something was typed that cannot be one. */
 function field() {
+  const place = h("div");
   const input = h("input", {
-    id: "collection", value: current, pattern: ID, required: true, size: 12, spellcheck: "false",
-    onchange: () => input.checkValidity() && use(input.value),
+    id: "collection", value: current, pattern: ID, required: true, size: 12, maxlength: 128, spellcheck: "false",
+    onchange: () => {
+      const valid = input.checkValidity();
+      const detail = `“${input.value}” cannot be a collection, so it is still ${current}. ${CHARACTERS}.`;
+      place.replaceChildren(...(valid ? [] : [problemBox({ detail })]));
+      if (valid) use(input.value);
+      else input.value = current;
+    },
   });
-  return [h("label", { for: "collection" }, "Collection"), input];
+  return [h("label", { for: "collection" }, "Collection"), input, place];
 }
 
 async function create(refresh) {
