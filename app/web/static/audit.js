@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
-import { button, during, h, problemBox } from "./dom.js";
+import { button, during, h, problemBox, refill } from "./dom.js";
 import { eraseSubject, eraseTemplate, mergeSubjects } from "./people.js";
 import { count, date, distance, oneIn } from "./words.js";
 
@@ -22,7 +22,7 @@ export class Audit {
   constructor(panel) {
     this.start = button("Start an audit", () => this.started(), { class: "primary" });
     this.place = h("div");
-    this.report = h("div", { class: "report", "aria-live": "polite" });
+    this.report = h("div", { class: "report", "aria-live": "polite", tabindex: "-1" });
     panel.append(
       h("p", { class: "intro" }, "Is somebody enrolled twice? Does a template belong to somebody else? Who looks alike?"),
       h("div", { class: "row" }, this.start),
@@ -53,7 +53,7 @@ export class Audit {
     try {
       let job = await call(method, path);
       while (turn === this.turn && ["waiting", "running"].includes(job.status)) {
-        this.report.replaceChildren(...underWay(job));
+        refill(this.report, ...underWay(job));
         await new Promise((resolve) => setTimeout(resolve, PAUSE));
         job = await call("GET", path);
       }
@@ -61,16 +61,17 @@ export class Audit {
     } catch (error) {
       if (turn !== this.turn) return;
       const none = error.code === "audit_not_found";
-      this.report.replaceChildren(none ? h("p", { class: "empty" }, "This collection has not been audited yet.") : problemBox(error));
+      refill(this.report, none ? h("p", { class: "empty" }, "This collection has not been audited yet.") : problemBox(error));
     }
   }
 
   show({ collection, report, error }) {
     if (!report) {
-      this.report.replaceChildren(problemBox({ detail: error }));
+      refill(this.report, problemBox({ detail: error }));
       return;
     }
-    this.report.replaceChildren(
+    refill(
+      this.report,
       h(
         "div",
         { class: "card" },

@@ -1,7 +1,7 @@
 // The collection that all tabs work on.
 
 import { call } from "./api.js";
-import { button, during, h, modal, problemBox, problemBoxes } from "./dom.js";
+import { button, during, h, modal, problemBox, problemBoxes, refill } from "./dom.js";
 
 const ID = "[A-Za-z0-9][A-Za-z0-9._@:+~\\-]{0,127}";
 const CHARACTERS = "Letters without accents, digits and . _ @ : + ~ -, a letter or digit first";
@@ -18,13 +18,13 @@ function use(id) {
 
 /** The control in the header: a list, or a field for a key that may not list collections. */
 export function collectionControl() {
-  const place = h("div", { class: "collection" });
+  const place = h("div", { class: "collection", tabindex: "-1" });
   const show = async () => {
     try {
       const { collections } = await call("GET", "collections");
-      place.replaceChildren(...list(collections.map(({ id }) => id), show));
+      refill(place, ...list(collections.map(({ id }) => id), show));
     } catch (error) {
-      place.replaceChildren(...field(), ...(error.code === "forbidden" ? [] : problemBoxes(error, show)));
+      refill(place, ...field(), ...(error.code === "forbidden" ? [] : problemBoxes(error, show)));
     }
   };
   return { element: place, refresh: show };

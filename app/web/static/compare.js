@@ -3,7 +3,7 @@
 import { call, modelInUse } from "./api.js";
 import { collectionInUse } from "./collection.js";
 import { drawAxis } from "./curves.js";
-import { button, h, problemBoxes } from "./dom.js";
+import { button, h, problemBoxes, refill } from "./dom.js";
 import { withChosenFaces } from "./faces.js";
 import { PhotographInput } from "./photograph.js";
 import { REASONS, distance, howOften, oneIn } from "./words.js";
@@ -28,7 +28,7 @@ export class Compare {
   constructor(panel) {
     this.first = new PhotographInput("First face", () => this.changed());
     this.second = new PhotographInput("Second face", () => this.changed());
-    this.verdict = h("div", { class: "verdict", "aria-live": "polite" });
+    this.verdict = h("div", { class: "verdict", "aria-live": "polite", tabindex: "-1" });
     this.axis = h("div", { class: "axis" });
     this.slider = h("input", { type: "range", id: "target", min: 0, step: 1, oninput: () => this.moved() });
     this.said = h("output", { for: "target" });
@@ -71,8 +71,10 @@ export class Compare {
   }
 
   paste(files) {
-    const place = [this.first, this.second].find((input) => input.element.contains(document.activeElement));
-    (place ?? (this.first.isEmpty ? this.first : this.second)).take(files);
+    const inputs = [this.first, this.second];
+    const focused = inputs.find((input) => input.element.contains(document.activeElement));
+    const empty = focused?.isEmpty ? focused : inputs.find((input) => input.isEmpty);
+    (empty ?? focused ?? this.second).take(files);
   }
 
   /** Another face is meant. */
@@ -103,7 +105,7 @@ export class Compare {
     this.asking = new AbortController();
     const { signal } = this.asking;
     this.result.classList.add("waiting");
-    if (!this.answer) this.verdict.replaceChildren(h("p", { class: "hint" }, "Comparing …"));
+    if (!this.answer) refill(this.verdict, h("p", { class: "hint" }, "Comparing …"));
     try {
       this.model = await modelInUse();
       this.offer();
@@ -114,7 +116,7 @@ export class Compare {
     } catch (error) {
       if (signal.aborted) return;
       this.answer = null;
-      this.verdict.replaceChildren(...problemBoxes(error, () => this.ask()));
+      refill(this.verdict, ...problemBoxes(error, () => this.ask()));
     }
     this.result.classList.remove("waiting");
     this.draw();
@@ -142,7 +144,8 @@ export class Compare {
     const { answer } = this;
     const missed = answer.operating_point?.false_non_match_rate.value;
     this.verdict.className = `verdict ${answer.decision}`;
-    this.verdict.replaceChildren(
+    refill(
+      this.verdict,
       h("h2", null, HEADLINES[answer.decision]),
       ...(answer.reason ? [h("p", null, REASONS[answer.reason])] : []),
       h("p", null, howOften(answer.false_match_rate, answer.worst_group)),

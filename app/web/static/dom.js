@@ -28,6 +28,16 @@ export function problemBoxes(error, again) {
 }
 
 /**
+ * Puts something else into a place. If the focus was in there, it goes to the first button that is there now, else to
+ * the place, which has a tabindex for that: whoever has no mouse goes on from where they were.
+ */
+export function refill(place, ...children) {
+  const held = place.contains(document.activeElement);
+  place.replaceChildren(...children);
+  if (held) (place.querySelector("button") ?? place).focus();
+}
+
+/**
  * Runs what a control starts: it waits meanwhile, and a failure is shown in `place`. A control that had the focus gets
  * it back, unless the user is elsewhere by then: a browser takes the focus from what is disabled.
  */

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
-import { h, problemBoxes } from "./dom.js";
+import { h, problemBoxes, refill } from "./dom.js";
 import { withChosenFaces } from "./faces.js";
 import { PhotographInput } from "./photograph.js";
 import { REASONS, count, distance, howOften, oneIn } from "./words.js";
@@ -13,7 +13,7 @@ export class Identify {
   constructor(panel) {
     this.panel = panel;
     this.photograph = new PhotographInput("Who is this?", () => this.changed());
-    this.result = h("div", { class: "card result", hidden: true, "aria-live": "polite" });
+    this.result = h("div", { class: "card result", hidden: true, "aria-live": "polite", tabindex: "-1" });
     panel.append(
       h("p", { class: "intro" }, "One face: who of this collection is it? Nothing is stored."),
       h("div", { class: "columns" }, this.photograph.element, this.result),
@@ -38,12 +38,12 @@ export class Identify {
     if (this.result.hidden) return;
     this.asking = new AbortController();
     const { signal } = this.asking;
-    this.result.replaceChildren(h("p", { class: "hint" }, "Searching …"));
+    refill(this.result, h("p", { class: "hint" }, "Searching …"));
     try {
       const answer = await this.found(signal);
       if (!signal.aborted) this.tell(answer);
     } catch (error) {
-      if (!signal.aborted) this.result.replaceChildren(...problemBoxes(error, () => this.changed()));
+      if (!signal.aborted) refill(this.result, ...problemBoxes(error, () => this.changed()));
     }
   }
 
@@ -62,7 +62,7 @@ export class Identify {
     if (nearest) parts.push(h("p", null, howOften(nearest.false_match_rate, nearest.worst_group)));
     parts.push(answer.reason === "empty_gallery" ? toPeople() : h("p", { class: "hint" }, searched(answer)));
     if (nearest) parts.push(candidates(answer.candidates));
-    this.result.replaceChildren(...parts);
+    refill(this.result, ...parts);
   }
 }
 

@@ -63,8 +63,11 @@ export class People {
       oninput: () => this.search.value === "" && this.reload(),
     });
     this.find = h("button", null, "Find");
-    this.list = h("div", { class: "list" });
-    this.pages = h("div", { class: "row" });
+    this.said = h("p", { class: "hint", role: "status" });
+    this.list = h("div", { class: "list", tabindex: "-1" });
+    this.back = button("Previous", () => this.turnTo(this.cursors.slice(0, -1)));
+    this.on = button("Next", () => this.turnTo([...this.cursors, this.next]));
+    this.pages = h("div", { class: "row", hidden: true }, this.back, this.on);
     panel.append(
       h("p", { class: "intro" }, "The people of this collection. A template, 128 numbers, is kept of each photograph; the photograph is not."),
       h("div", { class: "columns" }, this.listCard(), this.enrol.element),
@@ -88,6 +91,7 @@ export class People {
         this.search,
         this.find,
       ),
+      this.said,
       this.list,
       this.pages,
     );
@@ -113,14 +117,19 @@ export class People {
     const turn = (this.turn = {});
     const id = this.search.value.trim();
     const collection = collectionInUse();
-    this.pages.replaceChildren();
+    this.isLoading = true;
+    this.said.textContent = "";
+    // Its rows go.
+    if (this.list.contains(document.activeElement)) this.list.focus();
     await during(this.find, this.list, async () => {
       try {
         const { weak_below: weakBelow } = await modelInUse();
         const page = id ? await one(id, collection) : await pageAfter(this.cursors.at(-1), collection);
         if (turn === this.turn) await this.show(page, collection, weakBelow);
       } catch (error) {
-        if (turn === this.turn) throw error;
+        if (turn !== this.turn) return;
+        this.turnPages(null);
+        throw error;
       }
     });
   }
@@ -133,13 +142,17 @@ export class People {
     }
     const rows = subjects.map((subject) => this.row(subject, weakBelow));
     this.list.replaceChildren(...(rows.length > 0 ? rows : this.nobody(collection)));
+    this.said.textContent = count(rows.length, "subject") + (next || this.cursors.length > 1 ? `, page ${this.cursors.length}` : "");
     return this.turnPages(next);
   }
 
   nobody(collection) {
     return [
       h("p", { class: "empty" }, "Nobody is enrolled in this collection yet."),
-      button("Enrol two sample people", (event) => during(event.target, this.list, () => this.enrolSamples(collection))),
+      button("Enrol two sample people", async (event) => {
+        await during(event.target, this.list, () => this.enrolSamples(collection));
+        this.focusRow(0);
+      }),
     ];
   }
 
@@ -148,19 +161,29 @@ export class People {
     await this.enrol.enrol(files.map((file, place) => ({ file, folder: SAMPLE_PEOPLE[place] })), collection);
   }
 
+  /** Where to go on is not known before the page that is being loaded is there. */
+  turnTo(cursors) {
+    if (this.isLoading) return;
+    this.cursors = cursors;
+    this.load();
+  }
+
+  /** The buttons stay, and so does the focus; one that goes no further gives it to the other. */
   turnPages(next) {
-    const back = button("Previous", () => {
-      this.cursors.pop();
-      this.load();
-    });
-    const on = button("Next", () => {
-      this.cursors.push(next);
-      this.load();
-    });
-    back.disabled = this.cursors.length < 2;
-    on.disabled = next === null;
-    const shown = back.disabled && on.disabled ? [] : [back, h("span", { class: "hint" }, `Page ${this.cursors.length}`), on];
-    this.pages.replaceChildren(...shown);
+    const { activeElement: focused } = document;
+    Object.assign(this, { next, isLoading: false });
+    this.back.disabled = this.cursors.length < 2;
+    this.on.disabled = next === null;
+    this.pages.hidden = this.back.disabled && this.on.disabled;
+    const both = [this.back, this.on];
+    if (both.includes(focused) && focused.disabled) (both.find(({ disabled }) => !disabled) ?? this.list).focus();
+  }
+
+  /** For whoever was in a row that has gone, the one in its place, unless they are elsewhere by now. */
+  focusRow(place) {
+    if (![document.body, this.list].includes(document.activeElement)) return;
+    const rows = this.list.querySelectorAll("summary");
+    (rows[Math.min(place, rows.length - 1)] ?? this.list).focus();
   }
 
   row(subject, weakBelow) {
@@ -204,8 +227,10 @@ export class People {
   }
 
   async erasing(control, place, erase) {
-    const done = await during(control, place, erase);
-    if (done) this.search.value = "";
-    if (done) await this.load();
+    const row = [...this.list.children].indexOf(control.closest(".subject"));
+    if (!(await during(control, place, erase))) return;
+    this.search.value = "";
+    await this.load();
+    this.focusRow(row);
   }
 }

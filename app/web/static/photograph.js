@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { hasCamera, photographed } from "./camera.js";
-import { button, h, problemBox, problemBoxes } from "./dom.js";
+import { button, h, problemBox, problemBoxes, refill } from "./dom.js";
 import { Chosen } from "./faces.js";
 import { count, issues } from "./words.js";
 
@@ -62,7 +62,8 @@ export class PhotographInput {
     this.file = null;
     this.mean(null);
     const camera = button("Camera", () => this.fromCamera());
-    this.body.replaceChildren(
+    refill(
+      this.body,
       h("p", { class: "lead" }, this.label),
       h("p", { class: "hint" }, "Drop or paste a photograph here, or"),
       h("div", { class: "row" }, button("Choose a file", () => this.input.click()), camera),
@@ -113,7 +114,7 @@ export class PhotographInput {
     this.url = URL.createObjectURL(file);
     this.picture = h("div", { class: "picture" }, this.image());
     this.caption = h("div", { class: "caption", "aria-live": "polite" }, h("p", { class: "hint" }, "Looking for faces …"));
-    this.body.replaceChildren(this.picture, this.caption, button("Another photograph", () => this.clear(), { class: "quiet" }));
+    refill(this.body, this.picture, this.caption, button("Another photograph", () => this.clear(), { class: "quiet" }));
     try {
       const found = await call("POST", "detect", { fields: { image: file } });
       if (turn === this.turn) this.show(found);

@@ -85,8 +85,9 @@ def test_a_service_that_did_not_answer_is_asked_again(page: Page, ada: bytes) ->
     first = place(page, "First face")
     expect(first.get_by_role("alert")).to_contain_text("The service does not answer")
     page.unroute("**/detect")
-    first.get_by_role("button", name="Try again").click()
+    first.get_by_role("button", name="Try again").press("Enter")
     expect(first).to_contain_text("1 face.")
+    expect(first.get_by_role("button", name="Another photograph")).to_be_focused()
 
 
 def test_a_decision_that_was_not_answered_is_asked_for_again(page: Page, ada: bytes) -> None:
@@ -96,8 +97,9 @@ def test_a_decision_that_was_not_answered_is_asked_for_again(page: Page, ada: by
     verdict = page.locator(".verdict")
     expect(verdict.get_by_role("alert")).to_contain_text("The service does not answer")
     page.unroute("**/verify")
-    verdict.get_by_role("button", name="Try again").click()
+    verdict.get_by_role("button", name="Try again").press("Enter")
     expect(headline(page)).to_have_text("The same person")
+    expect(verdict).to_be_focused()
 
 
 def test_an_answer_from_something_in_between_is_told_from_one_of_the_service(page: Page, ada: bytes) -> None:
@@ -157,20 +159,37 @@ def test_a_photograph_is_taken_with_the_camera(page: Page, ada: bytes) -> None:
     expect(headline(page)).to_have_text("The same person")
 
 
-@pytest.mark.parametrize("event", ["drop", "paste"])
-def test_a_photograph_is_dropped_and_pasted(page: Page, ada: bytes, event: str) -> None:
+def fire(page: Page, event: str, photograph: bytes) -> None:
+    """Drops a photograph on the first place, or pastes it where the focus is."""
     script = """([event, text]) => {
         const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
         const transfer = new DataTransfer();
         transfer.items.add(new File([bytes], "a.jpg", { type: "image/jpeg" }));
-        const target = event === "drop" ? document.querySelector(".photograph") : document.body;
+        const target = event === "drop" ? document.querySelector(".photograph") : document.activeElement;
         const fired = event === "drop"
           ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
           : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true });
         target.dispatchEvent(fired);
     }"""
-    page.evaluate(script, [event, base64.b64encode(ada).decode()])
+    page.evaluate(script, [event, base64.b64encode(photograph).decode()])
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_photograph_is_dropped_and_pasted(page: Page, ada: bytes, event: str) -> None:
+    fire(page, event, ada)
     expect(place(page, "First face")).to_contain_text("1 face.")
+
+
+def test_a_photograph_is_chosen_by_keyboard_and_the_next_one_pasted(page: Page, grace: bytes) -> None:
+    first = place(page, "First face")
+    first.get_by_role("button", name="Sample: Grace Hopper").press("Enter")
+    another = first.get_by_role("button", name="Another photograph")
+    expect(another).to_be_focused()
+    # The focus is in a place that has its photograph.
+    fire(page, "paste", grace)
+    expect(headline(page)).to_have_text("The same person")
+    another.press("Enter")
+    expect(first.get_by_role("button", name="Choose a file")).to_be_focused()
 
 
 def test_tabs_and_faces_are_reached_by_keyboard(page: Page) -> None:

@@ -56,11 +56,14 @@ def test_samples_are_enrolled_and_found(page: Page, collection: str) -> None:
     panel.get_by_role("button", name="Sample: Eileen Collins", exact=True).click()
     expect(panel.locator("h2")).to_have_text("Nobody to search among")
     panel.get_by_role("link", name="People").click()
-    page.get_by_role("button", name="Enrol two sample people").click()
+    page.get_by_role("button", name="Enrol two sample people").press("Enter")
     expect(page.locator(".subject .id")).to_have_text(["eileen-collins", "grace-hopper"])
+    expect(page.locator(".list")).to_be_focused()
     page.get_by_label("Subject id", exact=True).fill("grace-hopper")
-    page.get_by_role("button", name="Find").click()
+    page.get_by_role("button", name="Find").press("Enter")
     expect(page.locator(".subject .id")).to_have_text(["grace-hopper"])
+    expect(page.locator("#people [role=status]").first).to_have_text("1 subject")
+    expect(page.get_by_role("button", name="Find")).to_be_focused()
     page.get_by_label("Subject id", exact=True).fill("")
     expect(page.locator(".subject .id")).to_have_text(["eileen-collins", "grace-hopper"])
     page.get_by_role("tab", name="Identify").click()
@@ -88,6 +91,7 @@ def test_templates_are_shown_with_their_quality_and_erased(
     page.get_by_role("button", name="Erase the subject").first.click()
     page.get_by_role("dialog").get_by_role("button", name="Erase the subject").click()
     expect(page.locator(".subject .id")).to_have_text(["bob"])
+    expect(page.locator("summary")).to_be_focused()
     answer = httpx.get(f"{server.url}/subjects/ada", params={"collection": collection})
     assert answer.json()["code"] == "subject_not_found"
 
@@ -97,15 +101,21 @@ def test_people_are_turned_page_by_page(page: Page, server: Server, collection: 
         enrol(server, collection, f"s{number:02}", ada)
     page.get_by_role("tab", name="People").click()
     expect(page.locator(".subject")).to_have_count(25)
-    page.get_by_role("button", name="Next").click()
+    back, on = (page.get_by_role("button", name=name) for name in ("Previous", "Next"))
+    on.press("Enter")
+    expect(page.get_by_text("1 subject, page 2", exact=True)).to_be_visible()
     expect(page.locator(".subject .id")).to_have_text(["s25"])
-    page.get_by_role("button", name="Previous").click()
+    # There is no page after it.
+    expect(back).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("25 subjects, page 1", exact=True)).to_be_visible()
+    expect(on).to_be_focused()
+    page.keyboard.press("Enter")
+    page.locator("summary", has_text="s25").press("Enter")
+    page.get_by_role("button", name="Erase the subject").press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Erase the subject").press("Enter")
     expect(page.locator(".subject")).to_have_count(25)
-    page.get_by_role("button", name="Next").click()
-    page.locator("summary", has_text="s25").click()
-    page.get_by_role("button", name="Erase the subject").click()
-    page.get_by_role("dialog").get_by_role("button", name="Erase the subject").click()
-    expect(page.locator(".subject")).to_have_count(25)
+    expect(page.locator("summary").first).to_be_focused()
 
 
 def test_a_face_is_identified(page: Page, server: Server, collection: str, ada: bytes, grace: bytes) -> None:
@@ -163,6 +173,7 @@ def test_an_audit_finds_somebody_twice_and_merges_both_by_keyboard(
         expect(dialog.get_by_role("button", name=f"Keep the name {name}", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Possibly enrolled twice: 0")).to_be_visible()
+    expect(page.get_by_role("button", name="Save the report")).to_be_focused()
     where = {"collection": collection}
     assert len(httpx.get(f"{server.url}/subjects/ada-2", params=where).json()["templates"]) == 2
     assert httpx.get(f"{server.url}/subjects/ada", params=where).json()["code"] == "subject_not_found"
