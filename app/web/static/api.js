@@ -3,6 +3,8 @@
 import { askForKey, currentKey } from "./key.js";
 
 const TRIES = 5;
+/** In seconds: a rate of requests a minute is waited for, one a day is not. */
+const LONGEST_WAIT = 60;
 
 /** What the service answered instead; `detail` says what happened and what to do. */
 export class Problem extends Error {
@@ -22,7 +24,8 @@ const address = (path, query) => {
 /**
  * The JSON of an answer. Throws Problem; asks for a key where one is needed.
  * options: query, fields (a form; photographs are Blobs), json, headers, signal, as (the answer is "text" or a "blob"),
- * patient (waits and asks again while the service is busy).
+ * patient (waits and asks again while the service is busy: `patient.waits` is called with the seconds, and the signal
+ * `patient.until` ends the wait with an AbortError).
  */
 export async function call(method, path, options = {}) {
   for (let attempt = 1; ; attempt += 1) {
@@ -30,11 +33,27 @@ export async function call(method, path, options = {}) {
       return await once(method, path, options);
     } catch (error) {
       if (error.status === 401 && (await askForKey(error))) continue;
-      const busy = options.patient && (error.status === 503 || error.status === 429) && error.retryAfter !== null;
-      if (!busy || attempt === TRIES) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 1000 * error.retryAfter));
+      const { patient } = options;
+      // Of those who wait for a rate, one is let in each time; of those who wait for a service that is down, nobody.
+      const busy = error.status === 429 || (error.status === 503 && attempt < TRIES);
+      if (!patient || !busy || error.retryAfter === null || error.retryAfter > LONGEST_WAIT) throw error;
+      const wait = Math.max(1, error.retryAfter);
+      patient.waits(wait);
+      await pause(1000 * wait, patient.until);
     }
   }
+}
+
+function pause(milliseconds, signal) {
+  signal.throwIfAborted();
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    const end = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", end, { once: true });
+  });
 }
 
 async function once(method, path, { query, fields, json, headers = {}, signal, as, cache = "no-store" }) {

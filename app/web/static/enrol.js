@@ -29,7 +29,7 @@ export class Enrol {
     this.folder = this.input({ webkitdirectory: true }, "A folder with a folder for each person");
     this.progress = h("progress", { "aria-label": "Photographs sent", hidden: true });
     this.said = h("p", { role: "status" });
-    this.stop = button("Stop", () => (this.stopped = true), { hidden: true });
+    this.stop = button("Stop", () => this.stopping.abort(), { hidden: true });
     this.refused = h("ul", { class: "plain" });
     this.alike = h("ul", { class: "plain" });
     this.zone = this.dropZone();
@@ -131,7 +131,7 @@ export class Enrol {
   }
 
   start(total) {
-    Object.assign(this, { running: true, stopped: false, sent: 0, enrolled: 0, subjects: new Set(), failures: 0 });
+    Object.assign(this, { running: true, stopping: new AbortController(), sent: 0, enrolled: 0, subjects: new Set(), failures: 0 });
     this.refused.replaceChildren();
     this.alike.replaceChildren();
     Object.assign(this.progress, { max: total, value: 0, hidden: false });
@@ -139,9 +139,9 @@ export class Enrol {
     this.tell(total);
   }
 
-  tell(total) {
+  tell(total, more = "") {
     this.progress.value = this.sent;
-    this.said.textContent = `${this.sent} of ${count(total, "photograph")} sent.`;
+    this.said.textContent = `${this.sent} of ${count(total, "photograph")} sent.${more}`;
   }
 
   finish(total) {
@@ -156,26 +156,32 @@ export class Enrol {
 
   async work(next) {
     for (const item of next) {
-      if (this.stopped) return;
-      await this.one(item);
+      if (this.stopping.signal.aborted) return;
+      if (!(await this.one(item))) return;
       this.sent += 1;
       this.tell(this.progress.max);
     }
   }
 
+  /** Whether the photograph is done with; not so if the service was waited for and that was stopped. */
   async one({ name, fields }) {
+    const waits = (seconds) =>
+      this.tell(this.progress.max, ` The service asks to wait: the next one is sent in ${count(seconds, "second")}.`);
     try {
       const headers = { "Idempotency-Key": requestName() };
-      const answer = await call("POST", "enroll", { fields, headers, patient: true });
+      const answer = await call("POST", "enroll", { fields, headers, patient: { waits, until: this.stopping.signal } });
       this.enrolled += 1;
       this.subjects.add(answer.subject_id);
       for (const other of answer.possible_duplicates) this.resembles(answer.subject_id, other);
     } catch (error) {
+      if (error.name === "AbortError") return false;
       this.failures += 1;
-      if (error.status === 401 || error.status === 403) this.stopped = true;
+      // The others would be refused as well.
+      if ([401, 403, 429].includes(error.status)) this.stopping.abort();
       if (this.failures <= SHOWN)
         this.refused.append(h("li", { class: "refused" }, h("strong", null, name), ` ${error.detail ?? error}`));
     }
+    return true;
   }
 
   resembles(id, other) {

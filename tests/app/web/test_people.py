@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, Route, expect
 
 from tests.app.process import Server
 from tests.app.web.conftest import Held, chosen, enrol
@@ -84,9 +84,7 @@ def test_a_subject_is_erased_in_the_collection_that_the_question_names(
     assert (ids_in(server, collection), ids_in(server, other)) == ([], ["ada"])
 
 
-def test_an_audit_goes_with_its_collection(
-    page: Page, server: Server, collection: str, other: str, ada: bytes
-) -> None:
+def test_an_audit_goes_with_its_collection(page: Page, server: Server, collection: str, other: str, ada: bytes) -> None:
     for name in (collection, other):
         enrol(server, name, "ada", ada)
         enrol(server, name, "ada-2", ada)
@@ -104,3 +102,42 @@ def test_an_audit_goes_with_its_collection(
     with page.expect_response("**/merge?*"):
         dialog.get_by_role("button", name="Keep the name ada", exact=True).click()
     assert (ids_in(server, collection), ids_in(server, other)) == (["ada", "ada-2"], ["ada"])
+
+
+def enrol_by_page(page: Page, *photographs: bytes) -> None:
+    """Chooses photographs of one person, who gets the id of Ada."""
+    page.get_by_role("tab", name="People").click()
+    page.get_by_label("Subject id (photographs in a folder take its name)").fill("ada")
+    chosen_files: list[FilePayload] = [
+        {"name": f"{number}.jpg", "mimeType": "image/jpeg", "buffer": photograph}
+        for number, photograph in enumerate(photographs)
+    ]
+    page.get_by_label("Photographs of one person").set_input_files(chosen_files)
+
+
+def refuse(route: Route, seconds: int) -> None:
+    """Answers as the service does to a key that has sent too much."""
+    problem = {"code": "rate_limited", "detail": f"More than 100/hour for one key; wait {seconds} s."}
+    route.fulfill(status=429, headers={"Retry-After": str(seconds)}, json=problem)
+
+
+def test_a_rate_is_waited_for(page: Page, collection: str, ada: bytes) -> None:
+    page.route("**/enroll", lambda route: refuse(route, 1), times=1)
+    enrol_by_page(page, ada)
+    expect(page.get_by_text("1 photograph enrolled, 1 subject; 0 refused.")).to_be_visible()
+
+
+def test_a_wait_is_told_and_can_be_stopped(page: Page, collection: str, ada: bytes) -> None:
+    page.route("**/enroll", lambda route: refuse(route, 60))
+    enrol_by_page(page, ada)
+    expect(page.get_by_text("The service asks to wait: the next one is sent in 60 seconds.")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("0 photographs enrolled, 0 subjects; 0 refused, 1 not sent.")).to_be_visible()
+
+
+def test_a_rate_that_lasts_ends_it(page: Page, collection: str, ada: bytes) -> None:
+    page.route("**/enroll", lambda route: refuse(route, 3000))
+    enrol_by_page(page, ada, ada, ada)
+    # Two are sent at once.
+    expect(page.get_by_text("0 photographs enrolled, 0 subjects; 2 refused, 1 not sent.")).to_be_visible()
+    expect(page.locator(".refused").first).to_contain_text("wait 3000 s")
