@@ -28,7 +28,7 @@ export class Enrol {
     this.files = this.input({ multiple: true }, "Photographs of one person");
     this.folder = this.input({ webkitdirectory: true }, "A folder with a folder for each person");
     this.progress = h("progress", { "aria-label": "Photographs sent", hidden: true });
-    this.said = h("p", { role: "status" });
+    this.said = h("p", { role: "status", tabindex: "-1" });
     this.stop = button("Stop", () => this.stopping.abort(), { hidden: true });
     this.refused = h("ul", { class: "plain" });
     this.alike = h("ul", { class: "plain" });
@@ -146,6 +146,7 @@ export class Enrol {
 
   finish(total) {
     this.running = false;
+    if (document.activeElement === this.stop) this.said.focus();
     this.progress.hidden = this.stop.hidden = true;
     const left = total - this.sent;
     this.said.textContent =

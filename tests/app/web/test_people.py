@@ -131,8 +131,11 @@ def test_a_wait_is_told_and_can_be_stopped(page: Page, collection: str, ada: byt
     page.route("**/enroll", lambda route: refuse(route, 60))
     enrol_by_page(page, ada)
     expect(page.get_by_text("The service asks to wait: the next one is sent in 60 seconds.")).to_be_visible()
-    page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_text("0 photographs enrolled, 0 subjects; 0 refused, 1 not sent.")).to_be_visible()
+    page.get_by_role("button", name="Stop").press("Enter")
+    said = page.get_by_text("0 photographs enrolled, 0 subjects; 0 refused, 1 not sent.")
+    expect(said).to_be_visible()
+    # What held the focus is hidden now.
+    expect(said).to_be_focused()
 
 
 def test_a_rate_that_lasts_ends_it(page: Page, collection: str, ada: bytes) -> None:
