@@ -195,6 +195,21 @@ def test_a_name_of_a_file_stays_here(script: Script, tmp_path: Any) -> None:
     assert script.asked[0][2]["authorization"] == "Bearer tessera_k"
 
 
+def test_white_space_around_a_key_is_not_sent(script: Script) -> None:
+    script.accept()
+    with Client(script.url, " tessera_k\r\n") as client:
+        client.readyz()
+    assert script.asked[0][2]["authorization"] == "Bearer tessera_k"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("key", ["", "\n", "tessera_one\ntessera_two", "tessera_\u00fc", "tessera_\0"])
+def test_a_key_that_cannot_be_sent_is_refused_without_being_told(kind: type[Client | AsyncClient], key: str) -> None:
+    with pytest.raises(ValueError, match="one line of ASCII") as refused:
+        kind("http://127.0.0.1:9", key)
+    assert "tessera" not in str(refused.value)
+
+
 def test_an_answer_without_a_field_is_no_answer() -> None:
     with pytest.raises(KeyError):
         parsed(Enrolment, {"subject_id": "ada"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -32,13 +33,21 @@ def _options(
 ) -> dict[str, Any]:
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url!r} is no address of a service, such as https://faces.example")
-    authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
+    authorization = {} if key is None else {"Authorization": f"Bearer {_sendable(key)}"}
     return {
         "base_url": url,
         "headers": {"User-Agent": f"tessera-client/{VERSION}"} | headers | authorization,
         "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
         "verify": tls,
     }
+
+
+def _sendable(key: str) -> str:
+    """A key without the white space around it. Raises ValueError, which does not quote it: it is a secret."""
+    key = key.strip()
+    if re.fullmatch(r"[ -~]+", key) is None:
+        raise ValueError("the key is empty, or is not one line of ASCII, which every key is")
+    return key
 
 
 def _failed(failure: httpx.TransportError, url: httpx.URL) -> ConnectionFailedError:
@@ -82,12 +91,14 @@ class Client:
 
         Args:
             url: where the service is, with the prefix of a proxy if there is one.
-            key: an API key, ``tessera_...``.
+            key: an API key, ``tessera_...``; white space around it, as at the end of a file, is left out.
             timeout: seconds without progress, for one attempt.
             retries: how often and how long a request is repeated that the service refused for a while, or that did not
                 reach it.
             tls: a context for certificates of your own; False checks none.
             headers: sent with every request.
+
+        Raises ValueError for an address or a key that cannot be one.
         """
         self._http = httpx.Client(**_options(url, key, timeout, tls, headers or {}))
         self._retries = retries
