@@ -9,13 +9,15 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import typer
+from pydantic import SecretStr
 from pydantic_settings import SettingsError
 
 from app.cli.host import check_certificate
@@ -23,11 +25,11 @@ from app.cli.options import DataDirOption, load_settings, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table
 from app.errors import TesseraError
 from app.faces import YunetDetector
-from app.gallery import EncoderMismatch
+from app.gallery import Collection, EncoderMismatch
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.snapshot import snapshot
-from app.main import build_authenticator, build_encoder, load_encoder_files, open_security
+from app.main import build_authenticator, build_encoder, load_encoder_files, open_security, postgres_part
 from app.memory import limit_bytes
 from app.openvino import available_cores
 from app.security.store import DATABASE_NAME as SECURITY_NAME
@@ -195,7 +197,10 @@ def _fsync_ms(place: Path) -> float:
 
 
 def _gallery(settings: Settings) -> Iterator[Check]:
-    directory = settings.gallery.data_dir
+    directory, url = settings.gallery.data_dir, settings.gallery.url
+    if url is not None:
+        yield _tried("gallery", lambda: _in_postgres(settings, url), "Look at TESSERA_GALLERY__URL.")
+        return
     if not (directory / DATABASE_NAME).exists():
         yield Check("gallery", State.NOTE, "none yet")
         return
@@ -203,29 +208,67 @@ def _gallery(settings: Settings) -> Iterator[Check]:
     def look() -> str:
         with snapshot(directory) as connection:
             stored, collections = queries.stored_encoder(connection), queries.read_collections(connection)
-        own = load_encoder_files(settings).weights.sha256
-        subjects = sum(found.subjects for found in collections)
-        if subjects and stored != own:
-            raise EncoderMismatch(
-                f"{subjects} subjects were enrolled with encoder {stored[:12]}, and {own[:12]} is chosen: choose "
-                "theirs (TESSERA_ENCODING__ENCODER), or another data directory."
-            )
-        return f"{subjects} subjects in {len(collections)} collection(s)"
+        return _enrolled(settings, stored, collections)
 
     yield _tried("gallery", look, "`tessera gallery check` looks closer.")
 
 
+def _in_postgres(settings: Settings, url: SecretStr) -> str:
+    tables = postgres_part("gallery.postgres.queries")
+    with _postgres(url) as connection:
+        if not _has_table(connection, "encoders"):
+            return "PostgreSQL answers, and has none yet"
+        stored, collections = tables.stored_encoder(connection), tables.read_collections(connection)
+    return f"PostgreSQL answers: {_enrolled(settings, stored, collections)}"
+
+
+@contextmanager
+def _postgres(url: SecretStr) -> Iterator[Any]:
+    """A connection to a database that can serve as a gallery. Raises GalleryUnavailable."""
+    postgres, unavailable = postgres_part("postgres").Postgres, postgres_part("gallery.postgres.gallery").unavailable
+    with closing(postgres(url.get_secret_value(), unavailable, connections=1)) as database, database.reading() as found:
+        yield found
+
+
+def _has_table(connection: Any, name: str) -> bool:
+    schema = postgres_part("postgres").SCHEMA
+    (found,) = connection.execute("SELECT to_regclass(%s)", (f"{schema}.{name}",)).fetchone()
+    return found is not None
+
+
+def _enrolled(settings: Settings, stored: str, collections: Sequence[Collection]) -> str:
+    """How many subjects there are. Raises EncoderMismatch if the chosen encoder is not the one of their templates."""
+    own = load_encoder_files(settings).weights.sha256
+    subjects = sum(found.subjects for found in collections)
+    if subjects and stored != own:
+        raise EncoderMismatch(
+            f"{subjects} subjects were enrolled with encoder {stored[:12]}, and {own[:12]} is chosen: choose theirs "
+            "(TESSERA_ENCODING__ENCODER), or another data directory or database."
+        )
+    return f"{subjects} subjects in {len(collections)} collection(s)"
+
+
+def _has_keys(settings: Settings) -> bool:
+    """Whether any key is accepted; nothing is made. Raises TesseraError."""
+    url = settings.gallery.url
+    if url is None:
+        begun = (settings.gallery.data_dir / SECURITY_NAME).exists()
+    else:
+        with _postgres(url) as connection:
+            begun = _has_table(connection, "installation")
+    if not begun:
+        return settings.security.admin_key_file is not None and settings.security.admin_key_file.is_file()
+    with closing(open_security(settings, create=False)) as store:
+        return build_authenticator(settings, store).has_keys
+
+
 def _keys(settings: Settings) -> Iterator[Check]:
     open_to_all = settings.security.allow_anonymous
-    if not (settings.gallery.data_dir / SECURITY_NAME).exists():
-        has_keys = settings.security.admin_key_file is not None and settings.security.admin_key_file.is_file()
-    else:
-        try:
-            with closing(open_security(settings, create=False)) as store:
-                has_keys = build_authenticator(settings, store).has_keys
-        except TesseraError as error:
-            yield Check("keys", State.MEND, error.message)
-            return
+    try:
+        has_keys = _has_keys(settings)
+    except TesseraError as error:
+        yield Check("keys", State.MEND, error.message)
+        return
     if settings.server.beyond_loopback and open_to_all:
         yield Check(
             "keys", State.NOTE, "whoever reaches it may do everything", "Unset TESSERA_SECURITY__ALLOW_ANONYMOUS."
