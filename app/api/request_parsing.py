@@ -226,13 +226,28 @@ def _validated(model: type[Body], path: str, fields: Any, settings: ServerSettin
 
 def _check_metadata(metadata: Any, settings: ServerSettings) -> None:
     try:
-        size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode())
+        size = _size(metadata)
     except ValueError as error:
         # Numbers beyond the range of a double arrive as infinity.
         raise invalid_fields([{"field": "metadata", "message": "holds a number that is too large"}]) from error
     if size > settings.max_metadata_bytes:
         message = f"is larger than {settings.max_metadata_bytes} bytes of JSON"
         raise invalid_fields([{"field": "metadata", "message": message}])
+
+
+def _size(metadata: Any) -> int:
+    """Bytes of metadata as JSON. Raises ValueError for a number that is too large."""
+    return len(json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def read_metadata(data: bytes, most_bytes: int) -> dict[str, Any]:
+    """Metadata from JSON text outside of a request, by the rules of a request. Raises ValueError."""
+    metadata = _json(data)
+    if not isinstance(metadata, dict):
+        raise ValueError("it is not an object")
+    if _size(metadata) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    return metadata
 
 
 def _too_many_images(settings: ServerSettings) -> RequestError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import typer
 
+from app.api.request_parsing import read_metadata
 from app.api.schemas import ID_PATTERN
 from app.cli.refusals import Refusal, Refusals
 
@@ -84,14 +84,13 @@ def _of_row(source: Path, line: int, row: dict[str | Any, Any], most_metadata: i
     subject, named = row["subject_id"], row["path"]
     if None in row or not subject or not named:
         return Refusal(subject or "", source, "invalid_row", f"Line {line} does not have a value for each column.")
+    if "\0" in named:
+        return Refusal(subject, source, "invalid_row", f"Line {line} has a NUL in its path, as no file's name has.")
     path, text = source.parent / named, row.get("metadata")
     if not text:
         return Photograph(subject, path)
     try:
-        metadata = json.loads(text)
-        if not isinstance(metadata, dict) or len(text.encode()) > most_metadata:
-            raise ValueError
-    except (ValueError, RecursionError):
-        detail = f"Metadata is a JSON object of at most {most_metadata} bytes."
+        return Photograph(subject, path, read_metadata(text.encode(), most_metadata))
+    except ValueError as error:
+        detail = f"Metadata is a JSON object of at most {most_metadata} bytes: {error}."
         return Refusal(subject, path, "invalid_metadata", detail)
-    return Photograph(subject, path, metadata)

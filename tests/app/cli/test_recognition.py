@@ -149,12 +149,17 @@ def test_a_table_names_people_and_what_to_keep_with_them(people: Path, tmp_path:
         ("grace", "people/grace/none.jpg", ""),
         ("grace", "people/grace/1.jpg", "[1]"),
         ("", "people/grace/1.jpg", ""),
+        ("grace", "people/grace/1.jpg", '{"desk": NaN}'),
+        ("grace", "people/grace/1.jpg", '{"desk": 1e999}'),
+        ("grace", "people/grace/1.jpg", r'{"desk": "\ud800"}'),
+        ("grace", "people/grace/1.jpg", '{"desk": 1, "desk": 2}'),
+        ("grace", "people/grace/1.jpg\0", ""),
     ]
     with table.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     result = run("enroll", table, "--data-dir", data, "--json", code=1)
-    assert (json.loads(result.stdout)["enrolled"], json.loads(result.stdout)["refused"]) == (2, 3)
-    assert all(code in result.stderr for code in ("unreadable", "invalid_metadata", "invalid_row"))
+    assert (json.loads(result.stdout)["enrolled"], json.loads(result.stdout)["refused"]) == (2, 8)
+    assert "5 invalid_metadata, 2 invalid_row, 1 unreadable" in result.stderr
     assert json.loads(run("subjects", "show", "ada", "--data-dir", data, "--json").stdout)["metadata"] == {"desk": 3}
     for text in ("id,file\nx,y\n", "\xff"):
         table.write_text(text, encoding="latin-1")
