@@ -42,7 +42,10 @@ class Refusals:
         self.codes: Counter[str] = Counter()
         self._lock, self._report, self._opened = Lock(), report, ExitStack()
         if report is not None:
-            file = self._opened.enter_context(report.open("w", encoding="utf-8", newline="", buffering=1))
+            # Names of files need not be UTF-8.
+            file = self._opened.enter_context(
+                report.open("w", encoding="utf-8", errors="backslashreplace", newline="", buffering=1)
+            )
             self._writer = csv.writer(file)
             self._writer.writerow(("subject_id", "path", "code", "detail"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -165,6 +166,14 @@ def test_a_table_names_people_and_what_to_keep_with_them(people: Path, tmp_path:
         table.write_text(text, encoding="latin-1")
         assert run("enroll", table, "--data-dir", tmp_path / "other", code=2).stdout == ""
     assert not (tmp_path / "other").exists()
+
+
+def test_a_file_whose_name_is_not_utf_8_is_reported(tmp_path: Path) -> None:
+    folder, report = tmp_path / "people" / "ada", tmp_path / "report.csv"
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"wall-\xff.jpg")).write_bytes(blank())
+    run("enroll", folder.parent, "--data-dir", tmp_path / "data", "--report", report, code=1)
+    assert r"wall-\udcff.jpg,no_face" in report.read_text(encoding="utf-8")
 
 
 def test_a_stopped_enrolment_is_whole_and_goes_on(tmp_path: Path, ada: bytes) -> None:
