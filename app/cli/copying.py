@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.cli.options import load_settings, refusing
+from app.cli.options import load_settings, opened_vault, refusing, settings_of
+from app.cli.output import say
+from app.cli.recording import Recorder, recorder
 from app.gallery.protocol import DEFAULT_COLLECTION, BackupError
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
+from app.gallery.sqlite.vault import VAULT_NAME
 from app.gallery.transfer import CollectionLine, Record, TrailerLine, write_export
-from app.main import EncoderFiles, load_encoder_files, open_vault, postgres_part
+from app.main import EncoderFiles, load_encoder_files, postgres_part
 
 _URL = ("postgresql://", "postgres://")
 PlaceArgument = Annotated[str, typer.Argument(help="a data directory, or postgresql://...")]
@@ -25,9 +28,9 @@ def copy_gallery(source: PlaceArgument, target: PlaceArgument) -> None:
     """Copies everyone who is enrolled to another gallery and compares both; run it again if it is interrupted.
 
     The service may be running on SOURCE, though not on a data directory TARGET; stop writes before the last run. Keys
-    and the audit trail are not copied.
+    and the audit trail are not copied. PostgreSQL keeps templates unencrypted, also those that are encrypted in SOURCE.
     """
-    with refusing():
+    with refusing(), ExitStack() as opened:
         files = load_encoder_files(load_settings())
         with _reading(source) as (encoder, records):
             if encoder != files.weights.sha256:
@@ -35,8 +38,14 @@ def copy_gallery(source: PlaceArgument, target: PlaceArgument) -> None:
                     f"The gallery is of encoder {encoder[:19]}, the settings choose {files.weights.sha256[:19]}: set "
                     "TESSERA_ENCODING__ENCODER to the one it was made with."
                 )
+            left, arrived = (opened.enter_context(_trail(place)) for place in (source, target))
+            _say_decryption(source, target)
+            # Before it begins, too: whatever happens, the trail names it.
+            _record(left, "copy", "started", to=_kind(target))
             changed = _write(target, files, records)
+            _record(arrived, "import", subjects=changed, on_conflict=str(OnImportConflict.REPLACE))
         found, expected = _summary(target), _summary(source)
+        _record(left, "copy", to=_kind(target), templates=expected.templates)
         if found != expected:
             raise BackupError(
                 f"The copy differs: {expected.subjects} subjects and {expected.templates} templates in the source, "
@@ -49,13 +58,35 @@ def copy_gallery(source: PlaceArgument, target: PlaceArgument) -> None:
     )
 
 
+def _trail(place: str) -> AbstractContextManager[Recorder | None]:
+    """The audit trail of a data directory; that of a database needs its secret, which need not be on this machine."""
+    return nullcontext() if place.startswith(_URL) else recorder(settings_of(Path(place)))
+
+
+def _record(trail: Recorder | None, action: str, outcome: str = "done", **details: object) -> None:
+    if trail is not None:
+        trail.record(action, outcome, details=details)
+
+
+def _kind(place: str) -> str:
+    return "database" if place.startswith(_URL) else "data_directory"
+
+
+def _say_decryption(source: str, target: str) -> None:
+    if target.startswith(_URL) and not source.startswith(_URL) and (Path(source) / VAULT_NAME).exists():
+        say(
+            f"templates that are encrypted in {source} are not in PostgreSQL: encrypt the database's disk and its "
+            "backups (docs/scale.md)"
+        )
+
+
 @contextmanager
 def _reading(place: str) -> Iterator[tuple[str, Iterator[Record]]]:
     if place.startswith(_URL):
         with postgres_part("gallery.postgres.transfer").exporting(place) as found:
             yield found
         return
-    with _vault(place) as keys, exporting(Path(place), keys) as embedded:
+    with opened_vault(settings_of(Path(place))) as keys, exporting(Path(place), keys) as embedded:
         yield embedded
 
 
@@ -64,18 +95,8 @@ def _write(place: str, files: EncoderFiles, records: Iterator[Record]) -> int:
     if place.startswith(_URL):
         copied: int = postgres_part("gallery.postgres.transfer").copy_records(place, encoder, files.crowding, records)
         return copied
-    with _vault(place) as keys:
+    with opened_vault(settings_of(Path(place)), create=True) as keys:
         return import_records(Path(place), encoder, records, OnImportConflict.REPLACE, datetime.now(UTC), keys)
-
-
-@contextmanager
-def _vault(place: str):  # type: ignore[no-untyped-def]
-    keys = open_vault(load_settings(data_dir=Path(place)))
-    try:
-        yield keys
-    finally:
-        if keys is not None:
-            keys.close()
 
 
 def _summary(place: str) -> TrailerLine:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +15,9 @@ from app.api.schemas import AuditReportOut
 from app.audits.page import audit_page
 from app.audits.report import audit
 from app.cli.copying import copy_gallery
-from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
+from app.cli.options import DataDirOption, data_directory, load_settings, opened_vault, refuse, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table, steps
-from app.cli.recording import recorder
+from app.cli.recording import record
 from app.encoding import load_weights
 from app.gallery import DEFAULT_COLLECTION
 from app.gallery.encryption import read_passphrase
@@ -28,10 +28,8 @@ from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.inspection import Inspection, accept_loss, inspect_directory
 from app.gallery.sqlite.snapshot import snapshot
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
-from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import export_reader, export_writer, read_export, write_export
-from app.main import load_encoder_files, open_copy, open_vault, postgres_part
-from app.settings import Settings
+from app.main import load_encoder_files, open_copy, postgres_part
 
 FileArgument = Annotated[Path, typer.Argument(help="the file", metavar="FILE")]
 PassphraseOption = Annotated[
@@ -39,27 +37,10 @@ PassphraseOption = Annotated[
 ]
 
 
-@contextmanager
-def opened_vault(settings: Settings, *, create: bool = False) -> Iterator[Vault | None]:
-    """The keys of encrypted templates, for one command; ``create``: it may be the first to encrypt any."""
-    keys = open_vault(settings, create=create)
-    try:
-        yield keys
-    finally:
-        if keys is not None:
-            keys.close()
-
-
 commands = typer.Typer(help="Maintains what is enrolled.", no_args_is_help=True)
 AUDIT_STEPS = 1000
 """What the progress of an audit is shown in."""
 commands.command("copy")(copy_gallery)
-
-
-def record(settings: Settings, action: str, outcome: str = "done", **details: object) -> None:
-    """Writes into the audit trail what a command did. Raises SecurityStoreUnavailable."""
-    with recorder(settings) as trail:
-        trail.record(action, outcome, details=details)
 
 
 @commands.command("audit")

@@ -16,6 +16,8 @@ from app.cli.host import give_to_owner
 from app.cli.output import ExitCode
 from app.errors import TesseraError
 from app.gallery import BackupError
+from app.gallery.sqlite.vault import Vault
+from app.main import open_vault
 from app.settings import Settings
 
 DataDirOption = Annotated[
@@ -78,6 +80,13 @@ def _settings(host: str | None, port: int | None, data_dir: Path | None) -> Sett
     return Settings(server=server, gallery=gallery)
 
 
+def settings_of(directory: Path) -> Settings:
+    """As ``load_settings``, for what is kept in ``directory``, even where the environment names a database."""
+    settings = Settings(gallery={"data_dir": directory, "url": None, "read_url": None})
+    atexit.register(give_to_owner, directory.absolute())
+    return settings
+
+
 def settings_without_data() -> Settings:
     """Settings for a command that reads no data directory: whether there is a default for one does not matter."""
     return _settings(None, None, Path())
@@ -91,3 +100,14 @@ def data_directory(settings: Settings) -> Path:
             "(docs/scale.md), or `tessera gallery copy` to have a data directory."
         )
     return settings.gallery.data_dir
+
+
+@contextmanager
+def opened_vault(settings: Settings, *, create: bool = False) -> Iterator[Vault | None]:
+    """The keys of encrypted templates, for one command; ``create``: it may be the first to encrypt any."""
+    keys = open_vault(settings, create=create)
+    try:
+        yield keys
+    finally:
+        if keys is not None:
+            keys.close()

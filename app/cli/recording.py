@@ -41,3 +41,9 @@ def recorder(settings: Settings) -> Iterator[Recorder]:
     """The audit trail of the data directory, made if it is missing. Raises SecurityStoreUnavailable."""
     with closing(open_security(settings)) as store:
         yield Recorder(store, plain_ids=settings.security.audit_plain_ids)
+
+
+def record(settings: Settings, action: str, outcome: str = "done", **details: object) -> None:
+    """Writes into the audit trail what a command did. Raises SecurityStoreUnavailable."""
+    with recorder(settings) as trail:
+        trail.record(action, outcome, details=details)

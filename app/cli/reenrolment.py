@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.gallery import opened_vault, record
-from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
+from app.cli.options import DataDirOption, data_directory, load_settings, opened_vault, refuse, refusing
+from app.cli.recording import record
 from app.crowding import load_crowding
 from app.decisions import load_calibration
 from app.encoding import EncoderWeights, load_weights

@@ -14,6 +14,9 @@ from app.decisions import load_calibration
 from app.encoding import load_weights
 from app.gallery import Candidate, Gallery, OnConflict, SqliteGallery, Targets
 from app.gallery.postgres.gallery import PostgresGallery
+from app.gallery.sqlite.vault import FileKeyWrapper, Vault
+from app.security.store import SecurityStore
+from app.security.trail import AuditTrail
 from app.settings import EncodingSettings
 from benchmarks.postgres_server import PostgresServer
 from tests.app.gallery.contract import random_embedding, template
@@ -24,18 +27,24 @@ __all__ = ["postgres", "url"]
 pytestmark = pytest.mark.slow
 
 
-def filled(directory: Path, people: int = 250) -> str:
+def filled(directory: Path, people: int = 250, keys: Vault | None = None) -> str:
     """A gallery of the service's encoder in a folder; the encoder's digest."""
     encoding = EncodingSettings().directory
     weights = load_weights(encoding)
     crowding = load_crowding(encoding, load_calibration(encoding, weights.sha256).cohort_sha256)
     random = np.random.default_rng(5)
-    with closing(SqliteGallery(directory, encoder_digest=weights.sha256, crowding=crowding)) as gallery:
+    with closing(SqliteGallery(directory, encoder_digest=weights.sha256, crowding=crowding, keys=keys)) as gallery:
         gallery.create_collection("staff", Targets(fmr=1e-3, claim="pooled"))
         for number in range(people):
             new = [template(random_embedding(random), f"t{number}-{i}") for i in range(1 + number % 3)]
             gallery.enroll(("default", "staff")[number % 2], f"s{number}", new, metadata={"z": number, "a": "ü"})
     return weights.sha256
+
+
+def recorded(directory: Path) -> list[tuple[str, str, dict[str, object]]]:
+    with closing(SecurityStore(directory, create=False)) as store:
+        found = [record.content for record in AuditTrail(store).records()]
+    return [(content["action"], content["outcome"], content["details"]) for content in found]
 
 
 def answers(gallery: Gallery) -> list[Candidate]:
@@ -52,11 +61,17 @@ def test_a_gallery_is_copied_there_and_back(tmp_path: Path, url: str) -> None:
     there = tessera("gallery", "copy", str(tmp_path / "from"), url)
     assert there.returncode == 0, there.stderr
     assert there.stdout.startswith("250 subjects copied; both have 2 collections, 250 subjects, 499 templates")
+    assert "encrypted" not in there.stderr
     back = tessera("gallery", "copy", url, str(tmp_path / "back"))
     assert back.returncode == 0, back.stderr
     found = re.findall(r"SHA-256 (\w{64})", there.stdout + back.stdout)
     assert len(found) == 2
     assert found[0] == found[1]
+    assert recorded(tmp_path / "from") == [
+        ("copy", "started", {"to": "database"}),
+        ("copy", "done", {"to": "database", "templates": 499}),
+    ]
+    assert recorded(tmp_path / "back") == [("import", "done", {"subjects": 250, "on_conflict": "replace"})]
     encoding = EncodingSettings().directory
     crowding = load_crowding(encoding, load_calibration(encoding, digest).cohort_sha256)
     with (
@@ -82,7 +97,8 @@ def test_a_copy_goes_on_where_it_was_interrupted(tmp_path: Path, url: str) -> No
         copy.delete_subject("default", "s2")
     with closing(SqliteGallery(tmp_path / "from", encoder_digest=digest)) as gallery:
         gallery.enroll("default", "s4", [template(random_embedding(np.random.default_rng(1)))])
-    again = tessera("gallery", "copy", str(tmp_path / "from"), url)
+    again = tessera("gallery", "copy", str(tmp_path / "from"), url, TESSERA_GALLERY__URL=url)
+    assert len(recorded(tmp_path / "from")) == 4
     assert again.stdout.startswith("3 subjects copied; both have 2 collections, 30 subjects, 61 templates"), again
     checked = tessera("gallery", "check", TESSERA_GALLERY__URL=url)
     assert (checked.returncode, checked.stdout) == (0, "PostgreSQL: 2 collections, 30 subjects, 61 templates\n")
@@ -93,6 +109,15 @@ def test_a_copy_goes_on_where_it_was_interrupted(tmp_path: Path, url: str) -> No
     assert checked.returncode == 1
     assert "are counted" in checked.stdout
     assert "'s3'" in checked.stdout
+
+
+def test_that_encrypted_templates_are_not_so_in_the_copy_is_said(tmp_path: Path, url: str) -> None:
+    key = tmp_path / "master.key"
+    key.write_text("5a" * 32)
+    filled(tmp_path / "from", 3, Vault(tmp_path / "from", FileKeyWrapper(key)))
+    done = tessera("gallery", "copy", str(tmp_path / "from"), url, TESSERA_GALLERY__MASTER_KEY_FILE=str(key))
+    assert done.returncode == 0, done.stderr
+    assert "are not in PostgreSQL: encrypt the database's disk" in done.stderr
 
 
 def test_a_copy_from_before_a_merger_is_not_gone_on_with(tmp_path: Path, url: str) -> None:
