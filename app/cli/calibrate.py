@@ -47,6 +47,8 @@ def calibrate(
     """
     if (photographs is None) == (collection is None):
         raise typer.BadParameter("give either --photographs or --collection")
+    if report is not None and photographs is None:
+        raise typer.BadParameter("--report goes with --photographs")
     with refusing():
         if photographs is not None:
             table = _from_folder(photographs, settings_without_data(), report)

@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ from app.main import build_encoder
 from app.recognition.criteria import Criteria
 from app.recognition.reenrolment import ChipEncoder, require_targets
 from app.settings import Settings
+
+ABSENT = ("collection", "id", "metadata", "created_at", "updated_at")
+"""What is listed of somebody who has to be enrolled again."""
 
 
 class ListFormat(StrEnum):
@@ -65,14 +68,16 @@ def reenroll(
     an old data directory, the service may run and nothing is changed.
     """
     if [old is not None, to is not None, missing, finish].count(True) != 1:
-        raise refuse("give one of an old data directory, --to, --missing and --finish")
+        raise typer.BadParameter("give one of an old data directory, --to, --missing and --finish")
+    if leave_out_missing and to is None:
+        raise typer.BadParameter("--leave-out-missing goes with --to")
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
         if to is not None:
             _change_encoder(settings, to, list_format, leave_out=leave_out_missing)
         elif old is not None:
-            _list_absent(settings, old)
+            _list_absent(settings, old, list_format)
         elif finish:
             _finish(settings)
         else:
@@ -81,16 +86,22 @@ def reenroll(
 
 def _list(missing: Iterable[Missing], list_format: ListFormat) -> None:
     rows = [asdict(subject) for subject in missing]
+    _print(("collection", "id", "templates", "without_chip"), rows, list_format)
+    typer.echo(f"{len(rows)} subjects have templates of which no chip was kept", err=True)
+
+
+def _print(columns: Sequence[str], rows: Sequence[dict[str, Any]], list_format: ListFormat) -> None:
+    """Prints a JSON object a row, or a table in CSV; what is an object itself is JSON in both."""
     if list_format is ListFormat.JSON:
         for row in rows:
             typer.echo(json.dumps(row))
-    else:
-        text = io.StringIO()
-        table = csv.DictWriter(text, ["collection", "id", "templates", "without_chip"], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        typer.echo(text.getvalue(), nl=False)
-    typer.echo(f"{len(rows)} subjects have templates of which no chip was kept", err=True)
+        return
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({name: json.dumps(value) if isinstance(value, dict) else value for name, value in row.items()})
+    typer.echo(text.getvalue(), nl=False)
 
 
 def _change_encoder(settings: Settings, to: Path, list_format: ListFormat, *, leave_out: bool) -> None:
@@ -152,8 +163,8 @@ def _finish(settings: Settings) -> None:
     )
 
 
-def _list_absent(settings: Settings, old: Path) -> None:
-    """Lists who is in an old data directory and not in the present one, one JSON object a line."""
+def _list_absent(settings: Settings, old: Path, list_format: ListFormat) -> None:
+    """Lists who is in an old data directory and not in the present one."""
     with opened_vault(settings) as keys:
         enrolled = set(_subjects(settings.gallery.data_dir, keys))
     with opened_vault(load_settings(data_dir=old)) as keys:
@@ -161,8 +172,8 @@ def _list_absent(settings: Settings, old: Path) -> None:
     if not everybody:
         raise refuse(f"nobody is enrolled in {old}")
     absent = [line for name, line in everybody.items() if name not in enrolled]
-    for line in absent:
-        typer.echo(line.model_dump_json(exclude={"templates", "kind"}))
+    rows = [line.model_dump(mode="json", include=set(ABSENT)) for line in absent]
+    _print(ABSENT, rows, list_format)
     typer.echo(f"{len(absent)} subjects of {old} are not in {settings.gallery.data_dir}", err=True)
 
 

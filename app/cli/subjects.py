@@ -11,7 +11,7 @@ import typer
 from app.api import presenters, schemas
 from app.api.routes.subjects import decode_cursor, encode_cursor
 from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
-from app.cli.output import JsonOption, print_json, print_table
+from app.cli.output import ExitCode, JsonOption, print_json, print_table
 from app.cli.recording import recorder
 from app.gallery import DEFAULT_COLLECTION
 from app.gallery.sqlite import queries
@@ -159,4 +159,11 @@ def merge_subjects(
 def _confirm(question: str, action: str = "erase") -> None:
     if not sys.stdin.isatty():
         raise refuse(f"nobody is there to be asked whether to {action}; --yes says so")
-    typer.confirm(question, abort=True)
+    try:
+        agreed = typer.confirm(question)
+    except typer.Abort as stopped:
+        # What asks makes this of Ctrl-C, and the command would end as if the answer had been no.
+        typer.echo(err=True)
+        raise refuse("stopped; nothing was changed", ExitCode.STOPPED) from stopped
+    if not agreed:
+        raise refuse("nothing was changed", ExitCode.NO)

@@ -16,6 +16,9 @@ from app.security.trail import AuditTrail, Receipt
 
 commands = typer.Typer(help="The audit trail: who did what.", no_args_is_help=True)
 
+EMPTY = "0:"
+"""The head of a trail without records: every trail goes on from it."""
+
 ReceiptOption = Annotated[
     str | None, typer.Option(help="SEQUENCE:HASH, from an erasure or from `tessera audit head`, that must be in it")
 ]
@@ -24,7 +27,7 @@ ReceiptOption = Annotated[
 @commands.command("verify")
 def verify_trail(receipt: ReceiptOption = None, data_dir: DataDirOption = None) -> None:
     """Finds records that were changed or removed; exit code 1 if there are any."""
-    expected = None if receipt is None else _receipt(receipt)
+    expected = None if receipt is None or receipt == EMPTY else _receipt(receipt)
     with refusing(), closing(open_security(load_settings(data_dir=data_dir), create=False)) as store:
         trail = AuditTrail(store)
         wrong, head = trail.verify(expected), trail.head()
@@ -38,21 +41,25 @@ def show_head(data_dir: DataDirOption = None) -> None:
     """Prints the last record as SEQUENCE:HASH; kept elsewhere, it proves later that nothing before it was changed."""
     with refusing(), closing(open_security(load_settings(data_dir=data_dir), create=False)) as store:
         head = AuditTrail(store).head()
-    typer.echo("0:" if head is None else f"{head.sequence}:{head.hash}")
+    typer.echo(EMPTY if head is None else f"{head.sequence}:{head.hash}")
 
 
 @commands.command("show")
 def show_trail(
     subject: Annotated[str | None, typer.Option(help="only records of this subject")] = None,
-    collection: Annotated[str, typer.Option(help="the subject's collection")] = DEFAULT_COLLECTION,
+    collection: Annotated[
+        str | None, typer.Option(help=f"the subject's collection  [default: {DEFAULT_COLLECTION}]")
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Prints the records, oldest first, one JSON object a line."""
+    if collection is not None and subject is None:
+        raise typer.BadParameter("--collection goes with --subject")
     with refusing():
         settings = load_settings(data_dir=data_dir)
         with closing(open_security(settings, create=False)) as store:
             trail = AuditTrail(store, plain_ids=settings.security.audit_plain_ids)
-            name = None if subject is None else trail.name_of(collection, subject)
+            name = None if subject is None else trail.name_of(collection or DEFAULT_COLLECTION, subject)
             for record in trail.records(subject=name):
                 line = {"sequence": record.sequence, "at": record.at, **record.content, "hash": record.hash}
                 typer.echo(json.dumps(line))

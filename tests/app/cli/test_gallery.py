@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -113,6 +114,9 @@ def test_who_has_to_be_enrolled_again(tmp_path: Path) -> None:
     left = json.loads(line)
     assert (left["collection"], left["id"], left["metadata"]) == ("default", "person-02", {"name": "name of person-02"})
     assert "templates" not in left
+    table = tessera("gallery", "reenroll", str(old), "--data-dir", str(new), "--format", "csv").stdout
+    [row] = csv.DictReader(table.splitlines())
+    assert {**row, "metadata": json.loads(row["metadata"])} == left
 
 
 def test_the_encoder_is_changed_by_the_chips_that_were_kept(tmp_path: Path, ada: bytes, grace: bytes) -> None:
@@ -146,7 +150,7 @@ def test_the_encoder_is_changed_by_the_chips_that_were_kept(tmp_path: Path, ada:
     ]
     assert "--leave-out-missing" in refused.stderr
     for mistaken in ((), (*to, "--missing"), ("--finish", str(tmp_path / "old"))):
-        assert reenroll(*mistaken).returncode == 3
+        assert reenroll(*mistaken).returncode == 2
     same = reenroll("--to", str(DEFAULT_WEIGHTS / "tessera-s"), "--leave-out-missing")
     assert "of this encoder already" in same.stderr
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.security.keys import KEY
+from app.security.store import SecurityStore
 from tests.app.api.helpers import files, ok, problem
 from tests.app.photographs import collins, jpeg
 from tests.app.process import PATIENCE, Server, tessera
@@ -136,3 +137,12 @@ def test_a_prefix_that_a_proxy_removes(tmp_path: Path) -> None:
             ok(httpx.get(server.url + path, timeout=PATIENCE))
         document = httpx.get(server.url + "/openapi.json", timeout=PATIENCE).json()
         assert document["servers"] == [{"url": "/faces"}]
+
+
+def test_the_head_of_an_empty_trail_is_a_receipt_of_what_follows(tmp_path: Path) -> None:
+    SecurityStore(tmp_path).close()
+    head = run("audit", "head", "--data-dir", str(tmp_path))[0].strip()
+    verify = ("audit", "verify", "--receipt", head, "--data-dir", str(tmp_path))
+    assert run(*verify)[0].startswith("0 records")
+    run("keys", "create", "desk", "--data-dir", str(tmp_path))
+    assert run(*verify)[0].startswith("1 records")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import typer
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from app.cli import cli
 from app.cli.options import load_settings, refusing
 from app.errors import TesseraError
 
@@ -46,3 +48,20 @@ def test_an_error_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(typer.Exit), refusing():
         raise TesseraError("the disk is full; make room")
     assert capsys.readouterr().err == "tessera: the disk is full; make room\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("calibrate out.json", "either --photographs or --collection"),
+        ("calibrate out.json --collection default --report refused.csv", "--report goes with --photographs"),
+        ("audit show --collection staff", "--collection goes with --subject"),
+        ("gallery reenroll", "one of"),
+        ("gallery reenroll old --finish", "one of"),
+        ("gallery reenroll --missing --leave-out-missing", "--leave-out-missing goes with --to"),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_mistake_of_use(command: str, says: str) -> None:
+    result = CliRunner().invoke(cli, command.split())
+    assert result.exit_code == 2
+    assert says in result.stderr

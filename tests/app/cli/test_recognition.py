@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import shutil
 import signal
 import sqlite3
@@ -252,6 +253,36 @@ def test_subjects_are_listed_in_pages_shown_and_erased(enrolled: Path) -> None:
     assert erased["templates"] == 2
     run("audit", "verify", "--receipt", erased["receipt"], "--data-dir", enrolled)
     assert "no subject" in run("subjects", "show", "ada", "--data-dir", enrolled, code=3).stderr
+
+
+WITH_INTERRUPTS = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from app.cli import main; main()"
+)
+"""The command, also where whoever runs the tests ignores Ctrl-C."""
+
+
+@pytest.mark.parametrize(("reply", "code"), [(b"n\n", 1), (None, 130)], ids=["no", "Ctrl-C"])
+def test_nobody_is_erased_by_who_says_no_or_stops(enrolled: Path, reply: bytes | None, code: int) -> None:
+    keyboard, terminal = pty.openpty()
+    command = [sys.executable, "-c", WITH_INTERRUPTS, "subjects", "delete", "ada", "--data-dir", str(enrolled)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.read(9) == "Erase ada"
+            if reply is None:
+                process.send_signal(signal.SIGINT)
+            else:
+                os.write(keyboard, reply)
+            _, error = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+            os.close(keyboard)
+            os.close(terminal)
+    assert process.returncode == code
+    assert "nothing was changed" in error
+    assert _templates(enrolled) == 3
 
 
 def test_a_subject_that_was_enrolled_twice_is_merged(enrolled: Path, people: Path, tmp_path: Path) -> None:
