@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import DataDirOption, load_settings, read_photograph, refusing, settings_without_data
-from app.cli.output import say, steps
+from app.cli.output import replacing, say, steps
 from app.cli.refusals import Refusal, ReportOption, refusals_of
 from app.crowding import Crowding, crowding_beside
 from app.decisions import Calibration
@@ -49,13 +49,13 @@ def calibrate(
         raise typer.BadParameter("give either --photographs or --collection")
     if report is not None and photographs is None:
         raise typer.BadParameter("--report goes with --photographs")
-    with refusing():
+    with refusing(), replacing(out) as file:
         if photographs is not None:
             table = _from_folder(photographs, settings_without_data(), report)
         else:
             assert collection is not None
             table = _from_gallery(collection, load_settings(data_dir=data_dir))
-        out.write_text(table.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        file.write(table.model_dump_json(indent=1) + "\n")
     for line in describe(table):
         typer.echo(line)
     say(NEEDED)
@@ -65,23 +65,23 @@ def _from_folder(photographs: Path, settings: Settings, report: Path | None) -> 
     weights, crowding = _weights_of(settings)
     encoder, finder = build_encoder(settings, weights), build_finder(settings)
     skipped: Sequence[Skipped] = ()
-    try:
-        with steps("photographs", count_photographs(photographs)) as step:
-            table, skipped = calibrate_folder(
-                photographs,
-                finder,
-                encoder,
-                crowding,
-                threads=THREADS_A_CORE * available_cores(),
-                read=lambda path: read_photograph(path, settings),
-                on_photograph=lambda: step(""),
-            )
-        return table
-    except SiteCalibrationError as error:
-        skipped = error.skipped
-        raise
-    finally:
-        with refusals_of(report) as refusals:
+    with refusals_of(report) as refusals:
+        try:
+            with steps("photographs", count_photographs(photographs)) as step:
+                table, skipped = calibrate_folder(
+                    photographs,
+                    finder,
+                    encoder,
+                    crowding,
+                    threads=THREADS_A_CORE * available_cores(),
+                    read=lambda path: read_photograph(path, settings),
+                    on_photograph=lambda: step(""),
+                )
+            return table
+        except SiteCalibrationError as error:
+            skipped = error.skipped
+            raise
+        finally:
             for one in skipped:
                 refusals.add(Refusal(one.person, one.path, one.code, one.reason))
 

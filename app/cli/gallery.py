@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -16,7 +16,7 @@ from app.audits.page import audit_page
 from app.audits.report import audit
 from app.cli.copying import copy_gallery
 from app.cli.options import DataDirOption, data_directory, load_settings, opened_vault, refuse, refusing
-from app.cli.output import ExitCode, JsonOption, print_json, print_table, steps
+from app.cli.output import ExitCode, JsonOption, print_json, print_table, replacing, steps
 from app.cli.recording import record
 from app.encoding import load_weights
 from app.gallery import DEFAULT_COLLECTION
@@ -47,10 +47,11 @@ commands.command("copy")(copy_gallery)
 def audit_gallery(
     collection: Annotated[str, typer.Option(help="which collection")] = DEFAULT_COLLECTION,
     data_dir: DataDirOption = None,
-    page: Annotated[Path | None, typer.Option(help="HTML file to write the report to")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML file to write the report to; replaced")] = None,
 ) -> None:
     """Audits a collection as it is at this moment and prints the report as JSON; the service may be running."""
-    with refusing():
+    opened: AbstractContextManager[TextIO | None] = nullcontext() if page is None else replacing(page)
+    with refusing(), opened as file:
         settings = load_settings(data_dir=data_dir)
         files = load_encoder_files(settings)
         with (
@@ -58,9 +59,9 @@ def audit_gallery(
             steps("audit", AUDIT_STEPS) as step,
         ):
             report = audit(gallery, collection, files.calibration, files.crowding, _in_steps(step))
-        if page is not None:
-            page.write_text(audit_page(report), encoding="utf-8")
-    print_json(AuditReportOut.model_validate(report))
+        print_json(AuditReportOut.model_validate(report))
+        if file is not None:
+            file.write(audit_page(report))
 
 
 def _in_steps(step: Callable[[str], None]) -> Callable[[float], None]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TextIO
 
 import typer
 from pydantic import BaseModel
@@ -72,6 +75,36 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 def say(text: str) -> None:
     """A line for the person at the terminal, on stderr: stdout has the answer alone."""
     typer.echo(text, err=True)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[TextIO]:
+    """A file to write, which takes the place of ``target`` if the block ends well; else ``target`` stays as it was.
+
+    That it can be written shows at once, before the block does any work. Raises OSError.
+    """
+    if target.exists() and not target.is_file():  # a pipe or a device: nothing takes its place
+        with target.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    if target.exists():
+        target.open("a").close()  # it could be replaced even where it may not be written
+    target = target.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        file = partial.open("x", encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -237,6 +237,8 @@ def test_an_audit_prints_json_and_writes_its_page(tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert (report["subjects"], report["population"]) == (0, "too_few")
     assert "Audit of the collection default" in page.read_text()
+    full = tessera("gallery", "audit", "--data-dir", str(tmp_path / "data"), "--page", "/dev/full")
+    assert (full.returncode, json.loads(full.stdout)["population"]) == (3, "too_few")
 
 
 def test_an_audit_of_a_folder_in_use_reads_a_copy(server: Server) -> None:
