@@ -90,7 +90,7 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
             read_url=None if chosen.read_url is None else chosen.read_url.get_secret_value(),
             connections=chosen.connections,
             index=postgres_part("gallery.postgres.search").IndexUse(
-                breadth=chosen.search_breadth, audit_seconds=chosen.search_audit_seconds or None
+                chosen.search_exact_up_to, chosen.search_breadth, audit_seconds=chosen.search_audit_seconds or None
             ),
         )
         return cast(Gallery, gallery)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.decisions import Claim
@@ -213,6 +213,11 @@ class GallerySettings(_Section):
         description="postgresql://... of a standby that searches are sent to; they may miss what was written last",
     )
     connections: PositiveInt = Field(default=16, description="most connections to PostgreSQL of one replica")
+    search_exact_up_to: NonNegativeInt = Field(
+        default=20_000,
+        description="PostgreSQL only: collections of at most so many subjects are compared one by one, larger ones "
+        "searched by the index, which is faster and misses some",
+    )
     search_breadth: int = Field(
         default=200,
         ge=40,

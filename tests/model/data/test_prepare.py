@@ -97,7 +97,7 @@ def test_a_chip_of_another_size_is_refused(tmp_path: Path) -> None:
     columns = {name: ["x"] for name in ("identity", "split", "source", "family")}
     pq.write_table(pa.table({"image": [wide], **columns}), tmp_path / "faces.parquet")
     result = run("parquet", tmp_path / "faces.parquet", tmp_path / "out")
-    assert isinstance(result.exception, ValueError)
+    assert isinstance(result.exception, StoppedError)
     with pytest.raises(FileNotFoundError):
         load_face_set(tmp_path / "out")
 

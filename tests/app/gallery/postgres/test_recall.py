@@ -16,7 +16,9 @@ from app.gallery.postgres import recall, search
 from app.gallery.postgres.gallery import PostgresGallery, unavailable
 from app.gallery.postgres.recall import FARTHEST, NEAREST, audit_search, photograph_like
 from app.gallery.postgres.search import IndexUse
+from app.main import open_gallery
 from app.postgres import Postgres
+from app.settings import Settings
 from benchmarks.postgres_server import IN_MEMORY, PostgresServer
 from benchmarks.scale_fill import INDEX, fill_postgres
 from tests.app.gallery.contract import random_embedding, template
@@ -116,6 +118,13 @@ def test_a_standby_that_is_searched_is_audited(monkeypatch: pytest.MonkeyPatch) 
             wait_until(lambda: gallery.statistics().search_audits > 3, "searches were audited")
             assert gallery.statistics().search_audits_failed == 0
             assert primary.execute(scans) == before
+
+
+def test_settings_say_which_searches_use_the_index_and_how(url: str) -> None:
+    chosen = {"url": url, "search_exact_up_to": 5, "search_breadth": 77, "search_audit_seconds": 0}
+    with closing(open_gallery(Settings.model_validate({"gallery": chosen}), DIGEST, NoCrowding())) as gallery:
+        assert isinstance(gallery, PostgresGallery)
+        assert gallery._index == IndexUse(5, 77, None)
 
 
 def test_a_gallery_counts_its_audits(
