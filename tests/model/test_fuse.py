@@ -124,8 +124,8 @@ def test_a_fused_encoder_knows_what_its_parts_were_trained_on(tmp_path: Path) ->
     save_encoder(parts[1], tmp_path / "second.pt", record_of(chips[1:2]))
     export(tmp_path / "second.pt", tmp_path / "second", "tiny", "1")
     np.save(tmp_path / CHIPS_FILE, chips)
-    names = {name: ["a"] * 40 for name in ("identity", "family", "source")}
-    write_table(tmp_path, {**names, "split": ["heldout"] * 3 + ["train"] * 37})
+    splits = ["heldout"] * 3 + ["train"] * 37
+    write_table(tmp_path, dict.fromkeys(("identity", "family", "source", "split"), splits))
     main(tmp_path, tmp_path / "fused.pt", [tmp_path / "first.pt", tmp_path / "second"], sample=256)
     seen = were_trained_on(chips, load_record(tmp_path / "fused.pt"))
     assert seen.tolist() == [True, True, False] + [True] * 37

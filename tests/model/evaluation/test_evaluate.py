@@ -377,8 +377,8 @@ def test_comparing_on_nothing_is_refused(measured: Path) -> None:
     assert "nothing to compare on" in message(result)
 
 
-def test_what_a_report_was_not_measured_on_is_named(measured: Path, lfw: Path) -> None:
-    result = evaluate("compare", measured, measured, "--lfw", lfw)
+def test_what_a_report_was_not_measured_on_is_named(measured: Path, another: Path, lfw: Path) -> None:
+    result = evaluate("compare", measured, another, "--lfw", lfw)
     assert result.exit_code == 2
     assert "was not measured on LFW View 2; `run` it with --lfw" in message(result)
 
