@@ -31,8 +31,7 @@ from model.data.sufficiency import holdings, refuse_small, short_of_calibration
 
 def encode_all(runtime: EncoderRuntime, chips: npt.NDArray[np.uint8], *, batch: int = 64) -> Encodings:
     """Encodes uint8 [N, 112, 112, 3] in batches."""
-    parts = [runtime.encode(chips[i : i + batch]) for i in range(0, len(chips), batch)]
-    return Encodings(np.concatenate([p.embeddings for p in parts]), np.concatenate([p.norms for p in parts]))
+    return Encodings.join([runtime.encode(chips[i : i + batch]) for i in range(0, len(chips), batch)])
 
 
 def calibrate(

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
 
 from app.encoding.runtime import (
     OUTPUTS,
@@ -70,11 +66,9 @@ class OnnxRuntime:
     def encode(self, chips: Pixels) -> Encodings:
         """See ``EncoderRuntime.encode``."""
         check_chips(chips)
-        found = [self._run(chips[start : start + MOST_AT_ONCE]) for start in range(0, len(chips), MOST_AT_ONCE)]
-        embeddings, norms = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return Encodings(embeddings, norms[:, 0])
+        return Encodings.join([self._run(chips[i : i + MOST_AT_ONCE]) for i in range(0, len(chips), MOST_AT_ONCE)])
 
-    def _run(self, chips: Pixels) -> Sequence[npt.NDArray[np.float32]]:
+    def _run(self, chips: Pixels) -> Encodings:
         with self._one_at_a_time:
-            outputs: Sequence[npt.NDArray[np.float32]] = self._session.run(OUTPUTS, {self._input: chips})
-        return outputs
+            embeddings, norms = self._session.run(OUTPUTS, {self._input: chips})
+        return Encodings(embeddings, norms[:, 0])

@@ -40,6 +40,11 @@ class Encodings:
     embeddings: npt.NDArray[np.float32]
     norms: npt.NDArray[np.float32]
 
+    @classmethod
+    def join(cls, parts: Sequence[Encodings]) -> Encodings:
+        """Those of several runs, one or more, in their order."""
+        return cls(np.concatenate([p.embeddings for p in parts]), np.concatenate([p.norms for p in parts]))
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.decisions import TargetUnsupported
-from app.encoding import EncoderRuntime
+from app.encoding import EncoderRuntime, Encodings
 from app.gallery import Collection
 from app.recognition.criteria import Criteria
 from app.types import Pixels
@@ -26,8 +26,8 @@ class ChipEncoder:
     def __call__(self, chips: Pixels) -> tuple[Floats, Floats]:
         """Chips uint8 [B, 112, 112, 3] -> embeddings float32 [B, 128] of unit length, norms float32 [B]."""
         parts = np.array_split(chips, min(len(chips), self._encoder.streams))
-        found = list(self._threads.map(self._encoder.encode, parts))
-        return np.concatenate([f.embeddings for f in found]), np.concatenate([f.norms for f in found])
+        found = Encodings.join(list(self._threads.map(self._encoder.encode, parts)))
+        return found.embeddings, found.norms
 
     def __enter__(self) -> ChipEncoder:
         return self

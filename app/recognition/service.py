@@ -359,10 +359,7 @@ class RecognitionService:
         encode, half = self._encoder.encode, len(chips) // 2
         if half == 0 or self._encoder.streams == 1:
             return encode(chips)
-        first, second = self._side_by_side(lambda: encode(chips[:half]), lambda: encode(chips[half:]))
-        return Encodings(
-            np.concatenate([first.embeddings, second.embeddings]), np.concatenate([first.norms, second.norms])
-        )
+        return Encodings.join(self._side_by_side(lambda: encode(chips[:half]), lambda: encode(chips[half:])))
 
     def _encoded(self, faces: Sequence[tuple[FoundFaces, AlignedFace]]) -> list[Probe]:
         """Encodes faces, each given with what was found in its photograph."""
