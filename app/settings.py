@@ -219,7 +219,7 @@ class GallerySettings(_Section):
         "searched by the index, which is faster and misses some",
     )
     search_breadth: int = Field(
-        default=200,
+        default=400,
         ge=40,
         le=1000,
         description="PostgreSQL only: candidates that the index keeps in a search of a large collection "

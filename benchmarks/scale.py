@@ -56,6 +56,7 @@ from benchmarks.scale_search import (
     Spread,
     Step,
     costs_table,
+    enrolment_milliseconds,
     in_turn,
     made_up,
     photographs_of,
@@ -67,6 +68,7 @@ from benchmarks.throughput import HEADER, enrol, loads
 
 DIGEST = "sha256:" + "0" * 64
 SHARED_BUFFERS = "2GB"
+ENROLLED_LATER = 300
 PROGRESS_SECONDS = 30.0
 PROGRESS = """
     SELECT phase, tuples_done || ' subjects' FROM pg_stat_progress_create_index UNION ALL
@@ -119,13 +121,18 @@ def search(
                 galleries[f"PostgreSQL, index, breadth {kept}"] = opened.enter_context(closing(indexed)), probes
             found = in_turn(galleries, asked)
             memory = memory_bytes(server.pid)
-        work.report(f"{probes} searches")
+            later = made_up(random, ENROLLED_LATER, spread, cohort)
+            enrolling = {
+                "embedded": enrolment_milliseconds(embedded, later),
+                "PostgreSQL": enrolment_milliseconds(exact, later),
+            }
+        work.report(f"{probes} searches, {ENROLLED_LATER} enrolments")
         if erased:
             work.step(f"erasing {erased:.0%}", partial(erase, server.url(), erased))
             if reindex:
                 work.step("REINDEX", partial(rebuild_index, server.url()))
             work.step(f"VACUUM after erasing {erased:.0%}", partial(vacuum, server.url()))
-    lines = [*searches_table(found), "", *costs_table(subjects, disk, memory, work.steps)]
+    lines = [*searches_table(found), "", *costs_table(subjects, disk, memory, enrolling, work.steps)]
     show(lines, f"scale-search-{spread}-{subjects}", results)
 
 

@@ -23,8 +23,8 @@ from app.gallery.sqlite.templates import insert_templates
 from app.openvino import available_cores
 
 NORM = 10.0
-MAINTENANCE_MEMORY = "2GB"
-INDEX = "USING hnsw (mean halfvec_ip_ops) WITH (m = 16, ef_construction = 100)"
+MAINTENANCE_MEMORY = "4GB"
+INDEX = "USING hnsw (mean halfvec_ip_ops) WITH (m = 32, ef_construction = 400)"
 """As the schema has it."""
 _BATCH = 20_000
 _ID = "S8"

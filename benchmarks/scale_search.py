@@ -14,9 +14,10 @@ from scipy.stats import binomtest
 
 from app.crowding import Cohort
 from app.embeddings import EMBEDDING_SIZE, Embedding, Vectors
-from app.gallery import Candidate
+from app.gallery import Candidate, NewTemplate, Subject
 from app.gallery.postgres.recall import photograph_like
 from benchmarks.postgres_server import PostgresServer
+from benchmarks.scale_fill import NORM
 
 TOP_K = 5
 BETWEEN = 1.05
@@ -60,6 +61,12 @@ class Searched(Protocol):
     def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]: ...
 
 
+class Enrolling(Protocol):
+    """A gallery, as far as that is concerned."""
+
+    def enroll(self, collection: str, subject_id: str, templates: Sequence[NewTemplate]) -> Subject: ...
+
+
 @dataclass
 class Searches:
     """Times in ms and answers of one gallery, in the order of the probes; None where it was not asked."""
@@ -83,6 +90,16 @@ def in_turn(galleries: Mapping[str, tuple[Searched, int]], probes: list[Embeddin
             found[name].answers.append(gallery.search("default", probe, TOP_K))
             found[name].milliseconds.append(1000 * (time.perf_counter() - began))
     return found
+
+
+def enrolment_milliseconds(gallery: Enrolling, people: Vectors) -> float:
+    """How long it takes to enrol one more, in the middle: one after the other, with one template each."""
+    taken = []
+    for number, embedding in enumerate(people):
+        began = time.perf_counter()
+        gallery.enroll("default", f"later{number}", [NewTemplate(f"later{number}", embedding, NORM)])
+        taken.append(1000 * (time.perf_counter() - began))
+    return statistics.median(taken)
 
 
 def most_missed(missed: int, searches: int) -> float:
@@ -138,14 +155,21 @@ class Step:
     processor: float
 
 
-def costs_table(subjects: int, disk: Mapping[str, int], memory: int, steps: Sequence[Step]) -> Iterator[str]:
-    """What so many subjects take, and for each million: disk and memory in bytes, and time."""
+def costs_table(
+    subjects: int, disk: Mapping[str, int], memory: int, enrolling: Mapping[str, float], steps: Sequence[Step]
+) -> Iterator[str]:
+    """What so many subjects take, and for each million: disk and memory in bytes, and time.
+
+    enrolling: milliseconds to enrol one more, by gallery.
+    """
     yield f"| {subjects} subjects | measured | for each million |"
     yield "|---|---|---|"
     for name, size in disk.items():
         gib = size / 2**30
         yield f"| disk: {name}, GiB | {gib:.2f} | {gib * 1e6 / subjects:.2f} |"
     yield f"| memory of the server, GiB | {memory / 2**30:.2f} | |"
+    for name, milliseconds in enrolling.items():
+        yield f"| enrolling one more, {name}, ms | {milliseconds:.1f} | |"
     for step in steps:
         minutes, processor = step.seconds / 60, step.processor / 60
         million = f"{minutes * 1e6 / subjects:.1f} ({processor * 1e6 / subjects:.1f})"

@@ -93,7 +93,7 @@ def test_the_bound_of_misses_is_that_of_the_binomial_distribution() -> None:
 
 
 def test_costs_are_shown_for_a_million() -> None:
-    lines = list(costs_table(500_000, {"templates": 2**30}, 2**31, [Step("waiting", 120, 60)]))
+    lines = list(costs_table(500_000, {"templates": 2**30}, 2**31, {"embedded": 0.54}, [Step("waiting", 120, 60)]))
     assert lines[2:] == [
         "| disk: templates, GiB | 1.00 | 2.00 |",
         "| memory of the server, GiB | 2.00 | |",

@@ -18,7 +18,7 @@ EXACT_UP_TO = 20_000
 """Collections of at most so many subjects are compared one by one; in larger ones the index is faster."""
 LEAST_INDEXED = 64
 """Candidates that the index is asked for: a few more than needed cost little, and are compared exactly."""
-BREADTH = 200
+BREADTH = 400
 """``hnsw.ef_search`` unless told otherwise; 1000 is the most that pgvector takes."""
 MOST_INDEXED = 1000
 """Candidates beyond which more are not asked of the index."""
