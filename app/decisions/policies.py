@@ -113,7 +113,8 @@ class DecisionPolicy:
 
     fmr: the false match rate that one comparison may have; None if the distance was given directly. subjects: the
     number of subjects to search; None for one comparison. met: False if a default of the server or the collection asks
-    for more than the calibration supports, and the strictest supported point is used instead.
+    for more than the calibration supports, and the strictest supported point is used instead. most_templates: that a
+    subject has, as far as is known.
     """
 
     criterion: Criterion
@@ -121,6 +122,7 @@ class DecisionPolicy:
     fmr: float | None
     subjects: int | None
     met: bool = True
+    most_templates: int = 1
 
     def bound(self, templates: int) -> ClaimedThreshold:
         """The largest adjusted distance that matches a subject with this many templates, and the group requiring it.
@@ -143,6 +145,32 @@ class DecisionPolicy:
     def ranking_distance(self, compared: Comparison) -> float:
         """Ranking key, smallest first: distance plus crowding, or the distance alone if one was given directly."""
         return compared.distance if self.fmr is None else compared.adjusted
+
+    def excess(self, compared: Comparison) -> float:
+        """How much farther than its threshold this pair is; 0 or less within it.
+
+        Subjects of many templates have stricter thresholds, so the nearest subject need not be the best match.
+        """
+        return compared.distance - self.threshold(compared)
+
+    def search_key(self, compared: Comparison) -> tuple[bool, float]:
+        """Orders the candidates of a search: those within their thresholds, the farthest within first; then by
+        ``ranking_distance``.
+        """
+        excess = self.excess(compared)
+        return (False, excess) if excess <= 0 else (True, self.ranking_distance(compared))
+
+    def none_better(self, last: Comparison, farthest: Comparison) -> bool:
+        """Whether no candidate that is ranked after ``farthest`` can come before ``last``, by ``search_key``."""
+        loosest = max(self.bound(templates).threshold for templates in range(1, self.most_templates + 1))
+        least = self.ranking_distance(farthest) - loosest
+        return least > 0 or self.excess(last) <= least
+
+    def margin(self, best: Comparison, second: Comparison) -> float:
+        """How much better the best candidate of a search is than the second, by ``search_key``, as squared distance."""
+        if self.excess(best) <= 0:
+            return self.excess(second) - self.excess(best)
+        return self.ranking_distance(second) - self.ranking_distance(best)
 
     def weakness(self, compared: Comparison) -> Reason | None:
         """Which of the two faces is too weak, if any."""
@@ -177,7 +205,7 @@ class DecisionPolicy:
         return None if bound is None else bound.threshold - compared.crowding
 
     def search_outcome(self, ranked: Sequence[Comparison]) -> Outcome:
-        """The decision on a search, given its candidates, by ``ranking_distance``.
+        """The decision on a search, given its candidates, by ``search_key``.
 
         Neither is named if two match with so small a margin that the nearer one is often the wrong one.
         """
@@ -185,7 +213,7 @@ class DecisionPolicy:
             return Outcome(Decision.NO_MATCH)
         first = self.outcome(ranked[0])
         if first.decision is Decision.MATCH and len(ranked) > 1:
-            near = self.ranking_distance(ranked[1]) - self.ranking_distance(ranked[0]) < self.calibration.margin.limit
+            near = self.margin(ranked[0], ranked[1]) < self.calibration.margin.limit
             if near and self.outcome(ranked[1]).decision is Decision.MATCH:
                 return Outcome(Decision.INCONCLUSIVE, Reason.AMBIGUOUS_SUBJECTS)
         return first
@@ -254,22 +282,35 @@ def worst_rate_at(calibration: Calibration, distance: float, templates: int) -> 
     return RateAtDistance(point.false_match_rate, at_most, group.name)
 
 
-def verification_policy(calibration: Calibration, criterion: Criterion, templates: int) -> DecisionPolicy:
-    """The policy for comparing with subjects of this many templates. Raises TargetUnsupported; ValueError for FPIR."""
+def verification_policy(
+    calibration: Calibration, criterion: Criterion, templates: int, comparisons: int = 1
+) -> DecisionPolicy:
+    """The policy for comparing with subjects of this many templates.
+
+    comparisons: of which the nearest decides; each may have a target divided by them, so that all together keep it
+    (Bonferroni). A default that is not supported then is met only as far as it can be, as in a search.
+
+    Raises TargetUnsupported; ValueError for FPIR.
+    """
     if criterion.kind is CriterionKind.MAX_DISTANCE:
         return DecisionPolicy(criterion, calibration, None, None)
     if criterion.kind is CriterionKind.TARGET_FPIR:
         raise ValueError("a rate of identification needs a search")
-    if calibration.bound(criterion.claim, criterion.value, templates) is None:
-        smallest = calibration.smallest_supported(criterion.claim, templates)
-        raise TargetUnsupported(
-            f"The calibration cannot show a false match rate of {criterion.value:g} {WHOM[criterion.claim]}; the "
-            f"smallest it supports is {_rounded_up(smallest):g}. Ask for that or more, or give max_distance.",
-            target_fmr=criterion.value,
-            claim=criterion.claim.value,
-            smallest_supported=smallest,
-        )
-    return DecisionPolicy(criterion, calibration, criterion.value, None)
+    rate = criterion.value / comparisons
+    if calibration.bound(criterion.claim, rate, templates) is not None:
+        return DecisionPolicy(criterion, calibration, rate, None)
+    smallest = calibration.smallest_supported(criterion.claim, templates)
+    if comparisons > 1 and criterion.set_by is not CriterionSource.REQUEST:
+        return DecisionPolicy(criterion, calibration, smallest, None, met=False)
+    among = f" with {comparisons} pairs of faces" if comparisons > 1 else ""
+    lowest = min(smallest * comparisons, 1.0)
+    raise TargetUnsupported(
+        f"The calibration cannot show a false match rate of {criterion.value:g} {WHOM[criterion.claim]}{among}; the "
+        f"smallest it supports is {_rounded_up(lowest):g}. Ask for that or more, or give max_distance.",
+        target_fmr=criterion.value,
+        claim=criterion.claim.value,
+        smallest_supported=lowest,
+    )
 
 
 def identification_policy(
@@ -283,7 +324,7 @@ def identification_policy(
     count = max(subjects, 1)
     if criterion.kind is CriterionKind.MAX_DISTANCE:
         return DecisionPolicy(criterion, calibration, None, subjects)
-    most = calibration.most_templates if most_templates is None else most_templates
+    most = calibration.most_templates if most_templates is None else max(most_templates, 1)
     smallest = calibration.smallest_supported(criterion.claim, most)
     of_comparison = criterion.kind is CriterionKind.TARGET_FMR
     # Rates are compared as they are asked for: there and back, a rate may lose its last digit and fall short of itself.
@@ -291,9 +332,9 @@ def identification_policy(
     wanted = max(criterion.value if of_comparison else fmr_of(criterion.value, count), smallest)
     known = count <= calibration.largest_gallery or of_comparison
     if criterion.value >= lowest and known:
-        return DecisionPolicy(criterion, calibration, wanted, subjects)
+        return DecisionPolicy(criterion, calibration, wanted, subjects, most_templates=most)
     if criterion.set_by is not CriterionSource.REQUEST:
-        return DecisionPolicy(criterion, calibration, wanted, subjects, met=False)
+        return DecisionPolicy(criterion, calibration, wanted, subjects, met=False, most_templates=most)
     if not known:
         raise TargetUnsupported(
             f"The calibration was found to hold for searches among up to {calibration.largest_gallery:g} subjects, and "

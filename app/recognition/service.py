@@ -190,19 +190,20 @@ class RecognitionService:
         requested: RequestedCriterion = RequestedCriterion(),  # noqa: B008
         collection: str | None = None,
     ) -> Verification:
-        """Compares two photographs. With ``all``, the closest pair of faces decides.
+        """Compares two photographs. With ``all``, the closest pair of faces decides, and all pairs share the target.
 
         What the request leaves open follows from the targets of ``collection``; None: the service's own.
         Raises TargetUnsupported, CollectionNotFound and what photographs raise.
         """
         targets = Targets() if collection is None else self.gallery.targets(collection)
         criterion = self.criteria.verification(requested, targets)
-        policy = verification_policy(self.calibration, criterion, 1)
+        verification_policy(self.calibration, criterion, 1)
         budget = self._budget()
         probes, references = self._side_by_side(
             lambda: self._probes(image, face_policy, budget), lambda: self._probes(reference, face_policy, budget)
         )
         pairs = [(p, r, compare_probes(p, r)) for p in probes for r in references]
+        policy = verification_policy(self.calibration, criterion, 1, len(pairs))
         probe, other, best = min(pairs, key=lambda pair: policy.ranking_distance(pair[2]))
         return Verification(self._final(policy.outcome(best), probe, other), best, policy, probe, reference=other)
 
@@ -215,7 +216,7 @@ class RecognitionService:
         face_policy: FacePolicy,
         requested: RequestedCriterion = RequestedCriterion(),  # noqa: B008
     ) -> Verification:
-        """Compares a photograph with an enrolled subject. With ``all``, the closest face decides.
+        """Compares a photograph with an enrolled subject. With ``all``, the closest face decides; all share the target.
 
         Raises TargetUnsupported, SubjectNotFound and what photographs raise.
         """
@@ -226,7 +227,7 @@ class RecognitionService:
         probes = self._probes(image, face_policy, self._budget())
         with stage("search"):
             pairs = [(p, self.gallery.compare(collection, subject_id, p.embedding)) for p in probes]
-        policy = verification_policy(self.calibration, chosen, pairs[0][1].templates)
+        policy = verification_policy(self.calibration, chosen, pairs[0][1].templates, len(pairs))
         probe, found = min(pairs, key=lambda pair: policy.ranking_distance(compared(*pair)))
         best = compared(probe, found)
         return Verification(self._final(policy.outcome(best), probe), best, policy, probe, candidate=found)
@@ -247,13 +248,13 @@ class RecognitionService:
         found = []
         for probe in self._encoded([(faces, face) for face in faces.faces]):
             # A second candidate is needed for the margin, even if only one was requested.
-            nearest = self._search(collection, probe, max(top_k, 2), policy)
+            nearest = self._best(collection, probe, max(top_k, 2), policy)
             outcome = policy.search_outcome([compared(probe, c) for c in nearest])
             # Nobody is enrolled: then whose face it is makes no difference.
             outcome = self._final(outcome, probe) if nearest else outcome
             found.append(FaceIdentification(outcome, probe, tuple(nearest[:top_k]), margin_of(policy, probe, nearest)))
         found.sort(
-            key=lambda f: policy.ranking_distance(compared(f.probe, f.candidates[0])) if f.candidates else np.inf
+            key=lambda f: policy.search_key(compared(f.probe, f.candidates[0])) if f.candidates else (True, np.inf)
         )
         reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
         return Identification(policy, tuple(found), reason)
@@ -267,6 +268,22 @@ class RecognitionService:
     def search_policy(self, collection: str) -> DecisionPolicy:
         """What decides a search by the targets of the collection, whatever a request asks for."""
         return self.criteria.identification(RequestedCriterion(), self.gallery, collection)
+
+    def _best(self, collection: str, probe: Probe, count: int, policy: DecisionPolicy) -> list[Candidate]:
+        """The ``count`` best candidates, by the policy's ``search_key``, best first.
+
+        The gallery ranks without thresholds, which differ between subjects: so more are asked of it as long as others
+        may be better, up to ``MAX_CANDIDATES``.
+        """
+        wanted = count
+        while True:
+            found = self._search(collection, probe, wanted, policy)
+            ranked = sorted(found, key=lambda candidate: policy.search_key(compared(probe, candidate)))[:count]
+            if len(found) < wanted or wanted >= MAX_CANDIDATES:
+                return ranked
+            if policy.none_better(compared(probe, ranked[-1]), compared(probe, found[-1])):
+                return ranked
+            wanted = min(4 * wanted, MAX_CANDIDATES)
 
     def _search(self, collection: str, probe: Probe, top_k: int, policy: DecisionPolicy) -> list[Candidate]:
         with stage("search"):
@@ -338,7 +355,7 @@ class RecognitionService:
             return ()
         nearest: dict[str, tuple[float, Candidate, Probe]] = {}
         for image in enrolled:
-            for candidate in self._search(request.collection, image.probe, 5, policy):
+            for candidate in self._best(request.collection, image.probe, 5, policy):
                 known, pair = nearest.get(candidate.subject_id), compared(image.probe, candidate)
                 near = policy.ranking_distance(pair)
                 if (
@@ -400,11 +417,8 @@ def compare_probes(probe: Probe, reference: Probe) -> Comparison:
 
 
 def margin_of(policy: DecisionPolicy, probe: Probe, ranked: Sequence[Candidate]) -> float | None:
-    """How much farther the second subject is than the best, as they are ranked; None without a second."""
-    if len(ranked) < 2:
-        return None
-    best, second = (policy.ranking_distance(compared(probe, candidate)) for candidate in ranked[:2])
-    return second - best
+    """How much better the best subject is than the second, as they are ranked; None without a second."""
+    return policy.margin(*(compared(probe, candidate) for candidate in ranked[:2])) if len(ranked) > 1 else None
 
 
 def _require_few_candidates(faces: int, top_k: int) -> None:

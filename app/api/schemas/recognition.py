@@ -66,7 +66,11 @@ class VerifyRequest(_Request, ThresholdChoice):
     image: Image
     reference: Image | None = Field(default=None, description=f"a second photograph to compare with: {FORMATS}")
     subject_id: Identifier | None = None
-    face_policy: FacePolicy = FacePolicy.LARGEST
+    face_policy: FacePolicy = Field(
+        default=FacePolicy.LARGEST,
+        description="which face is meant; with all, the nearest pair of faces decides, and the pairs share the target: "
+        "of n, each has to keep the nth part",
+    )
     target_fmr: Rate | None = Field(
         default=None,
         description="highest acceptable false match rate; the collection's or the service's setting if left out",
@@ -86,7 +90,9 @@ class IdentifyRequest(_Request, ThresholdChoice):
 
     image: Image
     top_k: Integer = Field(default=5, ge=1, le=MAX_TOP_K, description="maximum number of candidates to return")
-    face_policy: FacePolicy = FacePolicy.LARGEST
+    face_policy: FacePolicy = Field(
+        default=FacePolicy.LARGEST, description="which face is meant; with all, each is a search of its own"
+    )
     target_fpir: Rate | None = Field(
         default=None,
         description="highest acceptable FPIR; the collection's or the service's setting if left out",
@@ -203,11 +209,15 @@ class IdentifyResponse(Versions):
         "null where it is unknown"
     )
     margin: float | None = Field(
-        description="distance from the best candidate to the next, crowding included; null without a second"
+        description="how much farther the next candidate is than the best, crowding included, or, where the best "
+        "matches, how much farther within its threshold the best is; null without a second"
     )
     reason: Reason | Literal["empty_gallery"] | None = Field(
         description="of an inconclusive decision, or why there are no candidates"
     )
     probe: ProbeOut
-    candidates: list[CandidateOut] = Field(description="one per subject, by distance plus crowding, smallest first")
+    candidates: list[CandidateOut] = Field(
+        description="one per subject: those within their thresholds first, which are stricter for subjects of many "
+        "templates, the farthest within first; then by distance plus crowding"
+    )
     faces: list[IdentifiedFace]

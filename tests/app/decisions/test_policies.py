@@ -208,6 +208,10 @@ def seen(distance: float, probe: float = 12.0, reference: float = 12.0) -> Compa
     return Comparison(distance, 1, probe, reference)
 
 
+def several(distance: float) -> Comparison:
+    return Comparison(distance, 2, 12.0, 12.0)
+
+
 @pytest.mark.parametrize(
     ("compared", "outcome"),
     [
@@ -259,3 +263,46 @@ def test_a_distance_given_outright_holds_for_weak_faces_too() -> None:
 )
 def test_of_two_matches_too_close_to_each_other_neither_is_named(distances: list[float], outcome: Outcome) -> None:
     assert identification_policy(CALIBRATION, TARGET, 10).search_outcome([seen(d) for d in distances]) == outcome
+
+
+def test_a_subject_within_its_threshold_comes_before_a_nearer_one_beyond_its_own() -> None:
+    policy = identification_policy(CALIBRATION, TARGET, 10)
+    assert (limit(policy, 1), limit(policy, 2)) == (1.1, 1.05)
+    beyond, within, farther = several(1.07), seen(1.09), seen(1.2)
+    ranked = sorted([beyond, within, farther], key=policy.search_key)
+    assert ranked == [within, beyond, farther]
+    assert policy.search_outcome(ranked) == Outcome(Decision.MATCH)
+    # By how much each is within its own threshold: 0.01 and -0.02.
+    assert policy.margin(within, beyond) == pytest.approx(0.03)
+    assert policy.margin(beyond, farther) == pytest.approx(0.13)
+
+
+def test_further_candidates_are_needed_while_one_of_fewer_templates_may_match_better() -> None:
+    policy = identification_policy(CALIBRATION, TARGET, 10)
+    # Beyond 1.09 somebody of one template may lie within 1.1, and beyond 1.11 nobody.
+    assert not policy.none_better(several(1.07), several(1.09))
+    assert policy.none_better(several(1.07), several(1.11))
+    # 0.15 within: nobody beyond 0.96 is farther within than that.
+    assert not policy.none_better(several(0.9), several(0.94))
+    assert policy.none_better(several(0.9), several(0.96))
+    single = identification_policy(CALIBRATION, TARGET, 10, 1)
+    assert single.none_better(seen(0.9), seen(0.9))
+    given = identification_policy(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, 2.0), 10)
+    assert given.none_better(several(0.9), several(0.9))
+
+
+def test_the_nearest_of_several_pairs_is_held_to_its_share_of_the_target() -> None:
+    policy = verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.01), 1, 10)
+    assert (policy.fmr, policy.met, policy.criterion.value) == (0.001, True, 0.01)
+    assert limit(policy, 1) == limit(verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.001), 1), 1)
+    given = wanted(CriterionKind.MAX_DISTANCE, 0.7)
+    assert limit(verification_policy(CALIBRATION, given, 1, 10), 1) == 0.7
+
+
+def test_a_share_that_is_not_supported_is_refused_to_a_request_and_said_of_a_default() -> None:
+    with pytest.raises(TargetUnsupported, match=r"with 10 pairs of faces; the smallest it supports is 0\.007") as refused:
+        verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.005), 2, 10)
+    assert refused.value.details["smallest_supported"] == pytest.approx(0.007)
+    default = wanted(CriterionKind.TARGET_FMR, 0.005, CriterionSource.SERVER)
+    policy = verification_policy(CALIBRATION, default, 2, 10)
+    assert (policy.fmr, policy.met) == (0.0007, False)

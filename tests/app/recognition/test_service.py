@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from app.crowding import NoCrowding
 from app.decisions import Calibration, Claim, Decision, Outcome, Reason, RequestedCriterion
-from app.embeddings import EMBEDDING_SIZE, squared_distance
+from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, squared_distance
 from app.encoding import EncoderRuntime, Encodings
 from app.faces import FaceFinder, FacePolicy, MultipleFacesError, NoFaceError, TooMuchWorkError, WorkLimits
 from app.gallery import NewTemplate, OnConflict, ReceiptExists, SqliteGallery, SubjectExists, SubjectNotFound
@@ -393,6 +393,38 @@ def test_a_search_by_a_distance_given_outright_finds_the_nearest(
     assert (found.candidates[0].subject_id, found.outcome.decision) == ("grace", Decision.MATCH)
 
 
+def test_many_templates_just_beyond_their_threshold_do_not_hide_a_match(
+    with_crowding: Callable[[float], RecognitionService], encoder: EncoderRuntime, face_finder: FaceFinder, grace: bytes
+) -> None:
+    service, rng = with_crowding(0.0), np.random.default_rng(0)
+    chip = face_finder.find(grace, FacePolicy.SINGLE).faces[0].chip
+    face = encoder.encode(chip[None]).embeddings[0]
+
+    def enrol_at(name: str, distance: float, templates: int) -> None:
+        cosine, away = 1 - distance / 2, rng.normal(size=EMBEDDING_SIZE)
+        away -= (away @ face) * face
+        vector = cosine * face + (1 - cosine**2) ** 0.5 * away / np.linalg.norm(away)
+        vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+        service.gallery.enroll("default", name, [NewTemplate(f"{name}{n}", vector, 20.0) for n in range(templates)])
+
+    enrol_at("far", 1.9, MOST_FUSED)
+    # As for a gallery of as many as there will be.
+    for number in range(30):
+        enrol_at(f"filler{number}", 1.8, 1)
+    policy = service.search_policy("default")
+    strict, lax = policy.bound(MOST_FUSED).threshold, policy.bound(1).threshold
+    assert strict < lax - 0.01
+    for number in range(10):
+        service.gallery.delete_subject("default", f"filler{number}")
+    for number in range(9):
+        enrol_at(f"many{number}", strict + 0.002, MOST_FUSED)
+    enrol_at("one", lax - 0.002, 1)
+    [found] = service.identify(grace, "default", 1, face_policy=FacePolicy.LARGEST).faces
+    assert (found.candidates[0].subject_id, found.outcome.decision) == ("one", Decision.MATCH)
+    assert found.margin is not None
+    assert found.margin > 0
+
+
 def test_the_margin_is_one_of_adjusted_distances(
     with_crowding: Callable[[float], RecognitionService], ada: bytes, grace: bytes
 ) -> None:
@@ -436,3 +468,25 @@ def test_squared_distance(a: np.ndarray, b: np.ndarray) -> None:
     assert distance == squared_distance(b, a)
     assert squared_distance(a, a) == 0
     assert squared_distance(a, -a) == pytest.approx(4, abs=1e-5)
+
+
+def test_all_pairs_of_faces_share_the_target(service: RecognitionService, ada: bytes, grace: bytes) -> None:
+    enrol(service, grace, subject_id="grace")
+    requested = RequestedCriterion(target=1e-3)
+
+    def thresholds(image: bytes, reference: bytes) -> tuple[float, float]:
+        choice = FacePolicy.ALL
+        pair = service.verify(image, reference, face_policy=choice, requested=requested)
+        stored = service.verify_subject(image, "default", "grace", face_policy=choice, requested=requested)
+        assert pair.policy.criterion.value == stored.policy.criterion.value == 1e-3
+        return pair.policy.bound(1).threshold, stored.policy.bound(1).threshold
+
+    def at(rate: float) -> float:
+        bound = service.calibration.bound(Claim.EVERY_GROUP, rate, 1)
+        assert bound is not None
+        return bound.threshold
+
+    assert thresholds(ada, grace) == (at(1e-3), at(1e-3))
+    # Two faces, with one and with two others.
+    assert thresholds(two_faces(), grace) == (at(5e-4), at(5e-4))
+    assert thresholds(two_faces(), two_faces()) == (at(2.5e-4), at(5e-4))
