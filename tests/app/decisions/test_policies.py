@@ -300,7 +300,8 @@ def test_the_nearest_of_several_pairs_is_held_to_its_share_of_the_target() -> No
 
 
 def test_a_share_that_is_not_supported_is_refused_to_a_request_and_said_of_a_default() -> None:
-    with pytest.raises(TargetUnsupported, match=r"with 10 pairs of faces; the smallest it supports is 0\.007") as refused:
+    said = r"with 10 pairs of faces; the smallest it supports is 0\.007"
+    with pytest.raises(TargetUnsupported, match=said) as refused:
         verification_policy(CALIBRATION, wanted(CriterionKind.TARGET_FMR, 0.005), 2, 10)
     assert refused.value.details["smallest_supported"] == pytest.approx(0.007)
     default = wanted(CriterionKind.TARGET_FMR, 0.005, CriterionSource.SERVER)
