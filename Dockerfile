@@ -5,7 +5,7 @@ RUN python -m venv /opt/tessera
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY app ./app
 COPY model ./model
-RUN /opt/tessera/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[postgres]' \
+RUN /opt/tessera/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[postgres,otel]' \
  && /opt/tessera/bin/python -m compileall -q /opt/tessera/lib
 
 FROM python:3.11-slim-bookworm

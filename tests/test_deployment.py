@@ -17,9 +17,11 @@ from pydantic import BaseModel
 
 from app.cli.server import EXIT_SECONDS
 from app.faces import yunet
+from app.main import THREADS_A_CORE
 from app.settings import EncodingSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCKER_COMPOSE = (ROOT / "docker-compose.yml").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -49,8 +51,18 @@ def settings_fields() -> dict[str, Any]:
     return fields
 
 
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(DOCKER_COMPOSE)
+    return document
+
+
+def uncommented(text: str) -> str:
+    """A YAML file with the lines that are there to be used: prose has a space after ``#``, they have none."""
+    return re.sub(r"^( +)#(?=\S)", r"\1", text, flags=re.MULTILINE)
+
+
 def compose_service() -> dict[str, Any]:
-    document = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    document = compose()
     service: dict[str, Any] = document["services"]["tessera"]
     assert service["volumes"] == ["tessera-data:/data"]
     assert "tessera-data" in document["volumes"]
@@ -121,12 +133,32 @@ def test_compose_waits_longer_than_the_service_takes_to_stop() -> None:
 
 
 def test_compose_shows_every_setting_and_limits_what_it_uses() -> None:
-    service = compose_service()
-    assert service["mem_limit"]
-    assert service["cpus"]
+    service, replicas = compose_service(), compose()["services"]["api"]
+    for name in ("mem_limit", "cpus", "pids_limit", "env_file", "read_only", "cap_drop", "security_opt"):
+        assert service[name] == replicas[name], name
+    # A thread may decode a photograph of 50 megapixels; the rest of the process takes 500 MB.
+    assert 500 + 760 * THREADS_A_CORE * service["cpus"] <= 4000
+    assert service["mem_limit"] == "4g"
     shown = re.findall(r"^#?(TESSERA_\w+)=", (ROOT / service["env_file"]).read_text(), re.MULTILINE)
     assert sorted(shown) == sorted(settings_fields())
     assert service["environment"].keys() <= settings_fields().keys()
+
+
+def test_compose_reads_secrets_that_exist_and_never_reach_a_commit() -> None:
+    document = compose()
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    used = {secret for service in document["services"].values() for secret in service.get("secrets", [])}
+    assert used == document["secrets"].keys()
+    assert {Path(secret["file"]).name for secret in document["secrets"].values()} <= set(ignored)
+
+
+def test_compose_has_a_place_for_the_master_key() -> None:
+    document = yaml.safe_load(uncommented(DOCKER_COMPOSE))
+    service, name = document["services"]["tessera"], "master_key"
+    assert service["environment"]["TESSERA_GALLERY__MASTER_KEY_FILE"] == f"/run/secrets/{name}"
+    assert name in service["secrets"]
+    assert document["secrets"][name] == {"file": "./master.key"}
+    assert "master.key" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 UNIT = ROOT / "deploy" / "systemd" / "tessera.service"
@@ -156,10 +188,14 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, [line for line in done.stderr.splitlines() if UNIT.name in line]) == (0, [])
 
 
-def test_replicas_are_told_settings_that_exist_and_time_to_stop() -> None:
-    api = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["api"]
+def kubernetes_deployment() -> dict[str, Any]:
     documents = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "tessera.yaml").read_text()))
-    pod = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+    return dict(next(d for d in documents if d["kind"] == "Deployment")["spec"])
+
+
+def test_replicas_are_told_settings_that_exist_and_time_to_stop() -> None:
+    api = compose()["services"]["api"]
+    pod = kubernetes_deployment()["template"]["spec"]
     (container,) = pod["containers"]
     fields = settings_fields()
     for names in (set(api["environment"]), {variable["name"] for variable in container["env"]} - {"PGPASSWORD"}):
@@ -169,7 +205,49 @@ def test_replicas_are_told_settings_that_exist_and_time_to_stop() -> None:
     assert paths == {"readiness": "/readyz", "liveness": "/livez", "startup": "/livez"}
     grace = pod["terminationGracePeriodSeconds"] - container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert grace > fields["TESSERA_SERVER__GRACEFUL_SECONDS"] + 10
-    assert any("[postgres]" in command for command in arguments("RUN"))
+
+
+def test_pods_have_the_cores_that_their_memory_is_for() -> None:
+    [container] = kubernetes_deployment()["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert {"cpu": str(compose_service()["cpus"]), "memory": "4Gi"} == limits
+
+
+def test_pods_of_a_new_release_have_time_to_bring_the_database_up_and_meet_none_of_the_old_one() -> None:
+    deployment = kubernetes_deployment()
+    [container] = deployment["template"]["spec"]["containers"]
+    startup = container["startupProbe"]
+    assert startup["failureThreshold"] * startup["periodSeconds"] >= 1800
+    assert deployment["progressDeadlineSeconds"] > startup["failureThreshold"] * startup["periodSeconds"]
+    assert deployment["strategy"] == {"type": "Recreate"}
+
+
+def test_the_image_has_what_replicas_and_traces_need() -> None:
+    [extras] = re.findall(r"'\.\[([\w,]+)\]'", " ".join(arguments("RUN")))
+    assert {"postgres", "otel"} == set(extras.split(","))
+    assert {"postgres", "otel"} <= PROJECT["optional-dependencies"].keys()
+
+
+def test_prometheus_finds_every_replica(tmp_path: Path) -> None:
+    path = ROOT / "deploy" / "prometheus" / "tessera.yml"
+    text = uncommented(path.read_text())
+    [job] = yaml.safe_load(text)["scrape_configs"]
+    [names] = job["dns_sd_configs"]
+    assert all(name in compose()["services"] for name in names["names"])
+    assert str(names["port"]) == arguments("EXPOSE")[0]
+    [pods] = job["kubernetes_sd_configs"]
+    [selector] = pods["selectors"]
+    key, value = selector["label"].split("=")
+    assert kubernetes_deployment()["template"]["metadata"]["labels"][key] == value
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool, of Debian's package prometheus, is not installed")
+    # Debian's is built without Kubernetes.
+    (tmp_path / "prometheus.yml").write_text(re.sub(r"^ +kubernetes_sd_configs.*\n", "", text, flags=re.MULTILINE))
+    shutil.copy(path.with_name("alerts.yml"), tmp_path)
+    command = [promtool, "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_serving_needs_no_torch() -> None:
