@@ -47,6 +47,18 @@ def test_every_command_and_option_is_described() -> None:
     assert not re.search(r"\| *\|$", text, re.MULTILINE), "an option without a word of help"
 
 
+def test_the_short_table_shows_what_the_default_accepts() -> None:
+    rows = [line.strip("| ").split(" | ") for line in list(documents.in_short())[2:]]
+    raw, default, groups = (
+        next(cell for name, cell in rows if part in name) for part in ("1e-4 over", "1e-4 in", "sex")
+    )
+    accepted = float(default.split()[0])
+    assert accepted < float(raw.split()[0]), "the promise for every group costs something"
+    least, most = map(float, re.findall(r"([\d.]+) %", groups))
+    assert least < accepted < most
+    assert groups.split("(")[1].startswith("Asian women)")
+
+
 def test_every_setting_has_a_row() -> None:
     rows = list(documents.settings_table())[2:]
     assert len(rows) == sum(len(f.annotation.model_fields) for f in Settings.model_fields.values() if f.annotation)
