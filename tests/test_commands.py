@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.app.photographs import collins, hopper, jpeg
 from tests.app.process import PATIENCE, RUNNING, Server, environment, wait_until
@@ -46,9 +49,12 @@ NOT_RUN = {
     "tessera gallery reenroll --missing": "needs chips; tests/app/cli/test_gallery.py runs it",
     "tessera gallery reenroll --to model/weights/tessera-m": "as the one before",
     "TESSERA_ENCODING__ENCODER=tessera-m tessera serve": "comes after the one before",
-    "pip install 'tessera-face[postgres]'": "installs",
+    "pip install --constraint constraints.txt '.[postgres]'": "installs",
     "export TESSERA_GALLERY__URL=postgresql://tessera@db.example/tessera": "needs a database",
     "export TESSERA_SECURITY__SECRET_FILE=/run/secrets/secret_key": "as the one before",
+    "sudo chown 10001 pgpass && sudo chmod 400 pgpass": "needs another user's rights",
+    "docker compose --profile scale up --build db api proxy": "needs Docker; test_deployment checks the file",
+    'curl -H "Authorization: Bearer $(cat admin.key)" localhost:8080/collections': "comes after the one before",
     'psql "$TESSERA_GALLERY__URL" --set ON_ERROR_STOP=1 --file deploy/postgres/after-erasures.sql': "needs psql; "
     "tests/app/gallery/postgres/test_erasure.py runs the file",
     "npx openapi-typescript http://127.0.0.1:8000/openapi.json --default-non-nullable=false "
@@ -75,16 +81,45 @@ RUN: dict[str, list[tuple[str, str]]] = {
         ),
     ],
     "operate.md": [
+        ("docker compose exec tessera tessera keys create door --scopes verify", "tessera_"),
+        ("docker compose exec tessera tessera audit verify", ""),
+        ("docker compose exec tessera tessera gallery backup /data/gallery-2026-03-01.sqlite3", ""),
+        ("docker compose cp tessera:/data/gallery-2026-03-01.sqlite3 /var/backups/tessera/", ""),
+        ("docker compose exec tessera rm /data/gallery-2026-03-01.sqlite3", ""),
+        ("docker compose stop tessera", ""),
+        (
+            "docker compose run --rm -T tessera sh -c 'cat > /data/incoming.sqlite3' < "
+            "/var/backups/tessera/gallery-2026-03-01.sqlite3",
+            "",
+        ),
+        ("docker compose run --rm tessera tessera gallery restore /data/incoming.sqlite3 --replace", ""),
+        ("docker compose run --rm tessera rm /data/incoming.sqlite3", ""),
+        ("docker compose start tessera", ""),
         ("tessera gallery backup /var/backups/tessera/gallery-2026-03-01.sqlite3", ""),
         ("tessera gallery restore /var/backups/tessera/gallery-2026-03-01.sqlite3 --data-dir /tmp/tried", ""),
         ("tessera gallery check --data-dir /tmp/tried", ""),
     ],
+    "scale.md": [
+        ("for name in admin.key secret.key database.password; do openssl rand -hex 32 > $name; done", ""),
+        ('echo "db:5432:tessera:tessera:$(cat database.password)" > pgpass', ""),
+    ],
     "security.md": [
+        ("tessera keys create owner --scopes admin --expires 90d", "tessera_"),
         ("tessera keys create back-office --scopes enroll,delete --collections staff --expires 90d", "tessera_"),
         ("tessera keys create door --scopes verify --collections staff --rate 60/minute", "tessera_"),
-        ("TESSERA_SERVER__HOST=0.0.0.0 tessera serve", "0.0.0.0"),
+        ("TESSERA_SERVER__HOST=0.0.0.0 TESSERA_SERVER__ALLOWED_HOSTS=faces.example tessera serve", "0.0.0.0"),
         (
-            'curl -H "Authorization: Bearer tessera_..." -F image=@a.jpg -F subject_id=ada -F collection=staff '
+            'curl -H "Authorization: Bearer tessera_OWNER" -H "Content-Type: application/json" '
+            """-d '{"id": "staff"}' https://faces.example/collections""",
+            '"id":"staff"',
+        ),
+        (
+            'curl -H "Authorization: Bearer tessera_BACK_OFFICE" -F image=@a.jpg -F subject_id=ada '
+            "-F collection=staff https://faces.example/enroll",
+            '"template_count":1',
+        ),
+        (
+            'curl -H "Authorization: Bearer tessera_DOOR" -F image=@a.jpg -F subject_id=ada -F collection=staff '
             "https://faces.example/verify",
             '"decision":"match"',
         ),
@@ -182,6 +217,17 @@ def test_requests(shell: Shell, name: str) -> None:
         assert expected in shell(command)
 
 
+def test_requests_with_the_key_that_a_container_was_given(shell: Shell) -> None:
+    [given] = re.findall(r"`(-H .+?)`", (ROOT / "README.md").read_text())
+    file = shell.folder / "admin.key"
+    file.write_text(secrets.token_hex(32))
+    with Server(shell.data, TESSERA_SECURITY__ADMIN_KEY_FILE=str(file)) as server:
+        shell.replaced |= {"localhost:8000": server.url, "app/web/samples": str(ROOT / "app" / "web" / "samples")}
+        assert '"code":"unauthenticated"' in shell("curl localhost:8000/subjects")
+        for command, expected in RUN["README.md"]:
+            assert expected in shell(command.replace("curl ", f"curl {given} "))
+
+
 @pytest.mark.usefixtures("running")
 def test_the_answer_that_the_readme_shows_is_the_services(shell: Shell) -> None:
     [shown] = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -204,8 +250,46 @@ def test_backups(shell: Shell) -> None:
     shell.replaced |= {"/var/backups/tessera": str(shell.folder / "backups"), "/tmp/tried": str(shell.folder / "tried")}
     (shell.folder / "backups").mkdir()
     for command, _ in RUN["operate.md"]:
-        shell(command)
+        if not command.startswith("docker "):
+            shell(command)
     assert (shell.folder / "tried" / "gallery.sqlite3").is_file()
+
+
+def test_commands_in_the_container(shell: Shell, running: Server) -> None:
+    """What runs in the container, run here on a data directory in the place of the volume."""
+    backups = shell.folder / "backups"
+    backups.mkdir()
+    shell.replaced |= {
+        "docker compose exec tessera ": "",
+        "docker compose run --rm -T tessera ": "",
+        "docker compose run --rm tessera ": "",
+        "docker compose cp tessera:": "cp ",
+        "/data/": f"{shell.data}/",
+        "/var/backups/tessera": str(backups),
+    }
+    shell(RUN["README.md"][0][0])
+    shell(RUN["README.md"][2][0])
+    for command, expected in RUN["operate.md"]:
+        if command == "docker compose stop tessera":
+            running.terminate()
+            running.process.wait(PATIENCE)
+        elif command.startswith("docker ") and "start" not in command:
+            assert expected in shell(command)
+    assert [path.name for path in backups.iterdir()] == ["gallery-2026-03-01.sqlite3"]
+    assert not list(shell.data.glob("*-01.sqlite3"))
+    assert list(shell.data.glob("replaced-*"))
+    assert "ada" in shell("tessera subjects list")
+
+
+def test_files_of_the_replicas(shell: Shell) -> None:
+    for command, _ in RUN["scale.md"]:
+        shell(command)
+    password = (shell.folder / "database.password").read_text().strip()
+    assert len(password) == 64
+    replicas = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["api"]
+    url = conninfo_to_dict(replicas["environment"]["TESSERA_GALLERY__URL"])
+    line = f"{url['host']}:{url.get('port', 5432)}:{url['dbname']}:{url['user']}:{password}\n"
+    assert (shell.folder / "pgpass").read_text() == line
 
 
 def test_keys_and_the_trail(shell: Shell) -> None:
@@ -215,27 +299,23 @@ def test_keys_and_the_trail(shell: Shell) -> None:
         [found] = re.findall(r"\btessera_[\w-]+", shell(command))
         return str(found)
 
-    admin = key("tessera keys create first --scopes admin")
-    office, door = key(next(steps)[0]), key(next(steps)[0])
+    owner, office, door = (key(next(steps)[0]) for _ in range(3))
     serve, address = next(steps)
     with served(shell, serve) as shown:
         assert address in shown
         url = shown.replace(address, "127.0.0.1")
-        photograph = {"image": (shell.folder / "a.jpg").read_bytes()}
-        ada = {"subject_id": "ada", "collection": "staff"}
-
-        def ask(send: Callable[..., httpx.Response], path: str, key: str, **sent: object) -> httpx.Response:
-            answer = send(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE, **sent)
-            assert answer.is_success, answer.text
-            return answer
-
-        ask(httpx.post, "/collections", admin, json={"id": "staff"})
-        ask(httpx.post, "/enroll", office, files=photograph, data=ada)
-        shell.replaced |= {"tessera_...": door, "https://faces.example": url}
-        command, expected = next(steps)
-        assert expected in shell(command)
-        erased = ask(httpx.delete, "/subjects/ada", office, params={"collection": "staff"}).json()
-        shell.replaced["42:9f2c..."] = erased["receipt"]
+        shell.replaced |= {"tessera_OWNER": owner, "tessera_BACK_OFFICE": office, "tessera_DOOR": door}
+        shell.replaced["https://faces.example"] = url
+        for _ in range(3):
+            command, expected = next(steps)
+            assert expected in shell(command)
+        erased = httpx.delete(
+            f"{url}/subjects/ada",
+            headers={"Authorization": f"Bearer {office}"},
+            params={"collection": "staff"},
+            timeout=PATIENCE,
+        )
+        shell.replaced["42:9f2c..."] = erased.raise_for_status().json()["receipt"]
         for command, expected in steps:
             assert expected in shell(command)
 
