@@ -273,12 +273,15 @@ def test_commands_in_the_container(shell: Shell, running: Server) -> None:
         if command == "docker compose stop tessera":
             running.terminate()
             running.process.wait(PATIENCE)
+            shell("tessera enroll people")
         elif command.startswith("docker ") and "start" not in command:
             assert expected in shell(command)
     assert [path.name for path in backups.iterdir()] == ["gallery-2026-03-01.sqlite3"]
     assert not list(shell.data.glob("*-01.sqlite3"))
     assert list(shell.data.glob("replaced-*"))
-    assert "ada" in shell("tessera subjects list")
+    found = shell("tessera subjects list")
+    assert "ada" in found
+    assert "grace" not in found, "enrolled after the backup"
 
 
 def test_files_of_the_replicas(shell: Shell) -> None:
