@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -40,6 +41,8 @@ DATA_FILES = (
     "template-keys.sqlite3",
 )
 """Whose sizes are measured."""
+_LOGGER = logging.getLogger("tessera")
+
 STARTED = "started"
 """Outcome of an erasure that is about to be made: it is recorded before and after."""
 
@@ -169,6 +172,17 @@ class Components:
             # The change stands: its record follows as soon as it can be written.
             self.trail.record_later(entry)
             raise
+        finally:
+            await self._afterwards(outcome)
+
+    async def _afterwards(self, outcome: Outcome) -> None:
+        """Forgets the failed verifications of whom is gone; the erasure stands, whether or not that works."""
+        if outcome.forget is None:
+            return
+        try:
+            await self.on_thread(outcome.forget)
+        except SecurityStoreUnavailable as error:
+            _LOGGER.warning("%s Failed verifications of erased subjects stay until they are old.", error.reason)
 
     @contextmanager
     def _failures(self, request: Request, action: str, outcome: Outcome) -> Iterator[None]:
@@ -214,12 +228,17 @@ def _size(path: Path) -> int | None:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a recorded action; ``receipt`` is there once the record of a change is on disk."""
+    """What came of a recorded action.
+
+    forget: erases the failed verifications of whom the change erased, once its record is on disk. receipt: is there
+    then, too.
+    """
 
     collection: str | None
     subject: str | None
     value: str = "done"
     details: dict[str, Any] = field(default_factory=dict)
+    forget: Callable[[], None] | None = None
     receipt: Receipt | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -127,6 +128,6 @@ async def delete_collection(
     """Erases a collection; `default` is emptied but kept. One that has subjects is erased only with `force=true`."""
     async with components.recorded_change(request, "delete_collection", collection, erases=True) as outcome:
         erased = await components.on_thread(components.collections.delete, collection, force=force)
-        components.lockout.forget_collection(collection)
+        outcome.forget = partial(components.lockout.forget_collection, collection)
         outcome.details = {"templates": erased}
     return schemas.Erased.of(erased, outcome.receipt)

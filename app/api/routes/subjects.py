@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -159,7 +160,7 @@ async def merge_subjects(
         if isinstance(result, Replay):
             outcome.value = "replayed"
         else:
-            components.lockout.forget(collection, body.duplicate)
+            outcome.forget = partial(components.lockout.forget, collection, body.duplicate)
             outcome.details |= {"templates": len(result.template_ids), "force": body.force}
     if isinstance(result, Replay):
         response.headers["Idempotency-Replayed"] = "true"
@@ -184,7 +185,7 @@ async def delete_subject(
     """Erases a subject with all its templates; the receipt is the record of it in the audit trail."""
     async with components.recorded_change(request, "delete_subject", collection, subject_id, erases=True) as outcome:
         erased = await components.on_thread(components.subjects.delete, collection, subject_id)
-        components.lockout.forget(collection, subject_id)
+        outcome.forget = partial(components.lockout.forget, collection, subject_id)
         outcome.details = {"templates": erased}
     return schemas.Erased.of(erased, outcome.receipt)
 
