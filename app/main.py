@@ -319,6 +319,8 @@ def create_app(
         summary="Self-hosted face verification: enrol, verify and identify at a measured false match rate",
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
+        # The address it makes leads out of the prefix of a proxy, and clients send photographs and key after it.
+        redirect_slashes=False,
         # FastAPI's own pages load scripts from a public host; these come with the package.
         docs_url=None,
         redoc_url=None,

@@ -228,11 +228,11 @@ def operation_of(request: Request) -> str:
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-def methods_of(request: Request) -> str:
-    """The methods that its path takes, all routes considered, as ``Allow`` has them."""
+def methods_of(request: Request, path: str | None = None) -> str:
+    """The methods that its path, or another one, takes, all routes considered, as ``Allow`` has them."""
 
     def taken(method: str) -> bool:
-        scope = {**request.scope, "method": method}
+        scope = {**request.scope, "method": method, "path": request.scope["path"] if path is None else path}
         return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
 
     return ", ".join(method for method in METHODS if taken(method))
@@ -269,6 +269,9 @@ def install_problem_handlers(app: FastAPI, refused: Callable[[Sequence[Any]], Re
         if code == "method_not_allowed":
             headers["Allow"] = methods_of(request)
             detail = f"This path takes {headers['Allow']}; see /docs."
+        path, unmatched = str(request.scope["path"]), "route" not in request.scope
+        if code == "not_found" and unmatched and path.endswith("/") and methods_of(request, path.rstrip("/")):
+            detail = "There is nothing at this path; ask for it without the slash at its end."
         response = problem_response(code, detail, request.state.request_id)
         response.headers.update(headers)
         return response

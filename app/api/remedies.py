@@ -181,7 +181,10 @@ REMEDIES: dict[str, Remedy] = {
     "not_ready": Remedy(
         "`/readyz`: a part does not work.", "`checks`, asked with a key with `read`, says which and why."
     ),
-    "not_found": Remedy("No route has this path.", "Look at `/docs`, and at the proxy's prefix."),
+    "not_found": Remedy(
+        "No route has this path; one with a slash at its end is another path.",
+        "Look at `/docs`, and at the proxy's prefix.",
+    ),
     "method_not_allowed": Remedy("The path takes other methods.", "The `Allow` header has them."),
     "internal_error": Remedy(
         "A defect.", "The log has a traceback under the `request_id`: please report it, without what is private."

@@ -126,6 +126,20 @@ def test_without_a_key_every_operation_but_health_is_refused_unread(client: Test
         assert client.get(path).status_code == 200, path
 
 
+@pytest.mark.parametrize("prefix", ["", "/faces"])
+def test_nothing_is_sent_elsewhere_for_a_slash_too_many(make_service: MakeService, tmp_path: Path, prefix: str) -> None:
+    server, security = ServerSettings(root_path=prefix), SecuritySettings(allow_anonymous=True)
+    with running(make_service, tmp_path, server=server, security=security) as client:
+        for method, path in sorted(operations()):
+            filled = path.format(collection="default", subject_id="ada", template_id="t1")
+            for received in {filled, prefix + filled}:
+                answer = client.request(method, f"{received}/", content=b"{", follow_redirects=False)
+                assert "without the slash" in problem(answer, 404, "not_found")["detail"]
+                assert "location" not in answer.headers
+        for path in ("/nothing/", "/enroll/x/", "/page/x/", f"{prefix}/nothing/"):
+            assert "slash" not in problem(client.get(path), 404, "not_found")["detail"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", Scope)
 def test_a_scope_allows_what_it_says_and_nothing_else(
