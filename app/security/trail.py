@@ -59,6 +59,8 @@ class TrailRecord(NamedTuple):
 
 DUPLICATE = "duplicate"
 """Detail of a record: another subject, who became part of the one that the record is of; written as that one is."""
+ALSO = "also"
+"""Detail of a record: further subjects whom a search found, separated by commas, which are in no id or pseudonym."""
 
 
 class AuditTrail:
@@ -119,7 +121,7 @@ class AuditTrail:
             after = rows[-1][0]
             for sequence, at, text, digest in rows:
                 content = json.loads(text)
-                if subject is None or subject in (content.get("subject"), content.get("details", {}).get(DUPLICATE)):
+                if subject is None or subject in _named(content):
                     yield TrailRecord(sequence, at, content, digest.hex())
 
     def prune(self, days: int) -> int:
@@ -150,6 +152,12 @@ class AuditTrail:
     def verify(self, expected: Receipt | None = None) -> list[str]:
         """What is wrong with the chain; empty if nothing is. ``expected``: a record that must be in it."""
         return verify_chain(self._store, expected)
+
+
+def _named(content: dict[str, Any]) -> set[str]:
+    """The subjects whom a record names."""
+    details = content.get("details", {})
+    return {content.get("subject"), details.get(DUPLICATE), *details.get(ALSO, "").split(",")} - {None, ""}
 
 
 def append(connection: Statements, secret: Secret, at: str, content: dict[str, Any]) -> Receipt:

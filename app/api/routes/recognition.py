@@ -18,6 +18,7 @@ from app.decisions import Decision
 from app.gallery import OnConflict
 from app.recognition.results import Enrolment, EnrolmentRequest, Idempotency, Identification, Replay, Verification
 from app.security.keys import Scope
+from app.security.trail import ALSO
 from app.timing import stage
 
 router = APIRouter(tags=["recognition"])
@@ -246,16 +247,16 @@ async def identify(
     async with components.recorded(request, "identify", body.collection, decision=True) as outcome:
         result, content = await components.admission.run(request, answer)
         first = result.faces[0]
-        outcome.value = first.outcome.decision
         # By subject: one person may be in the photograph more than once, as beside a mirror.
         matched = [face.candidates[0].subject_id for face in result.faces if face.outcome.decision is Decision.MATCH]
         found = list(dict.fromkeys(matched))
+        outcome.value = Decision.MATCH if found else first.outcome.decision
         outcome.details = presenters.versions(service.encoder, service.calibration)
         if found:
             outcome.subject = found[0]
         if len(found) > 1:
             also = [components.trail.name_of(body.collection, subject_id) for subject_id in found[1:]]
-            outcome.details["also"] = ",".join(also)
+            outcome.details[ALSO] = ",".join(also)
     nearest = first.candidates[0].distance if first.candidates else None
     components.metrics.decided("identify", first.outcome, nearest)
     return _answer(content)

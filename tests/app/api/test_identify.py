@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from app.decisions import Calibration, Claim
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import base64_of, files, invalid_field, ok, problem
-from tests.app.api.test_security import records
+from tests.app.api.test_security import records, trail_of
 from tests.app.photographs import blank, collins, jpeg, tiled, two_faces, variants
 
 pytestmark = pytest.mark.slow
@@ -106,6 +106,32 @@ def test_a_subject_who_is_in_the_photograph_twice_is_one_candidate_of_each_face(
     *_, record = records(client, 3)
     assert record.content["action"] == "identify"
     assert "also" not in record.content["details"]
+
+
+def test_everybody_whom_a_search_found_is_found_in_the_trail(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes
+) -> None:
+    enroll(ada, subject_id="ada")
+    enroll(grace, subject_id="grace")
+    ok(client.post("/identify", files=files(two_faces()), data={"face_policy": "all"}))
+    search, trail = records(client, 3)[2], trail_of(client)
+    name = {subject_id: trail.name_of("default", subject_id) for subject_id in ("ada", "grace", "eve")}
+    assert {search.content["subject"], search.content["details"]["also"]} == {name["ada"], name["grace"]}
+    for subject_id in ("ada", "grace"):
+        assert search in list(trail.records(subject=name[subject_id]))
+    assert list(trail.records(subject=name["eve"])) == []
+
+
+def test_the_trail_has_the_outcome_that_goes_with_its_subject(
+    enroll: Enroll, client: TestClient, ada: bytes, grace: bytes
+) -> None:
+    enroll(ada, subject_id="ada")
+    enroll(variants(collins())["compressed"], subject_id="eileen")
+    enroll(grace, subject_id="grace")
+    answer = ok(client.post("/identify", files=files(two_faces()), data={"face_policy": "all"}))
+    assert sorted(face["decision"] for face in answer["faces"]) == ["inconclusive", "match"]
+    search = records(client, 4)[3].content
+    assert (search["outcome"], search["subject"]) == ("match", trail_of(client).name_of("default", "grace"))
 
 
 def test_all_faces_of_an_empty_gallery(client: TestClient) -> None:
