@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.gate import Gate
 from app.api.metrics import Metrics
-from app.api.problems import KINDS, RequestError, problem_response
+from app.api.problems import KINDS, RequestError, problem_response, reason_of
 from app.api.tracing import RequestTracing
 from app.errors import TesseraError
 
@@ -167,7 +167,7 @@ class RequestMiddleware:
             if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
                 raise too_large(self._max_body_bytes)
         except TesseraError as error:
-            scope["state"]["problem"] = error.code
+            scope["state"] |= {"problem": error.code, "reason": reason_of(error)}
             response = problem_response(error.code, error.message, request_id, error.details)
             await response(scope, body.receive, send)
             return

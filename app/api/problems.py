@@ -169,6 +169,12 @@ def invalid_fields(errors: list[dict[str, str]]) -> RequestError:
     return RequestError("invalid_request", f"Some fields are not valid: {named}.", errors=shown)
 
 
+def reason_of(error: TesseraError) -> str | None:
+    """Why the service failed, for its log; None for a client's mistake and for what is refused for a while only."""
+    # Only what is the operator's to mend.
+    return error.reason if KINDS[error.code].status >= 500 and RETRY_AFTER not in error.details else None
+
+
 def problem_response(code: str, detail: str, request_id: str, details: dict[str, Any] | None = None) -> JSONResponse:
     """The response for a code of ``KINDS``."""
     kind = KINDS[code]
@@ -249,9 +255,7 @@ def install_problem_handlers(app: FastAPI, refused: Callable[[Sequence[Any]], Re
         if error.code == "forbidden":
             request.app.state.components.record_refusal(request)
         request.state.problem = error.code
-        # Why it failed is the operator's to mend, unless it is refused for a while only, or the client's mistake.
-        if KINDS[error.code].status >= 500 and RETRY_AFTER not in error.details:
-            request.state.reason = error.reason
+        request.state.reason = reason_of(error)
         request.app.state.components.metrics.count_failure(operation_of(request), error)
         return problem_response(error.code, error.message, request.state.request_id, error.details)
 

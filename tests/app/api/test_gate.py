@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,18 @@ def test_a_revoked_key_ends_while_the_service_runs(client: TestClient, keys: Key
     time.sleep(REFRESH_SECONDS * 1.1)
     problem(client.get("/subjects", headers=bearer(text)), 401, "unauthenticated")
     problem(client.get("/subjects"), 401, "unauthenticated")
+
+
+def test_keys_that_cannot_be_read_are_a_failure_of_the_service(
+    client: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(settings.gallery.data_dir / "security.sqlite3")) as other:
+        other.execute("ALTER TABLE keys RENAME TO gone")
+    time.sleep(REFRESH_SECONDS * 1.1)
+    answer = problem(client.get("/subjects"), 503, "security_store_unavailable")
+    [line] = [record for record in caplog.records if answer["request_id"] in record.getMessage()]
+    assert line.levelname == "WARNING"
+    assert answer["detail"] in line.getMessage()
 
 
 @contextmanager
