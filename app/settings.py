@@ -7,9 +7,19 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from app import addresses
 from app.decisions import Claim
 from app.encoding import Precision, RuntimeName
 from app.gallery.sqlite.database import DATABASE_NAME
@@ -84,8 +94,8 @@ class ServerSettings(_Section):
     )
     allowed_hosts: str = Field(
         default="",
-        description="names in the Host header that are answered, separated by commas, besides addresses, `localhost` "
-        "and names without a dot; * for all",
+        description="names in the Host header that are answered, without a port, separated by commas, besides "
+        "addresses, `localhost` and names without a dot; * for all",
     )
     cors_origins: str = Field(
         default="",
@@ -114,6 +124,21 @@ class ServerSettings(_Section):
         description="what is logged: info (every request but successful probes), warning (failures of the service), "
         "error",
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, text: str) -> str:
+        return addresses.each(text, addresses.allowed_host)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, text: str) -> str:
+        return addresses.each(text, addresses.origin)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        return addresses.each(text, addresses.network)
 
     @property
     def beyond_loopback(self) -> bool:

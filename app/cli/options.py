@@ -54,9 +54,8 @@ def read_photograph(path: Path, settings: Settings) -> bytes:
 
 def _in_one_line(error: ValidationError) -> str:
     return "; ".join(
-        f"setting {'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
-        if e["loc"]
-        else e["msg"].removeprefix("Value error, ")
+        (f"setting {'.'.join(str(part) for part in e['loc'])}: " if e["loc"] else "")
+        + e["msg"].removeprefix("Value error, ")
         for e in error.errors(include_url=False)
     )
 

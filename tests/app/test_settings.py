@@ -208,3 +208,72 @@ def test_variables_of_tests_and_of_container_platforms_are_left_alone(
 def test_a_database_that_cannot_be_used_as_asked_is_refused(gallery: dict[str, str], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Settings.model_validate({"gallery": gallery})
+
+
+LISTS = [
+    ("allowed_hosts", "Faces.Example, b.example.,", "faces.example,b.example"),
+    ("allowed_hosts", "*", "*"),
+    ("allowed_hosts", "10.0.0.7,[::1],FE80::A", "10.0.0.7,::1,fe80::a"),
+    ("allowed_hosts", " ", ""),
+    ("cors_origins", "https://Desk.Example, http://10.0.0.7:3000", "https://desk.example,http://10.0.0.7:3000"),
+    ("cors_origins", "https://desk.example:443,http://desk.example:80", "https://desk.example,http://desk.example"),
+    ("cors_origins", "http://desk.example:443,http://[0:0::1]:8080", "http://desk.example:443,http://[::1]:8080"),
+    ("cors_origins", "chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
+    ("trusted_proxies", "10.1.0.0/16, 192.0.2.7,2001:DB8::/32", "10.1.0.0/16,192.0.2.7,2001:db8::/32"),
+]
+
+
+@pytest.mark.parametrize(("setting", "given", "read"), LISTS)
+def test_hosts_origins_and_proxies_are_read_as_requests_have_them(setting: str, given: str, read: str) -> None:
+    server = ServerSettings.model_validate({setting: given})
+    assert getattr(server, setting) == read
+    assert getattr(ServerSettings.model_validate({setting: read}), setting) == read
+
+
+@pytest.mark.parametrize(
+    ("setting", "item"),
+    [
+        *(
+            ("allowed_hosts", item)
+            for item in (
+                "https://faces.example",
+                "faces.example:8000",
+                "[::1]:8000",
+                "faces.example/x",
+                "*.example",
+                "a b",
+                "-a.example",
+                "a..example",
+                "bücher.example",
+                "a" * 64,
+            )
+        ),
+        *(
+            ("cors_origins", item)
+            for item in (
+                "*",
+                "null",
+                "desk.example",
+                "https://desk.example/",
+                "https://desk.example/page",
+                "https://*.example",
+                "https://ada@desk.example",
+                "https://desk.example:x",
+                "https://desk.example:65536",
+                "https://[desk]",
+                "https://",
+                "https://a b",
+            )
+        ),
+        *(
+            ("trusted_proxies", item)
+            for item in ("10.1.0.1/16", "proxy.example", "*", "10.1.0.0/33", "10.1.0.1:80", "unix:")
+        ),
+    ],
+)
+def test_what_no_request_could_match_is_refused_by_name(setting: str, item: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ServerSettings.model_validate({setting: f"10.0.0.7, {item}" if setting != "cors_origins" else item})
+    [error] = refused.value.errors()
+    assert error["loc"] == (setting,)
+    assert repr(item) in error["msg"]

@@ -380,7 +380,7 @@ def test_hosts_that_a_page_could_have_made_its_own(client: TestClient, host: str
 
 
 def test_hosts_can_be_named(make_service: MakeService, tmp_path: Path) -> None:
-    named = ServerSettings(allowed_hosts="faces.example, b.example")
+    named = ServerSettings(allowed_hosts="Faces.example, b.example")
     anybody = SecuritySettings(allow_anonymous=True)
     with running(make_service, tmp_path, server=named, security=anybody) as client:
         ok(client.get("/subjects", headers={"Host": "Faces.Example:443"}))
@@ -435,7 +435,7 @@ def test_pages_of_its_own_and_clients_that_are_no_browsers(client: TestClient, h
 
 
 def test_origins_can_be_named(make_service: MakeService, tmp_path: Path) -> None:
-    with running(make_service, tmp_path, server=ServerSettings(cors_origins="https://desk.example")) as client:
+    with running(make_service, tmp_path, server=ServerSettings(cors_origins="https://Desk.example:443")) as client:
         own = {"Origin": "https://desk.example"}
         response = client.delete("/subjects/nobody", headers=own)
         problem(response, 404, "subject_not_found")
