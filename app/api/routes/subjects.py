@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
@@ -49,9 +50,12 @@ def encode_cursor(subject_id: str) -> str:
 def decode_cursor(cursor: str) -> str:
     """The inverse of ``encode_cursor``. Raises RequestError for anything else."""
     try:
-        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise invalid_fields([{"field": "cursor", "message": "is not a next_cursor of this service"}]) from error
+        found = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        found = ""
+    if re.fullmatch(schemas.ID_PATTERN, found) is None:
+        raise invalid_fields([{"field": "cursor", "message": "is not a next_cursor of this service"}])
+    return found
 
 
 @router.get(

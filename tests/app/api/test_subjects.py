@@ -165,7 +165,18 @@ def test_no_subjects_are_an_empty_page(client: TestClient) -> None:
     assert ok(client.get("/subjects")) == {"subjects": [], "next_cursor": None}
 
 
-@pytest.mark.parametrize("cursor", ["!", "abc", "ä", "_w==", "YQ", "x" * 257, base64.b64encode(b"\xff\xfe").decode()])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "!",
+        "abc",
+        "ä",
+        "_w==",
+        "YQ",
+        "x" * 257,
+        *(base64.b64encode(text).decode() for text in (b"\xff\xfe", b"\0", b"a\0", b"a\n", b" ", b"a" * 129)),
+    ],
+)
 def test_a_bad_cursor_is_refused(client: TestClient, cursor: str) -> None:
     invalid_field(client.get("/subjects", params={"cursor": cursor}), "cursor")
 
