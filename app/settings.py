@@ -303,7 +303,9 @@ class SecuritySettings(_Section):
         default=True,
         description="record verifications and searches in the audit trail, their failures included, not only changes",
     )
-    audit_days: PositiveInt = Field(default=365, description="how long the audit trail is kept, days")
+    audit_days: int = Field(
+        default=365, ge=1, le=36_500, description="how long the audit trail is kept, days; 36500 at most"
+    )
     audit_plain_ids: bool = Field(
         default=False,
         description="write the ids of subjects in the audit trail; pseudonyms if not, so that it names nobody erased",

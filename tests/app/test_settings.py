@@ -106,6 +106,8 @@ def test_variables_set_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TESSERA_ENCODING__RUNTIME", "tflite"),
         ("TESSERA_ENCODING__THREADS", "-1"),
         ("TESSERA_DECISIONS__CLAIM", "everybody"),
+        ("TESSERA_SECURITY__AUDIT_DAYS", "0"),
+        ("TESSERA_SECURITY__AUDIT_DAYS", "36501"),
     ],
 )
 def test_values_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
