@@ -221,6 +221,7 @@ def too_large(most: int) -> RequestError:
     """The error for a body of more bytes."""
     return RequestError(
         "body_too_large",
-        f"The body is larger than {most / 1e6:.1f} MB ({most} bytes); send fewer or smaller images.",
+        f"The body is larger than {most / 1e6:.1f} MB ({most} bytes), the most of any request "
+        "(TESSERA_SERVER__MAX_BODY_BYTES); send fewer or smaller photographs.",
         max_body_bytes=most,
     )

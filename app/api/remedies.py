@@ -74,7 +74,9 @@ REMEDIES: dict[str, Remedy] = {
         "The body's content type is none of those taken.", "Send `multipart/form-data` or `application/json`."
     ),
     "body_too_large": Remedy(
-        "More bytes than `TESSERA_SERVER__MAX_BODY_BYTES`.", "Send fewer or smaller photographs in one request."
+        "More bytes than `TESSERA_SERVER__MAX_BODY_BYTES`; where no photograph belongs, than 16 KiB and six times "
+        "`TESSERA_SERVER__MAX_METADATA_BYTES`.",
+        "Send fewer or smaller photographs in one request; less metadata.",
     ),
     "too_many_images": Remedy(
         "More photographs than `TESSERA_SERVER__MAX_IMAGES`.", "Enrol in several requests with `on_conflict=append`."

@@ -53,7 +53,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
                 "Send multipart/form-data with files, such as `curl -F image=@photograph.jpg`, or application/json "
                 "with base64 images",
             )
-        data, path = await _read(request, settings.max_body_bytes), _path(request)
+        data, path = await _read(request, settings.max_body_bytes, too_large), _path(request)
         if media_type == JSON:
             return await _on_thread_if_large(data, lambda: _parsed_json(model, path, data, settings))
         boundary = options.get("boundary", "")
@@ -73,7 +73,7 @@ def json_body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         if media_type != JSON:
             raise _unsupported(media_type, "Send application/json")
         most = min(RECORD_BODY + 6 * settings.max_metadata_bytes, settings.max_body_bytes)
-        data, path = await _read(request, most), _path(request)
+        data, path = await _read(request, most, _record_too_large), _path(request)
         return await _on_thread_if_large(data, lambda: _parsed_json(model, path, data, settings))
 
     return read
@@ -103,15 +103,24 @@ def _path(request: Request) -> str:
     return path
 
 
-async def _read(request: Request, most: int) -> bytes:
-    """The whole body. Raises RequestError (body_too_large)."""
+async def _read(request: Request, most: int, refusal: Callable[[int], RequestError]) -> bytes:
+    """The whole body. Raises the ``refusal`` of more than ``most`` bytes."""
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > most:
-            raise too_large(most)
+            raise refusal(most)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _record_too_large(most: int) -> RequestError:
+    return RequestError(
+        "body_too_large",
+        f"The body is larger than {most} bytes, the most without photographs: {RECORD_BODY} and six times "
+        "TESSERA_SERVER__MAX_METADATA_BYTES. Send less metadata.",
+        max_body_bytes=most,
+    )
 
 
 async def _on_thread_if_large(data: bytes, parse: Callable[[], Body]) -> Body:

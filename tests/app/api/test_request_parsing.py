@@ -108,11 +108,13 @@ def test_a_body_without_a_length_is_read_up_to_the_limit(small: TestClient, path
 @pytest.mark.parametrize(("method", "path"), [("POST", "/collections"), ("PATCH", "/subjects/a")])
 def test_records_have_a_smaller_limit(small: TestClient, method: str, path: str) -> None:
     def stream() -> Iterator[bytes]:
-        for _ in range(10 * LIMIT // CHUNK):
+        for _ in range(LIMIT // CHUNK):
             yield b" " * CHUNK
 
     response = small.request(method, path, content=stream(), headers={"content-type": "application/json"})
-    problem(response, 413, "body_too_large")
+    answer = problem(response, 413, "body_too_large")
+    assert answer["max_body_bytes"] == RECORD_BODY + 6 * 1024
+    assert "TESSERA_SERVER__MAX_METADATA_BYTES" in answer["detail"]
 
 
 def test_a_body_of_exactly_the_limit_is_taken(small: TestClient) -> None:
