@@ -151,6 +151,9 @@ class Problem(BaseModel):
     request_id: str = Field(description="the X-Request-Id of this response")
 
 
+MEMBERS = frozenset(Problem.model_fields)
+
+
 class RequestError(TesseraError):
     """A request that is invalid as HTTP or in its body; raised in ``app.api`` only."""
 
@@ -176,8 +179,10 @@ def reason_of(error: TesseraError) -> str | None:
 
 
 def problem_response(code: str, detail: str, request_id: str, details: dict[str, Any] | None = None) -> JSONResponse:
-    """The response for a code of ``KINDS``."""
-    kind = KINDS[code]
+    """The response for a code of ``KINDS``. Raises ValueError for details named as members of every problem."""
+    kind, details = KINDS[code], details or {}
+    if taken := sorted(MEMBERS & details.keys()):
+        raise ValueError(f"details of {code} have names that every problem has: {', '.join(taken)}")
     body = {
         "type": f"urn:tessera:problem:{code}",
         "title": kind.title,
@@ -186,11 +191,11 @@ def problem_response(code: str, detail: str, request_id: str, details: dict[str,
         "code": code,
         "request_id": request_id,
     }
-    wait = (details or {}).get(RETRY_AFTER)
+    wait = details.get(RETRY_AFTER)
     headers = {} if wait is None else {"Retry-After": str(wait)}
     if kind.status == UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse((details or {}) | body, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
+    return JSONResponse(details | body, status_code=kind.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 EVERYWHERE = ("unknown_host", "cross_origin", "internal_error")

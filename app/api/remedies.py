@@ -91,7 +91,9 @@ REMEDIES: dict[str, Remedy] = {
     "collection_exists": Remedy("A collection has this id already.", "Use it, or take another id."),
     "collection_not_empty": Remedy("The collection has subjects.", "`force=true` erases them with it."),
     "audit_not_found": Remedy("The collection was not audited, or all it told of was erased.", "Start an audit."),
-    "audit_not_done": Remedy("The audit is under way, failed or was interrupted.", "Wait, or start it again."),
+    "audit_not_done": Remedy(
+        "The audit is under way, failed or was interrupted: `audit_status` says which.", "Wait, or start it again."
+    ),
     "subject_not_found": Remedy("No subject has this id in this collection.", "Look at both; enrol first."),
     "subject_exists": Remedy(
         "The subject is enrolled, and `on_conflict` is `reject`.", "Use `append` or `replace` if that is meant."

@@ -56,13 +56,13 @@ async def get_audit(components: ComponentsDependency, collection: CollectionId) 
     | {200: {"content": {"text/html": {"example": "<!doctype html>"}}}},
 )
 async def get_audit_page(components: ComponentsDependency, collection: CollectionId) -> HTMLResponse:
-    """The report as a readable page with a plot."""
+    """The report as a readable page with a plot. Until there is one, the refusal has `audit_status` and `progress`."""
     job = await components.on_thread(components.audits.get, collection)
     if job.report is None:
         raise RequestError(
             "audit_not_done",
             job.error or f"The audit is {100 * job.progress:.0f} % done; ask again later.",
-            status=job.status,
+            audit_status=job.status,
             progress=job.progress,
         )
     return HTMLResponse(audit_page(job.report))

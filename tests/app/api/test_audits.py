@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from app.gallery import StoredAudit
+from app.recognition.service import RecognitionService
 from tests.app.api.conftest import Enroll
 from tests.app.api.helpers import ok, problem
 from tests.app.photographs import collins, variants
@@ -43,6 +46,15 @@ def test_the_report_is_a_page_too(enroll: Enroll, client: TestClient, ada: bytes
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html")
     assert "Audit of the collection default" in response.text
+
+
+def test_the_page_of_an_audit_that_is_not_done_says_what_became_of_it(
+    client: TestClient, service: RecognitionService
+) -> None:
+    begun = StoredAudit("running", datetime.now(UTC))
+    service.gallery.save_audit("default", service.gallery.identity("default"), begun)
+    answer = problem(client.get("/collections/default/audit/page"), 409, "audit_not_done")
+    assert (answer["audit_status"], answer["progress"]) == ("interrupted", 0.0)
 
 
 def test_a_collection_that_was_never_audited(client: TestClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import pkgutil
 import re
@@ -13,7 +14,7 @@ from fastapi.testclient import TestClient
 
 import app
 from app.api.connections import REFUSALS
-from app.api.problems import KINDS, problem_response
+from app.api.problems import KINDS, MEMBERS, problem_response
 from app.api.remedies import BEFORE_REQUESTS, REMEDIES
 from app.errors import TesseraError
 from app.faces import DegenerateLandmarksError
@@ -60,7 +61,22 @@ def test_every_kind_makes_a_problem(code: str) -> None:
     kind = KINDS[code]
     assert 400 <= kind.status < 600
     assert kind.title
-    assert problem_response(code, kind.example, "id", {"code": "x", "status": 1}).status_code == kind.status
+    assert problem_response(code, kind.example, "id", {"most": 1}).status_code == kind.status
+
+
+@pytest.mark.parametrize("name", ["type", "title", "status", "detail", "code", "request_id"])
+def test_a_detail_that_a_member_would_hide_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        problem_response("no_face", "No face.", "id", {"most": 1, name: "x"})
+
+
+def test_no_error_has_such_a_detail() -> None:
+    errors = {c.__name__ for c in all_subclasses(TesseraError)}
+    for path in Path(app.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in errors:
+                named = {keyword.arg for keyword in node.keywords}
+                assert not named & MEMBERS, f"{path}:{node.lineno}"
 
 
 def test_every_response_has_an_id_of_its_own(client: TestClient) -> None:
@@ -137,11 +153,11 @@ def test_expected_failures_of_the_parts_have_their_own_code(
         assert answer["detail"] == error.message
 
 
-def test_details_cannot_overwrite_the_members_of_a_problem(
+def test_details_are_members_of_the_problem(
     client: TestClient, service: RecognitionService, ada: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise GalleryInUse("held", status=1, code="x", request_id="y", process="7")
+        raise GalleryInUse("held", process="7")
 
     monkeypatch.setattr(service, "identify", fail)
     assert problem(client.post("/identify", files=files(ada)), 503, "gallery_in_use")["process"] == "7"
