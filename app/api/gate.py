@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from starlette.types import Scope as AsgiScope
 
 from app.api.problems import RequestError, invalid_fields
 from app.errors import TesseraError
-from app.security.errors import Unauthenticated
+from app.security.errors import SecurityStoreUnavailable, Unauthenticated
 from app.security.keys import Authenticator, Caller, Scope
 from app.security.rates import RateLimits, network_of
 
@@ -75,18 +76,32 @@ class Gate:
             if path_of(scope) == LIVENESS:
                 return nobody
             try:
-                return await self._authenticate(headers, address)
+                return await self._admit_to_open_path(headers, address)
             except TesseraError:
                 return nobody
         check_single(headers)
         check_host(headers.get("host", ""), self._settings.hosts)
         if scope["method"] not in SAFE_METHODS:
             check_origin(headers, self._settings.origins)
+        await self._refresh()
+        await self._count(self._settings.per_address, "address", address)
+        return await self._authenticate(headers, address)
+
+    async def _admit_to_open_path(self, headers: Headers, address: str) -> Caller:
+        """Who asks for what is open to everybody. Raises TesseraError for who may do nothing else."""
+        check_single(headers)
+        check_host(headers.get("host", ""), self._settings.hosts)
+        if "authorization" in headers or not self._authenticator.has_keys:
+            # Where the keys cannot be read, the ones known so far let the operator ask `/readyz` why.
+            with suppress(SecurityStoreUnavailable):
+                await self._refresh()
+        return await self._authenticate(headers, address)
+
+    async def _refresh(self) -> None:
+        """Reads the keys anew if they were not a moment ago. Raises SecurityStoreUnavailable."""
         if time.monotonic() - self._refreshed > REFRESH_SECONDS:
             self._refreshed = time.monotonic()
             await self._run(self._authenticator.refresh)
-        await self._count(self._settings.per_address, "address", address)
-        return await self._authenticate(headers, address)
 
     async def _count(self, rate: str | None, kind: str, who: str) -> None:
         """Counts a request. Raises RateLimited if it is one too many; None is no limit."""

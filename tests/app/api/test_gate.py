@@ -309,6 +309,52 @@ def test_strangers_are_told_which_part_fails_and_no_more(
     assert "ada" in problem(client.get("/readyz", headers=bearer(reads)), 503, "not_ready")["checks"]["gallery"]
 
 
+@pytest.fixture
+def damaged(client: TestClient, service: RecognitionService, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """A service with a damaged subject, of which only readiness is asked."""
+
+    def fail() -> None:
+        raise GalleryUnavailable("subject 'ada' is damaged")
+
+    monkeypatch.setattr(service.gallery, "check", fail)
+    return client
+
+
+def told(client: TestClient, headers: dict[str, str]) -> bool:
+    """Whether readiness is explained."""
+    answer = client.get("/readyz", headers=headers)
+    return "ada" in problem(answer, 503, "not_ready")["checks"]["gallery"]
+
+
+def test_a_page_that_made_the_service_its_own_learns_nothing_of_its_parts(damaged: TestClient) -> None:
+    assert told(damaged, {})
+    assert told(damaged, {"Host": "localhost"})
+    assert not told(damaged, {"Host": "evil.example"})
+
+
+def test_readiness_alone_tells_new_and_revoked_keys_apart(damaged: TestClient, keys: KeyStore) -> None:
+    key, text = keys.create("reads", [Scope.READ])
+    time.sleep(REFRESH_SECONDS * 1.1)
+    assert not told(damaged, {})
+    assert told(damaged, bearer(text))
+    keys.revoke(key.id)
+    time.sleep(REFRESH_SECONDS * 1.1)
+    assert not told(damaged, bearer(text))
+
+
+def test_readiness_is_explained_where_keys_cannot_be_read(
+    damaged: TestClient, keys: KeyStore, settings: Settings
+) -> None:
+    _, text = keys.create("reads", [Scope.READ])
+    time.sleep(REFRESH_SECONDS * 1.1)
+    assert told(damaged, bearer(text))
+    with closing(sqlite3.connect(settings.gallery.data_dir / "security.sqlite3")) as other:
+        other.execute("ALTER TABLE keys RENAME TO gone")
+    time.sleep(REFRESH_SECONDS * 1.1)
+    assert told(damaged, bearer(text))
+    assert not told(damaged, {})
+
+
 def test_an_admin_key_from_a_file(make_service: MakeService, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k" * 32 + "\n")
     with running(make_service, tmp_path, security=SecuritySettings(admin_key_file=tmp_path / "key")) as client:
