@@ -53,6 +53,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "AVIF, 2,000 frames": partial(attacks.avif_frames, 2000),
     "AVIF, 3,600 tiles": partial(attacks.avif_grid, 60, 60, tiles=3600),
     "AVIF, a million boxes": partial(attacks.avif_boxes, 1_000_000),
+    "AVIF, 8 million references": partial(attacks.avif_references, 122, 65_535),
     "528 faces": lambda: png(tiled(24, 22, 64)),
 }
 

@@ -18,7 +18,8 @@ from app.faces import av1
 from app.faces.containers import ContainerError, Pictures
 
 MAX_ITEMS = 500
-"""Of a file. 48 megapixels in tiles of 512 x 512 with a gain map are about 260."""
+"""Of a file. 48 megapixels in tiles of 512 x 512 with a gain map are about 260. They may refer to each other
+as often: a tile belongs to one grid."""
 MAX_BOXES = 1000
 """In one box, or beside each other in the file: every item and every property has one."""
 MAX_EXTENTS = 32
@@ -224,10 +225,13 @@ def _read_properties(data: bytes, box: _Box, meta: _Meta) -> None:
 def _read_tiles(data: bytes, box: _Box, meta: _Meta) -> None:
     """What each item is made of, from ``iref``. No item may be part of two others."""
     reader = _Reader(data, box)
-    size, used = 2 if reader.version()[0] == 0 else 4, set[int]()
+    size, used, total = 2 if reader.version()[0] == 0 else 4, set[int](), 0
     for reference in _boxes(data, reader.at, box.end):
         part = _Reader(data, reference)
         item, count = part.take(size), part.take(2)
+        total += count
+        if total > MAX_ITEMS:
+            raise ContainerError(f"its items refer to others more than {MAX_ITEMS} times")
         targets = [part.take(size) for _ in range(count)]
         if item in targets:
             raise ContainerError("one of its items refers to itself")

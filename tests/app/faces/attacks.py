@@ -244,6 +244,11 @@ def avif_boxes(count: int) -> bytes:
     return boxes.avif([noise(64).item(64, 64)], more=boxes.box(b"free") * count)
 
 
+def avif_references(count: int, targets: int) -> bytes:
+    """A picture that says again and again of so many others that it describes them."""
+    return boxes.avif([noise(64).item(64, 64)], [(b"cdsc", 1, [2] * targets)] * count)
+
+
 def avif_layers() -> bytes:
     """A picture that says it has several layers."""
     return boxes.avif([noise(64).item(64, 64, boxes.box(b"a1op", b"\1"))])
@@ -290,6 +295,7 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "avif_own_alpha": avif_own_alpha,
     "avif_large_alpha": partial(avif_large_alpha, 128),
     "avif_boxes": partial(avif_boxes, 10),
+    "avif_references": partial(avif_references, 3, 10),
     "avif_layers": avif_layers,
     "blank_avif": partial(blank_avif, 64, 48),
 }

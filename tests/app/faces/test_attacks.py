@@ -48,6 +48,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "alpha of its own": attacks.avif_own_alpha,
     "large alpha": partial(attacks.avif_large_alpha, 2000),
     "boxes": partial(attacks.avif_boxes, 1_000_000),
+    "references": partial(attacks.avif_references, 122, 65_535),
     "layers": attacks.avif_layers,
 }
 

@@ -110,6 +110,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "boxes": (lambda: attacks.avif_boxes(1001), "1000 boxes"),
     "layers": (attacks.avif_layers, "layers"),
     "items": (lambda: attacks.avif_grid(20, 25, tiles=500), "500 items"),
+    "references of one item": (lambda: attacks.avif_references(1, 501), "more than 500 times"),
+    "references of several": (lambda: attacks.avif_references(3, 167), "more than 500 times"),
 }
 
 
@@ -123,6 +125,7 @@ def test_as_many_parts_as_allowed_are_followed() -> None:
     own = len(av1._obus(attacks.noise(64).data))
     assert pictures(attacks.avif_parts(av1.MAX_OBUS - own)).width == 64
     assert pictures(attacks.avif_boxes(900)).width == 64
+    assert pictures(attacks.avif_references(2, 250)).width == 64
 
 
 def test_items_may_share_little_of_their_data(picture: boxes.Picture) -> None:
