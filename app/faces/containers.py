@@ -65,11 +65,13 @@ class Pictures:
         width: of the picture that is shown, pixels, before it is turned.
         height: likewise.
         pixels: of all pictures in the file together: tiles, alpha, thumbnails and gain maps.
+        exif: where in the file the four letters stand that make an item an EXIF block.
     """
 
     width: int
     height: int
     pixels: int
+    exif: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

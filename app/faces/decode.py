@@ -20,14 +20,15 @@ items than any photograph has        and below)
 AVIF: tiles, alpha, thumbnails,      all their pixels count; whatever is unknown, layered or cropped by its header is
 gain maps                            ``corrupt_image``
 multi-picture JPEG (MPO)             its first picture, which is the photograph
-EXIF orientation 1 to 8              applied; missing, broken or out of range: taken as 1
+EXIF orientation 1 to 8              applied; missing, broken or out of range: taken as 1; that of XMP does not count
 AVIF ``irot`` and ``imir``           applied, and the EXIF orientation is not, as the format says
 8-bit RGB, greyscale, 1-bit          RGB; greyscale and 1-bit in three equal channels
 10 and 12 bits a channel (AVIF)      scaled to 8; the curve of HDR stays, which moves an embedding by 0.04
 16 bits a channel                    the upper 8 bits of each value (v >> 8): scaled, not clipped
 CMYK, YCCK                           RGB, through the embedded profile if there is one; Adobe's inverted inks undone
 palette                              RGB
-alpha, transparent colour            composited over white, the usual ground of cut-out portraits
+alpha, transparent colour            composited over white, the usual ground of cut-out portraits; a transparent colour
+                                     of 16 bits a channel is told by the upper 8, a grey by all 16
 embedded ICC profile                 converted to sRGB (perceptual intent); sRGB, broken or unfitting ones are ignored
 ===================================  ==================================================================================
 """
@@ -39,11 +40,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import AvifImagePlugin, ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, ExifTags, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
 from app.faces import containers, isobmff
 from app.faces.budget import WorkBudget
+from app.faces.colours import scale_transparent, to_eight_bits, to_rgb
 from app.faces.errors import (
     AnimatedImageError,
     CorruptImageError,
@@ -226,7 +228,7 @@ def _decode(
             budget.spend(size[0] * size[1])
     if container.pictures is not None:
         _pay(container.pictures, limits, budget)
-    with _OPENERS[kind](io.BytesIO(data)) as image:
+    with _OPENERS[kind](_without_exif(data, container.pictures)) as image:
         width, height = image.size
         _check_size(width, height, limits)
         if container.pictures is not None and image.size != (container.pictures.width, container.pictures.height):
@@ -235,6 +237,7 @@ def _decode(
             raise AnimatedImageError(
                 f"The {kind} file is animated. Send a single photograph.", frames=getattr(image, "n_frames", None)
             )
+        scale_transparent(image, bits=data[24] if kind == "PNG" else 8)
         divisor = _divisor(image.size, limits.working_side) if kind == "JPEG" else 1
         if kind == "JPEG":
             _check_scans(container.scans, width * height)
@@ -246,6 +249,16 @@ def _decode(
         return _photograph(image, kind, limits, (width, height), more_detail=coarser > divisor)
 
 
+def _without_exif(data: bytes, pictures: containers.Pictures | None) -> io.BytesIO:
+    """The file; an AVIF without its EXIF, which never counts: the decoder would refuse the file if that is broken."""
+    file = io.BytesIO(data)
+    for place in pictures.exif if pictures is not None else ():
+        file.seek(place)
+        file.write(b"skip")  # a kind of item that decoders do not know
+    file.seek(0)
+    return file
+
+
 def _photograph(
     image: ImageFile, kind: str, limits: DecodeLimits, size: tuple[int, int], *, more_detail: bool
 ) -> Photograph:
@@ -254,8 +267,8 @@ def _photograph(
     image.load()
     orientation = _orientation(image)
     profile = image.info.get("icc_profile")
-    decoded = _shrink(_to_eight_bits(image), limits.working_side)
-    decoded = _to_rgb(decoded, profile)
+    decoded = _shrink(to_eight_bits(image), limits.working_side)
+    decoded = to_rgb(decoded, profile)
     scale = min(1.0, max(decoded.size) / max(width, height))
     if orientation in _TRANSPOSES:
         decoded = decoded.transpose(_TRANSPOSES[orientation])
@@ -310,20 +323,14 @@ def _divisor(size: tuple[int, int], side: int) -> int:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 if it is missing or invalid."""
+    # Where EXIF names none, Pillow takes that of XMP, which no viewer does: it is shown nothing but EXIF.
+    bare = Image.Image()
+    bare.info = {name: image.info[name] for name in ("exif", "Raw profile type exif") if name in image.info}
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = bare.getexif().get(ExifTags.Base.Orientation, 1)
         return int(value) if int(value) in _TRANSPOSES else 1
     except Exception:  # broken EXIF raises nearly every built-in type, but the picture may be fine
         return 1
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """L, RGB, RGBA, CMYK or LA at 8 bits a channel: modes that can be filtered."""
-    if image.mode.startswith("I"):  # Pillow reads 16-bit colour as its upper bytes; greyscale arrives whole
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P" or "transparency" in image.info:
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.convert("L") if image.mode == "1" else image
 
 
 def _shrink(image: Image.Image, working_side: int) -> Image.Image:
@@ -333,25 +340,3 @@ def _shrink(image: Image.Image, working_side: int) -> Image.Image:
         return image
     width, height = (max(1, round(side * working_side / long_side)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Composite over white and convert to sRGB, through the embedded profile where it fits."""
-    if image.mode in ("LA", "RGBA"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    if profile:
-        image = _to_srgb(image, profile)
-    return image.convert("RGB")
-
-
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert by an ICC profile; the image itself if the profile is sRGB, broken or made for another mode."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
-    except Exception:  # a broken profile costs colour fidelity, not the picture
-        return image

@@ -60,6 +60,7 @@ class _Meta:
     data: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     properties: dict[int, list[_Box]] = field(default_factory=dict)
     tiles: dict[int, list[int]] = field(default_factory=dict)
+    exif: list[int] = field(default_factory=list)
 
 
 class _Reader:
@@ -156,6 +157,8 @@ def _read_kinds(data: bytes, box: _Box, meta: _Meta) -> None:
         if item in meta.kinds or protected:
             raise ContainerError("one of its items is protected or described twice")
         meta.kinds[item] = part.take(4).to_bytes(4, "big")
+        if meta.kinds[item] == b"Exif":
+            meta.exif.append(part.at - 4)
     if len(meta.kinds) != count:
         raise ContainerError("it has more or fewer items than it says")
 
@@ -263,7 +266,7 @@ def _measured(data: bytes, meta: _Meta, primary: int) -> Pictures:
             raise ContainerError("it has an item of a kind that no AVIF photograph has")
         if size[0] > sizes[primary][0] or size[1] > sizes[primary][1]:
             raise ContainerError("one of its pictures is larger than the one that it shows")
-    return Pictures(*sizes[primary], pixels)
+    return Pictures(*sizes[primary], pixels, tuple(meta.exif))
 
 
 def _joined(data: bytes, meta: _Meta, item: int) -> bytes:

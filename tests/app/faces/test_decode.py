@@ -5,6 +5,7 @@ import random
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from app.faces import (
     AnimatedImageError,
@@ -98,21 +100,45 @@ def test_sixteen_bit_greyscale_is_scaled_not_clipped() -> None:
     np.testing.assert_array_equal(pixels[..., 1], pixels[..., 0])
 
 
-def png16(pixels: np.ndarray) -> bytes:
-    """A 16-bit RGB PNG, which Pillow cannot write."""
-    height, width = pixels.shape[:2]
-    rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in pixels)
+def png(width: int, bits: int, colour: int, row: bytes, transparent: Sequence[int] = ()) -> bytes:
+    """A square PNG of equal rows, in forms that Pillow cannot write; ``colour``: 0 grey, 2 RGB."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, width, bits, colour, 0, 0, 0))
+    key = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
+    rows = chunk(b"IDAT", zlib.compress((b"\x00" + row) * width))
+    return b"\x89PNG\r\n\x1a\n" + header + key + rows + chunk(b"IEND", b"")
 
 
 def test_sixteen_bit_colour() -> None:
-    eight = np.asarray(sample())
-    close(decode(png16(eight.astype(np.uint16) * 257), LIMITS), eight, 0)
+    row = np.asarray(sample(64, 64))[7]
+    data = png(64, 16, 2, (row.astype(np.uint16) * 257).astype(">u2").tobytes())
+    close(decode(data, LIMITS), np.stack([row] * 64), 0)
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "transparent", "expected"),
+    [
+        (1, bytes([0b00001111]), 0, [255] * 8),
+        (2, bytes([0b00011011] * 2), 2, [0, 85, 255, 255] * 2),
+        (2, bytes([0b00011011] * 2), 0, [255, 85, 170, 255] * 2),
+        (4, bytes([0x1A] * 4), 10, [17, 255] * 4),
+        (8, bytes([7, 200] * 4), 7, [255, 200] * 4),
+        (16, bytes([7, 5, 7, 6] * 4), 0x0705, [255, 7] * 4),
+    ],
+)
+def test_a_transparent_grey_becomes_white(bits: int, row: bytes, transparent: int, expected: list[int]) -> None:
+    pixels = decode(png(32, bits, 0, row * 4, [transparent]), LIMITS).pixels
+    assert pixels[0, :, 0].tolist() == expected * 4
+    np.testing.assert_array_equal(pixels[..., 1:], pixels[..., :2])
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_told_by_its_upper_half() -> None:
+    row = np.array([[0x0705, 0x1006, 0x2007], [0x0706, 0x1006, 0x2107]] * 16, dtype=">u2").tobytes()
+    pixels = decode(png(32, 16, 2, row, [0x0705, 0x1006, 0x2007]), LIMITS).pixels
+    assert pixels[0].tolist() == [[255, 255, 255], [0x07, 0x10, 0x21]] * 16
 
 
 def test_cmyk_comes_back_as_the_colours_that_went_in() -> None:
@@ -322,14 +348,10 @@ def test_an_avif_is_turned_by_its_boxes_and_not_again_by_exif(orientation: int) 
     upright = sample(96, 64)
     tag = b"\x12\x01\x03\x00\x01\x00\x00\x00"
     tags = b"II*\0\x08\0\0\0\x01\0" + tag + bytes([orientation, 0, 0, 0]) + bytes(4)
-    block = boxes.Item(b"Exif", bytes(4) + tags)
-    moves = whole_boxes(encode(turned(upright, orientation), "AVIF", quality=95, exif=exif(orientation)))
-    picture = boxes.encoded(turned(upright, orientation), quality=95, subsampling="4:4:4")
-    stored = turned(upright, orientation).size
-    both = boxes.avif([picture.item(*stored, *moves), block], [(b"cdsc", 2, [1])])
-    close(decode(both, LIMITS), upright, 2)
-    only_exif = boxes.avif([picture.item(*stored), block], [(b"cdsc", 2, [1])])
-    close(decode(only_exif, LIMITS), turned(upright, orientation), 2)
+    stored = turned(upright, orientation)
+    moves = whole_boxes(encode(stored, "AVIF", quality=95, exif=exif(orientation)))
+    close(decode(avif_with_exif(stored, tags, *moves), LIMITS), upright, 2)
+    close(decode(avif_with_exif(stored, tags), LIMITS), stored, 2)
 
 
 def whole_boxes(file: bytes) -> list[bytes]:
@@ -344,11 +366,62 @@ def test_more_bits_of_an_avif_are_scaled_not_clipped(bits: int) -> None:
     close(decode(cv2.imencode(".avif", deep, options)[1].tobytes(), LIMITS), sample(), 3)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize(
-    "broken", [b"Exif\x00\x00", b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00II*\x00" + b"\xff" * 64]
+    "broken",
+    [b"", b"MM\x00*\xff\xff\xff\xff", b"II*\x00" + b"\xff" * 64, b"no TIFF at all"],
+    ids=["empty", "cut off", "nonsense", "something else"],
 )
-def test_broken_exif_is_ignored(broken: bytes) -> None:
-    close(decode(encode(sample(), "JPEG", quality=95, exif=broken), LIMITS), sample(), 2)
+def test_broken_exif_is_ignored(kind: str, broken: bytes) -> None:
+    data = (
+        avif_with_exif(sample(), broken)
+        if kind == "AVIF"
+        else encode(sample(), kind, quality=95, exif=b"Exif\x00\x00" + broken)
+    )
+    close(decode(data, LIMITS), sample(), 3)
+
+
+def avif_with_exif(image: Image.Image, block: bytes, *moves: bytes) -> bytes:
+    """An AVIF with any EXIF block, also one that Pillow would not write."""
+    picture = boxes.encoded(image, quality=95, subsampling="4:4:4")
+    return boxes.avif([picture.item(*image.size, *moves), boxes.Item(b"Exif", bytes(4) + block)], [(b"cdsc", 2, [1])])
+
+
+def test_broken_exif_leaves_the_boxes_of_an_avif_in_force() -> None:
+    moves = whole_boxes(encode(turned(sample(), 6), "AVIF", exif=exif(6)))
+    close(decode(avif_with_exif(turned(sample(), 6), b"no TIFF at all", *moves), LIMITS), sample(), 2)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def xmp(kind: str) -> dict[str, Any]:
+    """What makes Pillow write XMP that names an orientation."""
+    if kind != "PNG":
+        return {"xmp": XMP}
+    texts = PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    return {"pnginfo": texts}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("software", [None, "Camera 1.0"])
+def test_the_orientation_of_xmp_does_not_count(kind: str, software: str | None) -> None:
+    tags = Image.Exif()
+    if software:
+        tags[ExifTags.Base.Software] = software
+        # Pillow reads EXIF of such a JPEG, and XMP with it, when it is opened.
+        tags[ExifTags.Base.ResolutionUnit], tags[ExifTags.Base.XResolution] = 2, 72.0
+    data = encode(sample(), kind, quality=95, exif=tags, **xmp(kind))
+    assert b"tiff:Orientation" in data
+    close(decode(data, LIMITS), sample(), 3)
+
+
+def test_exif_in_a_text_of_a_png_counts() -> None:
+    block = exif(6).tobytes()
+    texts = PngInfo()
+    texts.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n", zip=True)
+    close(decode(encode(turned(sample(), 6), "PNG", pnginfo=texts), LIMITS), sample(), 0)
 
 
 def test_orientation_out_of_range_is_ignored() -> None:
