@@ -102,10 +102,12 @@ class YunetDetector:
     """YuNet at several detection scales; callable from several threads at once.
 
     The network finds faces of about 10 to 300 pixels (its README in opencv_zoo). A coarse pass may be enough if only
-    the largest face is wanted; otherwise the default scale follows. If that finds nothing, or a single face with low
-    confidence, smaller scales are tried for faces that nearly fill the picture (with a border), then larger ones for
-    distant faces. Very small faces next to one found at the default scale are therefore missed. A face at the border of
-    the picture is refined with grey beyond the border; its box and landmarks may lie beyond it.
+    the largest face is wanted; otherwise the default scale follows, where a face that fills the picture may be missed:
+    the largest face of the coarse pass counts in any case. If the default scale finds nothing, or a single face with
+    low confidence, smaller scales are tried for faces that nearly fill the picture (with a border), then larger ones
+    for distant faces. Very small faces next to one found at the default scale are therefore missed, and one that is
+    larger than the picture, with a small one beside it. A face at the border of the picture is refined with grey beyond
+    the border; its box and landmarks may lie beyond it.
     """
 
     def __init__(self, settings: DetectorSettings | None = None, weights: Path = WEIGHTS, *, threads: int = 0) -> None:
@@ -139,16 +141,17 @@ class YunetDetector:
         if largest and seen and (with_others := self._with_others(pixels, seen, check)):
             return with_others
         faces, looked_at = self._all_scales(pixels, check)
+        # A face gets the same landmarks, and so the same embedding, whether or not other faces were wanted.
+        known = seen[0] if seen else None
+        faces = self._with_known(faces, known) if known else faces
         wanted = 1 if largest else len(faces) if exact is None else min(exact, len(faces))
         if most is not None and wanted > most:
             return faces
         refined = []
         for face in faces[:wanted]:
             check()
-            refined.append(self._refined(pixels, face, looked_at / long_side))
-        # A face gets the same landmarks, and so the same embedding, whether or not other faces were wanted.
-        known = [next((s for s in seen[:1] if _overlap(s, face) >= SAME), face) for face in refined]
-        return _by_size(known + faces[wanted:])
+            refined.append(face if face is known else self._refined(pixels, face, looked_at / long_side))
+        return _by_size(refined + faces[wanted:])
 
     def glance(self, pixels: Pixels) -> float:
         """See ``FaceDetector.glance``."""
@@ -162,9 +165,15 @@ class YunetDetector:
         if first.box.width * settings.coarse_side >= settings.smallest_alone * long_side:
             return seen
         check()
-        found = self._run(pixels, min(1.0, settings.default_side / long_side))
-        others = [face for face in found if _overlap(face, first) < SAME]
-        return [first, *_by_size(others)] if all(face.box.side <= first.box.side for face in others) else None
+        found = self._with_known(self._run(pixels, min(1.0, settings.default_side / long_side)), first)
+        return found if found[0] is first else None
+
+    def _with_known(self, faces: list[DetectedFace], known: DetectedFace) -> list[DetectedFace]:
+        """The faces with one that is known already, in place of the same one if that is among them."""
+        same = max(faces, key=lambda face: _overlap(face, known), default=None)
+        if same is not None and _overlap(same, known) > self._settings.nms_threshold:
+            faces = [face for face in faces if face is not same]
+        return _by_size([known, *faces])
 
     def _all_scales(self, pixels: Pixels, check: Callable[[], None]) -> tuple[list[DetectedFace], int]:
         """The faces of the default scale, or else of smaller and larger ones, and the scale's long side.

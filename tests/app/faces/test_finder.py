@@ -33,7 +33,7 @@ from app.types import Pixels
 from tests.app.faces.conftest import encode
 from tests.app.faces.test_decode import exif, turned
 from tests.app.faces.test_detect import Counting, at
-from tests.app.photographs import tiled
+from tests.app.photographs import collins, hopper, tiled
 
 pytestmark = pytest.mark.slow
 
@@ -215,6 +215,35 @@ def test_a_dominant_face_is_clearly_larger_than_all_others(
     assert at(face.detected, scale=400 / 512, offset=(0, 20), tolerance=8)
     # The same chip as that of the largest face, so the same embedding.
     np.testing.assert_array_equal(face.chip, largest.faces[0].chip)
+
+
+def filling(person: str) -> Image.Image:
+    """A face that fills the picture, so that the default scale misses it, and a small one of somebody else."""
+    face, other = {
+        "collins": (collins().crop((184, 60, 262, 138)), hopper().crop((105, 30, 420, 390))),
+        "hopper": (hopper().crop((178, 166, 347, 335)), collins().crop((150, 40, 300, 190))),
+    }[person]
+    picture = face.resize((960, 960), Image.Resampling.BICUBIC)
+    picture.paste(other.resize((150, 150 * other.height // other.width), Image.Resampling.LANCZOS), (810, 0))
+    return picture
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("person", ["collins", "hopper"])
+def test_a_small_face_is_not_taken_for_one_that_fills_the_picture(
+    finder: FaceFinder, detector: YunetDetector, person: str, kind: str
+) -> None:
+    picture = filling(person)
+    (small,) = detector._run(np.asarray(picture), 640 / 960)
+    assert small.box.side < 150
+    data = encode(picture, kind)
+    with pytest.raises(MultipleFacesError, match="2 faces"):
+        finder.find(data, FacePolicy.SINGLE)
+    found = [finder.find(data, policy) for policy in (FacePolicy.DOMINANT, FacePolicy.LARGEST, FacePolicy.ALL)]
+    for faces in found:
+        assert faces.faces_detected == 2
+        assert faces.faces[0].detected.box.side > 700
+        np.testing.assert_array_equal(faces.faces[0].chip, found[0].faces[0].chip)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.2, 1.35])
