@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from app.faces import (
     Box,
@@ -25,7 +26,8 @@ from app.faces.detect import NO_BORDER, Border
 from app.faces.turn import TURNS, righted, turn, turned_back
 from app.types import Pixels
 from tests.app.faces.conftest import encode, photograph
-from tests.app.photographs import hopper
+from tests.app.photographs import GREY, collins, hopper, lfw_people
+from tests.shared_data import LFW, needs
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +147,52 @@ def test_what_is_hardly_surer_after_turning_stays_as_it_was(
         monkeypatch.setattr(turn_module, "DOUBTFUL", 1.0)
         before = [dataclasses.replace(face, confidence=known)]
         assert righted(detector, sent, before, detector.detect)[0].turned == turned
+
+
+@pytest.mark.parametrize("policy", FacePolicy)
+def test_a_small_face_that_lies_does_not_displace_an_upright_one(
+    finder: FaceFinder, detector: YunetDetector, policy: FacePolicy
+) -> None:
+    canvas = Image.new("RGB", (800, 600), GREY)
+    head = collins().crop((110, 0, 350, 240)).resize((540, 540), Image.Resampling.BICUBIC)
+    canvas.paste(head.filter(ImageFilter.GaussianBlur(20)), (0, 30))
+    (doubtful,) = detector.detect(photograph(np.asarray(canvas)))
+    assert doubtful.confidence < turn_module.DOUBTFUL
+    other = hopper().crop((105, 30, 420, 390)).resize((150, 171), Image.Resampling.LANCZOS)
+    canvas.paste(other.transpose(Image.Transpose.ROTATE_90), (600, 20))
+    (face,) = finder.find(encode(canvas, "PNG"), policy).faces
+    assert face.detected.turned == 0
+    assert face.detected.box.side == pytest.approx(doubtful.box.side, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("box", "turned"),
+    [
+        (Box(300, 300, 130, 130), 90),  # elsewhere, of like size: what is found in a face that lies may be anywhere
+        (Box(300, 300, 180, 180), 0),
+        (Box(100, 50, 300, 300), 90),  # around it
+    ],
+)
+def test_a_face_that_lies_counts_where_it_covers_the_upright_one_or_is_of_its_size(
+    detector: YunetDetector, astronaut: Pixels, box: Box, turned: int
+) -> None:
+    (face,) = detector.detect(photograph(astronaut))
+    (lying,) = righted(detector, photograph(turn(astronaut, 270)), [], detector.detect)
+    assert lying.turned == 90
+    assert lying.box.side == pytest.approx(100, abs=5)
+    upright = dataclasses.replace(face, box=box, confidence=0.7)
+    assert righted(detector, photograph(turn(astronaut, 270)), [upright], detector.detect)[0].turned == turned
+
+
+@needs(LFW)
+@pytest.mark.parametrize("degrees", TURNS)
+def test_photographs_of_lfw_are_found_however_they_lie(detector: YunetDetector, degrees: int) -> None:
+    found = 0
+    sent = [Image.open(io.BytesIO(data)) for person in lfw_people(20).values() for data in person[:2]]
+    for pixels in (turn(np.asarray(image.convert("RGB")), 360 - degrees) for image in sent):
+        faces = righted(detector, photograph(pixels), detector.detect(photograph(pixels)), detector.detect)
+        found += any(face.turned == degrees for face in faces)
+    assert found >= {90: 38, 270: 38, 180: 30}[degrees]
 
 
 @pytest.mark.parametrize("name", ["brick", "grass", "gravel", "coffee", "rocket", "chelsea", "clock", "coins", "moon"])
