@@ -197,7 +197,7 @@ def check_rates(
     """Shares of the pairs of subjects within each calibrated threshold, with bootstrap intervals over subjects.
 
     vectors: one embedding per subject, unit-length float32 [S, D], and the crowding of each, [S]. Thresholds at which
-    fewer than ``FEW_PAIRS`` pairs are expected are left out.
+    fewer than ``FEW_PAIRS`` pairs are expected are left out, and those whose own rate was not measured.
     """
     count = len(vectors)
     pairs = count * (count - 1) // 2
@@ -206,9 +206,9 @@ def check_rates(
     weights = np.array(
         bootstrap_weights(count, replicates=REPLICATES) if count else np.empty((REPLICATES, 0)), dtype=np.float32
     )
-    rows = []
-    for point in calibration.curve(1).operating_points:
-        if point.false_match_rate.value * pairs < FEW_PAIRS:
+    rows, curve = [], calibration.curve(1)
+    for point in curve.operating_points:
+        if point.false_match_rate.value * pairs < FEW_PAIRS or point.threshold < curve.strictest.threshold:
             break
         within = (distances <= point.threshold).astype(np.float32)
         drawn = np.einsum("rs,rs->r", weights @ within, weights)

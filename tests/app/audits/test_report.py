@@ -108,6 +108,19 @@ def test_the_ceiling_is_what_counting_gives() -> None:
         assert row.pairs == 7140
 
 
+def test_a_population_is_judged_where_its_rate_was_measured() -> None:
+    """Beyond the strictest measured threshold a table repeats its rate, however many pairs there are to show it."""
+    points = [point(1.3, 0.1), point(1.0, 0.05), point(0.6, 0.05), point(0.2, 0.05)]
+    repeated = Calibration.model_validate(table(default_fmr=0.05, curves=[curve(1, points)]))
+    rng = np.random.default_rng(0)
+    vectors = np.stack([unit(np.concatenate([rng.normal(size=4), [2.0]])) for _ in range(150)])
+    rows = check_rates(vectors, np.zeros(150, dtype=np.float32), repeated)
+    assert [row.threshold for row in rows] == [1.3, 1.0]
+    # Far more of them are within 1.0 than calibrated, and next to none within 0.2.
+    assert rows[-1].observed.low > 0.1
+    assert compare_population(rows) is Population.HARDER
+
+
 class AxisCrowding:
     """What lies along the first axis is crowded, what lies along the third stands alone."""
 
