@@ -176,7 +176,8 @@ class Calibration(Table):
     def bound(self, claim: Claim, fmr: float, templates: int) -> ClaimedThreshold | None:
         """The largest threshold that keeps a claim for subjects with this many templates; None if it cannot be shown.
 
-        Where a group is too small to show the rate, the larger group that it is part of stands in.
+        Where a group is too small to show the rate, the larger group that it is part of stands in. Groups were measured
+        with one template; no claim allows more than what all pairs show with this many.
         """
         return self.threshold_finder(claim, fmr, templates)
 
@@ -195,7 +196,11 @@ class Calibration(Table):
         pooled = self.curve(1).at_rate(fmr)
         if pooled is not None and pooled.threshold < strictest.threshold:
             strictest = ClaimedThreshold(pooled.threshold, None)
-        return ClaimedThreshold(strictest.threshold + self.shift(templates), strictest.group)
+        shifted, curve = strictest.threshold + self.shift(templates), self.curve(templates)
+        most = curve.at_rate(max(fmr, curve.smallest_supported))
+        if most is not None and most.threshold < shifted:
+            return ClaimedThreshold(most.threshold, None)
+        return ClaimedThreshold(shifted, strictest.group)
 
     def shift(self, templates: int) -> float:
         """How much larger the threshold for this many templates may be than that for one: 0 or less, mostly.
@@ -207,7 +212,9 @@ class Calibration(Table):
 
     @cached_property
     def _shifts(self) -> tuple[float, ...]:
-        one = self.curves[0].operating_points
+        strictest = self.curves[0].strictest.threshold
+        # Points beyond it repeat its rate: a shift from their thresholds would be too large.
+        one = [p for p in self.curves[0].operating_points if p.threshold >= strictest]
 
         def shift(curve: TemplateCurve) -> float:
             rates = {p.false_match_rate.value for p in curve.operating_points}

@@ -147,7 +147,7 @@ def test_no_claimed_group_has_more_than_was_claimed(made_up: list[dict[str, Any]
         assert at_threshold.claimed_fmr <= fmr * (1 + 1e-9)
     # And no threshold is stricter than the group that it is named after needs, or all pairs do.
     if bound.group is None:
-        pooled = found.curve(1).at_rate(fmr)
+        pooled = found.curve(1).at_rate(max(fmr, found.curve(1).smallest_supported))
         assert pooled is not None
         assert bound.threshold == pooled.threshold
         return
@@ -185,6 +185,33 @@ def test_a_threshold_of_two_templates_moves_as_that_of_all_pairs_does_where_that
     # 0.9, where one that shows no less is at 1.1.
     assert CALIBRATION.shift(2) == pytest.approx(0.9 - 1.1)
     assert CALIBRATION.shift(1) == 0
+
+
+def test_a_threshold_does_not_move_from_where_no_rate_was_measured() -> None:
+    # One template shows 0.001 at 1.1, and repeats it at stricter thresholds; two show less at 1.05.
+    one = curve(1, [point(1.3, 0.02), point(1.1, 0.001), point(0.7, 0.001), point(0.3, 0.001)])
+    two = curve(2, [point(1.25, 0.02), point(1.05, 0.0009)])
+    found = Calibration.model_validate(table(curves=[one, two], groups=[WOMEN]))
+    assert found.shift(2) == pytest.approx(1.05 - 1.1)
+    bound = found.bound(Claim.EVERY_GROUP, 0.001, 2)
+    assert bound is not None
+    assert (bound.threshold, bound.group) == (pytest.approx(0.9), "women")
+
+
+def test_no_group_allows_more_than_all_pairs_show_with_as_many_templates() -> None:
+    # Two templates have the rates of one at the same thresholds, but show 0.001 less surely.
+    unsure = point(1.1, 0.001) | {"false_match_rate": {"value": 0.001, "low": 0.0005, "high": 0.004}}
+    two = curve(2, [point(1.3, 0.01), unsure, point(1.0, 0.0008)])
+    isolated = group("isolated", [point(1.3, 0.01), point(1.25, 0.0004)])
+    found = Calibration.model_validate(
+        table(curves=[curve(1, [*curve()["operating_points"][:2], point(1.0, 0.0008)]), two], groups=[isolated])
+    )
+    assert found.shift(2) == 0
+    assert found.bound(Claim.EVERY_GROUP, 0.001, 1) == ClaimedThreshold(1.1, None)
+    assert found.bound(Claim.EVERY_GROUP, 0.001, 2) == ClaimedThreshold(1.0, None)
+    # No lower target is met by a looser threshold, whether or not all pairs can show it.
+    for templates in (1, 2):
+        assert found.bound(Claim.EVERY_GROUP, 0.0004, templates) == ClaimedThreshold(1.0, None)
 
 
 def test_thresholds_move_by_the_rates_as_measured_and_not_by_what_may_be_promised() -> None:
