@@ -248,7 +248,8 @@ def quality_limit(
         )
     misses = default.false_non_match_rate.value
     missed = ODDS * misses / (1 - misses + ODDS * misses)
-    weak = list(takewhile(lambda b: b.false_non_match_rate.value >= missed, bands))
+    # Where nothing is missed, every band reaches that rate, and no face is weak.
+    weak = list(takewhile(lambda b: b.false_non_match_rate.value >= missed > 0, bands))
     false_matches = sum(b.false_match_rate.value * b.non_mated for b in weak)
     rate = false_matches / max(sum(b.non_mated for b in weak), 1)
     return QualityLimit(

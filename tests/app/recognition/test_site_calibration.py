@@ -64,6 +64,8 @@ def test_what_is_enrolled_gives_a_table(gallery: SqliteGallery) -> None:
     # 780 pairs of people show no rate below 3 / 780.
     assert table.default_fmr >= 3 / 780
     assert table.default.false_non_match_rate.value == 0
+    # Nothing is missed, so that no face is weak.
+    assert table.quality.limit == 0
 
 
 def test_a_table_has_a_version_of_its_own(gallery: SqliteGallery) -> None:
