@@ -7,7 +7,7 @@ size. Relatives count as non-mated pairs; the rates with and without them are re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 
 import numpy as np
@@ -33,6 +33,7 @@ from app.evaluation.rates import (
     Counts,
     count,
     count_by_weaker,
+    count_in_parts,
     non_mated_distances,
     several_templates,
     single_templates,
@@ -56,6 +57,8 @@ REPEATS = 4
 SIDES = (64, 128)
 """Sides of faces, pixels, that separate the strata by size."""
 UNKNOWN = -1
+MOST_SUBJECTS, MOST_FACES = 2000, 10_000
+"""Of more people than this, or of people with more faces, as many are drawn: memory grows with their squares."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -77,6 +80,17 @@ class LabelledEmbeddings:
     family: Ints
     source: npt.NDArray[np.str_]
     face_side: Floats
+
+    def of(self, kept: npt.NDArray[np.bool_]) -> LabelledEmbeddings:
+        """Some of the faces, bool [N]; their subjects are numbered anew."""
+        return LabelledEmbeddings(
+            embeddings=self.embeddings[kept],
+            norms=self.norms[kept],
+            subject=np.unique(self.subject[kept], return_inverse=True)[1],
+            family=self.family[kept],
+            source=self.source[kept],
+            face_side=self.face_side[kept],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +148,12 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
     found = [threshold_at_fmr(distances, target) for target in TARGETS if target * len(distances) >= 1]
     thresholds = [t for t in found if t >= distances[0]]
     thresholds += beyond(min(thresholds, default=0.0))
-    counts = count(blocks, subjects, sorted(set(thresholds)))
+    measured = list[tuple[float, Interval, Interval]]()
+    for counts in count_in_parts(blocks, subjects, sorted(set(thresholds))):
+        measured += zip(counts.thresholds.tolist(), *counts.intervals(), strict=True)
     floor = rule_of_three_fmr(compared_subjects(counts))
-    measured = reversed(list(zip(counts.thresholds.tolist(), *counts.intervals(), strict=True)))
     points = list[OperatingPoint]()
-    for threshold, fmr, fnmr in measured:
+    for threshold, fmr, fnmr in reversed(measured):
         # Where the subjects cannot show the rate of a stricter threshold, the rate before it is an upper bound.
         shown = _estimate(fmr) if fmr.value >= floor or not points else points[-1].false_match_rate
         points.append(OperatingPoint(threshold=threshold, false_match_rate=shown, false_non_match_rate=_estimate(fnmr)))
@@ -260,6 +275,13 @@ def quality_limit(
     )
 
 
+def drawn(subject: Ints) -> npt.NDArray[np.bool_]:
+    """Which faces, of subjects int64 [N], count: all of at most ``MOST_SUBJECTS`` people, ``MOST_FACES`` at most."""
+    own = np.bincount(subject)
+    order = np.random.default_rng(0).permutation(len(own))[:MOST_SUBJECTS]
+    return np.isin(subject, order[np.cumsum(own[order]) <= MOST_FACES])
+
+
 def make_table(
     faces: LabelledEmbeddings,
     encoder: EncoderRun,
@@ -274,9 +296,14 @@ def make_table(
 
     ``fuse`` combines several templates for comparison (see ``app.evaluation.rates.several_templates``). Each of
     ``groups`` is compared within itself, and searched in its own galleries if each of its people counts once. The
-    default rate is ``DEFAULT_FMR``, or the lowest that all groups support. Raises ValueError if the faces support too
-    little.
+    default rate is ``DEFAULT_FMR``, or the lowest that all groups support. Of very many people some are ``drawn`` for
+    all but the groups, and the description says so. Raises ValueError if the faces support too little.
     """
+    kept = drawn(faces.subject)
+    if not kept.all():
+        everybody = len(np.unique(faces.subject))
+        faces, others = faces.of(kept), [replace(other, embeddings=other.embeddings[kept]) for other in others]
+        description += f"; {len(np.unique(faces.subject))} people, drawn at random, of {everybody}"
     embeddings, subject = faces.embeddings, faces.subject
     if not len(subject) or np.bincount(subject).max() < 2:
         raise ValueError("no person has two faces, so that none can be compared with itself")

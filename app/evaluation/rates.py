@@ -17,6 +17,10 @@ from app.crowding import Crowding
 from app.evaluation.bootstrap import REPLICATES, Interval, bootstrap_weights, interval
 from app.evaluation.pairs import adjusted_distances, pair_blocks
 
+MOST_COUNTS = 2**26
+"""About how many numbers of comparisons are kept at once, by pair of subjects and threshold; 4 bytes each."""
+ROWS = 256
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Masks = npt.NDArray[np.bool_]
@@ -103,7 +107,7 @@ class Counts:
     mated: npt.NDArray[np.int32]
     mated_total: Ints
     non_mated: npt.NDArray[np.int32]
-    non_mated_total: Ints
+    non_mated_total: npt.NDArray[np.int32]
 
     def among(self, chosen: Masks) -> Counts:
         """Only the comparisons between these pairs of subjects, bool [S, S]; mated ones where the diagonal is set."""
@@ -152,21 +156,31 @@ def count(blocks: Blocks, subjects: int, thresholds: Sequence[float]) -> Counts:
     mated = np.zeros(subjects * bins, dtype=np.int64)
     non_mated = np.zeros(subjects * subjects * bins, dtype=np.int32)
     for part in blocks():
-        place = np.searchsorted(limits, part.distances, side="left")
-        row, column = np.nonzero(part.mated)
-        mated += np.bincount(part.rows[row] * bins + place[row, column], minlength=len(mated))
-        row, column = np.nonzero(part.non_mated)
-        pair = part.rows[row] * subjects + part.columns[column]
-        np.add.at(non_mated, pair * bins + place[row, column], 1)
+        for start in range(0, len(part.rows), ROWS):
+            own = slice(start, start + ROWS)
+            place = np.searchsorted(limits, part.distances[own], side="left")
+            row, column = np.nonzero(part.mated[own])
+            mated += np.bincount(part.rows[own][row] * bins + place[row, column], minlength=len(mated))
+            row, column = np.nonzero(part.non_mated[own])
+            pair = part.rows[own][row] * subjects + part.columns[column]
+            np.add.at(non_mated, pair * bins + place[row, column], 1)
     by_subject = mated.reshape(subjects, bins)
     by_pair = non_mated.reshape(subjects, subjects, bins)
+    np.cumsum(by_pair, axis=2, out=by_pair)
     return Counts(
         thresholds=limits,
         mated=by_subject[:, :-1].cumsum(axis=1).astype(np.int32),
         mated_total=by_subject.sum(axis=1),
-        non_mated=by_pair[:, :, :-1].cumsum(axis=2, dtype=np.int32),
-        non_mated_total=by_pair.sum(axis=2, dtype=np.int64),
+        non_mated=by_pair[:, :, :-1],
+        non_mated_total=by_pair[:, :, -1],
     )
+
+
+def count_in_parts(blocks: Blocks, subjects: int, thresholds: Sequence[float]) -> Iterator[Counts]:
+    """``count`` for as many thresholds at a time as ``MOST_COUNTS`` allows: the memory does not grow with them."""
+    at_once = max(MOST_COUNTS // subjects**2 - 1, 1)
+    for start in range(0, len(thresholds), at_once):
+        yield count(blocks, subjects, thresholds[start : start + at_once])
 
 
 def non_mated_distances(blocks: Blocks) -> Floats:
@@ -185,7 +199,7 @@ def count_by_weaker(
         return []
     subjects = int(subject.max()) + 1
     mated = np.zeros((2, bands * subjects), dtype=np.int64)
-    non_mated = np.zeros((2, bands * subjects * subjects), dtype=np.int64)
+    non_mated = np.zeros((2, bands * subjects * subjects), dtype=np.int32)
     for start, distances, same, other in pair_blocks(embeddings, subject, 1024, crowding):
         for kind, chosen in enumerate((distances <= np.float32(threshold), np.ones_like(same))):
             a, b = (places + start for places in np.nonzero(same & chosen))
@@ -193,7 +207,7 @@ def count_by_weaker(
             mated[kind] += np.bincount(place, minlength=mated.shape[1])
             a, b = (places + start for places in np.nonzero(other & chosen))
             place = (np.minimum(band[a], band[b]) * subjects + subject[a]) * subjects + subject[b]
-            non_mated[kind] += np.bincount(place, minlength=non_mated.shape[1])
+            np.add.at(non_mated[kind], place, 1)
     own = mated.reshape(2, bands, subjects)
     pairs = non_mated.reshape(2, bands, subjects, subjects)
     limits = np.array([threshold], dtype=np.float32)
@@ -202,7 +216,7 @@ def count_by_weaker(
             limits,
             own[0, b][:, None].astype(np.int32),
             own[1, b],
-            pairs[0, b][:, :, None].astype(np.int32),
+            pairs[0, b][:, :, None],
             pairs[1, b],
         )
         for b in range(bands)

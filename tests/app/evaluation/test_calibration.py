@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,9 +9,18 @@ import pytest
 from app.crowding import Crowding, NoCrowding
 from app.decisions import Calibration, Claim
 from app.embeddings import fuse
-from app.evaluation import calibration, identification
-from app.evaluation.calibration import UNKNOWN, EncoderRun, LabelledEmbeddings, describe, make_table
+from app.evaluation import calibration, identification, rates
+from app.evaluation.calibration import (
+    UNKNOWN,
+    AlternativeRun,
+    EncoderRun,
+    LabelledEmbeddings,
+    describe,
+    make_table,
+    measure_curve,
+)
 from app.evaluation.groups import GroupFaces, Part, measure_group
+from app.evaluation.rates import Blocks, Counts, single_templates
 
 pytestmark = pytest.mark.slow
 
@@ -160,3 +171,39 @@ def test_few_people_with_many_photographs_do_not_spoil_the_rates_of_all(monkeypa
     lines = describe(found)
     assert any(line.startswith("of a subject's templates the newest 2 count") for line in lines)
     assert any(line.startswith(f"default: a false match rate of {found.default_fmr:.2g}, 1 in ") for line in lines)
+
+
+def test_of_very_many_people_some_are_drawn_and_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowding = NoCrowding()
+    other = AlternativeRun("openvino", "bf16", FACES.embeddings)
+    groups = [kind(0, crowding)]
+    whole = make_table(FACES, ENCODER, "made-up faces", fuse, crowding, groups=groups, others=[other])
+    assert whole.data.description == "made-up faces"
+    monkeypatch.setattr(calibration, "MOST_SUBJECTS", 50)
+    some = make_table(FACES, ENCODER, "made-up faces", fuse, crowding, groups=groups, others=[other])
+    assert (some.data.subjects, some.data.faces) == (50, 150)
+    assert some.data.description == "made-up faces; 50 people, drawn at random, of 60"
+    # The other run is that of the same faces, and groups keep everybody.
+    assert some.precisions[0].false_match_rate == pytest.approx(some.default.false_match_rate.value)
+    assert some.groups == whole.groups
+    monkeypatch.setattr(calibration, "MOST_FACES", 100)
+    fewer = made(crowding)
+    assert (fewer.data.subjects, fewer.data.faces) == (33, 99)
+
+
+def test_the_memory_of_a_curve_is_bounded_and_changes_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = single_templates(FACES.embeddings, FACES.subject, NoCrowding()(FACES.embeddings))
+    whole = measure_curve(blocks, PEOPLE, 1)
+    counted = list[int]()
+    plain = rates.count
+
+    def watched(blocks: Blocks, subjects: int, thresholds: Sequence[float]) -> Counts:
+        found = plain(blocks, subjects, thresholds)
+        counted.append(found.non_mated.size)
+        return found
+
+    monkeypatch.setattr(rates, "MOST_COUNTS", 10 * PEOPLE**2)
+    monkeypatch.setattr(rates, "count", watched)
+    assert measure_curve(blocks, PEOPLE, 1) == whole
+    assert len(counted) > 2
+    assert max(counted) <= rates.MOST_COUNTS
