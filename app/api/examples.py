@@ -48,7 +48,7 @@ _FACE: Example = {
 _PROBE: Example = {"faces_detected": 1, "face": _FACE, "embedding_norm": 14.39}
 _MEASURED: Example = {
     "threshold": 0.8123,
-    "false_match_rate": {"value": 0.0000251, "low": 0.0000137, "high": 0.0000491},
+    "false_match_rate": {"value": 0.0000251, "low": 0.0000137, "high": 0.0000491, "at_most": False},
     "false_non_match_rate": {"value": 0.2367, "low": 0.1825, "high": 0.293},
 }
 _POINT: Example = _MEASURED | {
@@ -127,6 +127,7 @@ IDENTIFY: Example = {
     "operating_point": _POINT,
     "gallery_subjects": 100,
     "false_positive_identification_rate": 0.00495,
+    "false_positive_identification_rate_at_most": False,
     "margin": 0.873,
     "reason": None,
     "probe": _PROBE,
@@ -201,7 +202,7 @@ MODEL: Example = {
             "operating_points": [
                 {
                     "threshold": 0.934,
-                    "false_match_rate": {"value": 0.0000484, "low": 0.000019, "high": 0.0000961},
+                    "false_match_rate": {"value": 0.0000484, "low": 0.000019, "high": 0.0000961, "at_most": False},
                     "false_non_match_rate": {"value": 0.6255, "low": 0.5746, "high": 0.675},
                 }
             ],

@@ -8,6 +8,7 @@ from app.api import schemas
 from app.api.schemas import numbers
 from app.api.schemas.decisions import (
     CriterionOut,
+    EstimateOut,
     GroupOut,
     OperatingPointOut,
     OperatingPointWithGroup,
@@ -20,7 +21,9 @@ from app.decisions import (
     Comparison,
     CriterionKind,
     DecisionPolicy,
+    Group,
     RateAtDistance,
+    TemplateCurve,
     rate_at,
     worst_rate_at,
 )
@@ -130,11 +133,35 @@ def _criterion(policy: DecisionPolicy, templates: int) -> CriterionOut:
 
 def operating_point(policy: DecisionPolicy, templates: int) -> OperatingPointWithGroup | None:
     """The rates at the threshold for this number of templates; None beyond the measured range."""
-    point = policy.operating_point(templates)
-    if point is None:
+    point, rate = policy.operating_point(templates), policy.rate(templates)
+    if point is None or rate is None:
         return None
-    worst = worst_group(policy.worst_rate(templates))
-    return OperatingPointWithGroup(**OperatingPointOut.model_validate(point).model_dump(), worst_group=worst)
+    return OperatingPointWithGroup(
+        threshold=point.threshold,
+        false_match_rate=RateOut(**_numbers(rate)),
+        false_non_match_rate=EstimateOut.model_validate(point.false_non_match_rate),
+        worst_group=worst_group(policy.worst_rate(templates)),
+    )
+
+
+def _points(curve: TemplateCurve | Group) -> list[dict[str, Any]]:
+    """The points of a curve; those beyond its strictest measured threshold have its rate or a lower one."""
+    last = curve.strictest.threshold
+    return [
+        {
+            "threshold": point.threshold,
+            "false_match_rate": point.false_match_rate.model_dump() | {"at_most": point.threshold < last},
+            "false_non_match_rate": point.false_non_match_rate,
+        }
+        for point in curve.operating_points
+    ]
+
+
+def _group(found: Group) -> GroupOut:
+    shown = found.model_dump(exclude={"operating_points"})
+    return GroupOut.model_validate(
+        shown | {"operating_points": _points(found), "smallest_supported": found.smallest_supported}
+    )
 
 
 def merged(result: Merger, duplicate: str) -> schemas.Merged:
@@ -236,6 +263,7 @@ def identification(
         operating_point=operating_point(policy, templates),
         gallery_subjects=policy.subjects or 0,
         false_positive_identification_rate=policy.false_positive_identification_rate(),
+        false_positive_identification_rate_at_most=policy.identification_rate_at_most(),
         margin=_margin(result.faces[0].margin, calibration),
         reason="empty_gallery" if result.reason else first.reason,
         probe=first.probe,
@@ -280,7 +308,7 @@ def model(encoder: EncoderInfo, criteria: Criteria) -> schemas.ModelResponse:
         ambiguous_below=table.margin.limit,
         most_templates=table.most_templates,
         operating_point=point,
-        operating_points=[OperatingPointOut.model_validate(p) for p in table.curves[0].operating_points],
-        groups=[GroupOut.model_validate(g) for g in table.groups],
+        operating_points=[OperatingPointOut.model_validate(p) for p in _points(table.curves[0])],
+        groups=[_group(g) for g in table.groups],
         cohort_sha256=table.cohort_sha256,
     )

@@ -1,7 +1,7 @@
 """Distance -> decision: the calibration table and the policies that take thresholds from it."""
 
 from app.decisions.calibration import Calibration, CalibrationError, load_calibration, read_calibration
-from app.decisions.curves import Claim, ClaimedThreshold, Estimate, Group, GroupPoint, OperatingPoint
+from app.decisions.curves import Claim, ClaimedThreshold, Estimate, Group, GroupPoint, OperatingPoint, TemplateCurve
 from app.decisions.outcomes import Decision, Outcome, Reason, decide, for_ambiguous_face, similarity
 from app.decisions.policies import (
     Comparison,
@@ -38,6 +38,7 @@ __all__ = [
     "Reason",
     "RequestedCriterion",
     "TargetUnsupported",
+    "TemplateCurve",
     "decide",
     "for_ambiguous_face",
     "identification_policy",

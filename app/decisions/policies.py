@@ -225,6 +225,10 @@ class DecisionPolicy:
         """
         return self.calibration.curve(templates).at_distance(self.bound(templates).threshold)
 
+    def rate(self, templates: int) -> RateAtDistance | None:
+        """The false match rate over all pairs at the threshold; None beyond the measured range."""
+        return rate_at(self.calibration, self.bound(templates).threshold, templates)
+
     def worst_rate(self, templates: int) -> RateAtDistance | None:
         """The rate at the threshold in the group where it is highest; None without groups or beyond the range."""
         return worst_rate_at(self.calibration, self.bound(templates).threshold, templates)
@@ -235,13 +239,20 @@ class DecisionPolicy:
         If the claim is for every group, in galleries of the group where it is highest. None for one comparison, if no
         rate was measured at the threshold, and beyond ``largest_gallery``.
         """
-        point = self.operating_point(1)
-        if self.subjects is None or point is None or self.subjects > self.calibration.largest_gallery:
+        rate = self._searched_rate()
+        return None if rate is None or self.subjects is None else fpir_of(rate.estimate.value, self.subjects)
+
+    def identification_rate_at_most(self) -> bool | None:
+        """Whether that rate is only an upper bound; None where there is none."""
+        rate = self._searched_rate()
+        return None if rate is None else rate.at_most
+
+    def _searched_rate(self) -> RateAtDistance | None:
+        rate = self.rate(1)
+        if self.subjects is None or rate is None or self.subjects > self.calibration.largest_gallery:
             return None
-        if self.criterion.claim is Claim.POOLED or not self.calibration.claimed_groups:
-            return fpir_of(point.false_match_rate.value, self.subjects)
-        worst = self.worst_rate(1)
-        return None if worst is None else fpir_of(worst.estimate.value, self.subjects)
+        pooled = self.criterion.claim is Claim.POOLED or not self.calibration.claimed_groups
+        return rate if pooled else self.worst_rate(1)
 
 
 def fpir_of(fmr: float, subjects: int) -> float:

@@ -58,12 +58,12 @@ class EstimateOut(AttributesModel):
 
 
 class RateOut(BaseModel):
-    """The false match rate at a distance."""
+    """The false match rate at a distance or a threshold."""
 
     value: numbers.Rate
     low: numbers.Rate
     high: numbers.Rate
-    at_most: bool = Field(description="the distance is smaller than any that was measured: the rate is this or lower")
+    at_most: bool = Field(description="it is smaller than any that could be measured: the rate is this or lower")
 
 
 class WorstGroupOut(RateOut):
@@ -76,7 +76,7 @@ class GroupPointOut(AttributesModel):
     """A threshold and the rates of one comparison within a group; FNMR is null if nobody in it has two faces."""
 
     threshold: numbers.Threshold
-    false_match_rate: EstimateOut
+    false_match_rate: RateOut
     false_non_match_rate: EstimateOut | None
 
 
@@ -84,7 +84,7 @@ class OperatingPointOut(GroupPointOut):
     """A threshold and the error rates of one comparison measured at it, or at the next more permissive one measured."""
 
     threshold: numbers.Threshold = Field(description="as measured, for two faces of usual crowding")
-    false_match_rate: EstimateOut = Field(description="over all pairs")
+    false_match_rate: RateOut = Field(description="over all pairs")
     false_non_match_rate: EstimateOut
 
 

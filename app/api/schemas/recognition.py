@@ -208,6 +208,9 @@ class IdentifyResponse(Versions):
         description="of a non-mated search among `gallery_subjects`; in the worst group if every_group is claimed; "
         "null where it is unknown"
     )
+    false_positive_identification_rate_at_most: bool | None = Field(
+        description="whether it is that or lower, for the threshold is smaller than any that could be measured"
+    )
     margin: float | None = Field(
         description="how much farther the next candidate is than the best, crowding included, or, where the best "
         "matches, how much farther within its threshold the best is; null without a second"

@@ -74,9 +74,11 @@ function headline({ decision, reason, subject_id: subject }) {
   return decision === "no_match" ? "Nobody in this collection" : "Cannot say";
 }
 
-function searched({ gallery_subjects: subjects, false_positive_identification_rate: rate, margin }) {
+function searched({ gallery_subjects: subjects, margin, ...answer }) {
   const among = `Searched among ${count(subjects, "subject")}.`;
-  const often = rate ? ` Of searches for people who are not enrolled, ${oneIn(rate)} would find somebody.` : "";
+  const rate = answer.false_positive_identification_rate;
+  const bound = answer.false_positive_identification_rate_at_most ? "at most " : "";
+  const often = rate ? ` Of searches for people who are not enrolled, ${bound}${oneIn(rate)} would find somebody.` : "";
   return among + often + (margin === null ? "" : ` The next candidate is ${distance(margin)} farther.`);
 }
 

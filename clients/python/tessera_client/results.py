@@ -121,7 +121,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rate(Estimate):
-    """The false match rate at a distance; ``at_most``: this or lower."""
+    """The false match rate at a distance or a threshold; ``at_most``: this or lower."""
 
     at_most: bool
 
@@ -138,7 +138,7 @@ class OperatingPoint:
     """A threshold and the error rates measured at it."""
 
     threshold: float
-    false_match_rate: Estimate
+    false_match_rate: Rate
     false_non_match_rate: Estimate | None
     worst_group: WorstGroup | None = None
 
@@ -251,6 +251,7 @@ class Identification(_Decided):
     operating_point: OperatingPoint | None
     gallery_subjects: int
     false_positive_identification_rate: float | None
+    false_positive_identification_rate_at_most: bool | None
     margin: float | None
     reason: Reason | Literal["empty_gallery"] | None
     probe: Probe

@@ -131,8 +131,11 @@ def test_model_says_what_decides(client: TestClient, encoder: EncoderRuntime, ca
         assert shown["definition"] == group.definition
         assert group.smallest_supported <= shown["smallest_supported_fmr"] <= group.smallest_supported * 1.01
         assert len(shown["operating_points"]) == len(group.operating_points)
-        first = group.operating_points[0].false_match_rate.model_dump()
+        first = group.operating_points[0].false_match_rate.model_dump() | {"at_most": False}
         assert shown["operating_points"][0]["false_match_rate"] == pytest.approx(first, rel=5e-3)
+        bounds = [p["threshold"] for p in shown["operating_points"] if p["false_match_rate"]["at_most"]]
+        beyond = [p.threshold for p in group.operating_points if p.threshold < group.strictest.threshold]
+        assert bounds == pytest.approx(beyond, abs=1e-4)
     assert len(answer["operating_points"]) == len(calibration.curve(1).operating_points)
     assert (answer["target_fmr"], answer["target_fpir"]) == (calibration.default_fmr, calibration.default_fpir)
     assert answer["weak_below"] == pytest.approx(calibration.quality.limit, abs=0.01)

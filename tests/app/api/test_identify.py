@@ -200,6 +200,10 @@ def test_the_answer_says_for_how_many_subjects_the_threshold_is(
     assert worst["high"] <= 1 - 0.99**0.5
     rate = max(worst["value"], answer["operating_point"]["false_match_rate"]["value"])
     assert answer["false_positive_identification_rate"] == pytest.approx(1 - (1 - rate) ** 2, rel=1e-2)
+    assert answer["false_positive_identification_rate_at_most"] is False
+    nearer = ok(client.post("/identify", files=files(ada), data={"max_distance": "0.1"}))
+    assert nearer["operating_point"]["false_match_rate"]["at_most"]
+    assert nearer["false_positive_identification_rate_at_most"] is True
     assert answer["criterion"] == {
         "kind": "target_fpir",
         "value": 0.01,

@@ -61,8 +61,10 @@ def test_the_answer_says_what_decided(
     assert default is not None
     assert answer["threshold"] == pytest.approx(bound.threshold, abs=1e-4)
     assert answer["threshold"] <= answer["operating_point"]["threshold"] == pytest.approx(default.threshold, abs=1e-4)
-    for name in ("false_match_rate", "false_non_match_rate"):
-        assert answer["operating_point"][name] == pytest.approx(getattr(default, name).model_dump(), rel=5e-3)
+    rates = default.false_match_rate.model_dump() | {"at_most": False}
+    assert answer["operating_point"]["false_match_rate"] == pytest.approx(rates, rel=5e-3)
+    rates = default.false_non_match_rate.model_dump()
+    assert answer["operating_point"]["false_non_match_rate"] == pytest.approx(rates, rel=5e-3)
     assert answer["criterion"] == criterion(calibration, calibration.default_fmr, "server")
     assert answer["crowding"] == 0
     strictest = calibration.curve(1).operating_points[-1].false_match_rate
@@ -199,6 +201,18 @@ def test_a_stricter_target_gives_a_smaller_threshold(
         assert answer["criterion"] == criterion(calibration, target, "request")
     assert strict["threshold"] < loose["threshold"]
     assert strict["distance"] == loose["distance"]
+
+
+def test_a_rate_that_could_not_be_measured_at_the_threshold_is_a_bound(
+    client: TestClient, ada: bytes, calibration: Calibration
+) -> None:
+    target, fields = 0.00001, files(ada, reference=ada)
+    answer = ok(client.post("/verify", files=fields, data={"target_fmr": str(target)}))
+    assert answer["criterion"]["met"]
+    assert answer["threshold"] < calibration.curve(1).strictest.threshold
+    # As measured at the next more permissive threshold, it is above the target that is met.
+    rate = answer["operating_point"]["false_match_rate"]
+    assert (rate["value"] > target, rate["at_most"]) == (True, True)
 
 
 def test_a_target_that_the_data_cannot_support_is_refused_with_the_smallest(

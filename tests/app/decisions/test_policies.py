@@ -199,6 +199,14 @@ def test_a_target_of_one_comparison_holds_for_a_search_of_any_size() -> None:
     assert math.isclose(rate, 1.0, abs_tol=1e-9)
 
 
+@pytest.mark.parametrize(("distance", "at_most"), [(1.2, False), (1.0, False), (0.99, True), (0.1, True), (1.4, None)])
+def test_a_rate_of_identification_beyond_what_was_measured_is_a_bound(distance: float, at_most: bool | None) -> None:
+    policy = identification_policy(CALIBRATION, wanted(CriterionKind.MAX_DISTANCE, distance), 100)
+    assert policy.identification_rate_at_most() is at_most
+    rate = policy.rate(1)
+    assert (None if rate is None else rate.at_most) is at_most
+
+
 # --- three outcomes: faces shorter than 9 are weak and twice as often false matches; margins below 0.1 are too small
 
 TARGET = wanted(CriterionKind.TARGET_FMR, 0.002)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.app.process import Server
 from tests.app.web.conftest import chosen, enrol
@@ -55,6 +55,22 @@ def test_nobody_is_searched_for_while_the_tab_is_hidden(
     page.get_by_role("tab", name="Identify").click()
     expect(result(page).locator("h2")).to_have_text("Nobody in this collection")
     assert len(searches) == 1
+
+
+@pytest.mark.parametrize(("at_most", "rate"), [(False, "1 in"), (True, "at most 1 in")])
+def test_a_rate_that_is_only_a_bound_is_called_one(
+    page: Page, server: Server, collection: str, ada: bytes, at_most: bool, rate: str
+) -> None:
+    """No target of a collection leads beyond what the groups could measure: only that part of the answer is changed."""
+
+    def answer(route: Route) -> None:
+        found = route.fetch()
+        route.fulfill(response=found, json=found.json() | {"false_positive_identification_rate_at_most": at_most})
+
+    enrol(server, collection, "ada", ada)
+    page.route("**/identify", answer)
+    identify_hopper(page)
+    expect(result(page)).to_contain_text(f"Of searches for people who are not enrolled, {rate}")
 
 
 def test_a_search_that_was_not_answered_is_tried_again(
