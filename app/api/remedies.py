@@ -99,7 +99,7 @@ REMEDIES: dict[str, Remedy] = {
         "The subject is enrolled, and `on_conflict` is `reject`.", "Use `append` or `replace` if that is meant."
     ),
     "subjects_not_alike": Remedy(
-        "Two subjects that are to be merged are farther apart than those that an audit takes for possible duplicates.",
+        "Two subjects that are to be merged are farther apart than the default threshold.",
         "Make sure that they are one person; `force=true` merges them then, and it cannot be undone.",
     ),
     "template_not_found": Remedy("The subject has no template with this id.", "`GET` the subject for its templates."),

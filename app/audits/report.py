@@ -20,7 +20,7 @@ from app.decisions import Calibration, Estimate
 from app.embeddings import EMBEDDING_SIZE, fused_template
 from app.evaluation.bootstrap import bootstrap_weights
 from app.evaluation.pairs import adjusted_distances
-from app.gallery import Gallery, SubjectVectors, every_subject
+from app.gallery import Candidate, Gallery, SubjectVectors, every_subject
 
 LISTED = 100
 CONFUSABLE = 20
@@ -45,9 +45,10 @@ class Population(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubjectPair:
-    """Two subjects, their squared distance, and how often two different people are as near (None: beyond 50 %).
+    """Two subjects, how far apart they are, and how often at most two different people are as near.
 
-    Pairs are ranked by distance plus crowding. templates: one of each, ids.
+    distance: squared, from the newest template of the one with fewer templates to the fused ones of the other, as a
+    probe is compared. false_match_rate: None beyond 50 %. templates: one of each, ids.
     """
 
     first: str
@@ -87,6 +88,20 @@ class RateCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class _Found:
+    """What a search with the newest template of a subject found: the distance with crowding, and what it is beyond.
+
+    templates: of the subject found. excess: how much farther it is than the default threshold for so many templates.
+    """
+
+    distance: float
+    crowded: float
+    excess: float
+    templates: int
+    ids: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """The findings. Lists hold the most notable ones; counts cover all."""
 
@@ -115,10 +130,10 @@ def audit(
     may or may not be included. Raises CollectionNotFound.
     """
     total = max(gallery.size(collection).subjects, 1)
-    pairs: dict[tuple[str, str], tuple[float, float, tuple[str, str]]] = {}
+    pairs: dict[tuple[str, str], _Found] = {}
     outliers, weak = list[OutlierTemplate](), list[WeakTemplate]()
     singles, templates = list[npt.NDArray[np.float32]](), 0
-    limit, threshold = calibration.quality.limit, calibration.default.threshold
+    limit = calibration.quality.limit
     for number, subject in enumerate(every_subject(gallery, collection)):
         templates += len(subject.template_ids)
         singles.append(subject.embeddings[-1])
@@ -128,16 +143,17 @@ def audit(
             for id_, norm in zip(subject.template_ids, subject.norms.tolist(), strict=True)
             if norm < limit
         ]
-        for candidate in gallery.search(collection, fused_template(subject.embeddings), NEIGHBOURS):
-            if candidate.subject_id != subject.subject_id:
-                ends = (subject.subject_id, subject.template_ids[-1]), (candidate.subject_id, candidate.template_id)
-                (low, one), (high, other) = sorted(ends)
-                crowded = candidate.distance + subject.crowding + candidate.crowding
-                pairs[low, high] = candidate.distance, crowded, (one, other)
+        own = float(crowding(subject.embeddings[-1:])[0])
+        for candidate in gallery.search(collection, subject.embeddings[-1], NEIGHBOURS):
+            names = min(subject.subject_id, candidate.subject_id), max(subject.subject_id, candidate.subject_id)
+            # Both may find each other: the one with fewer templates is the probe, whatever the distances.
+            first = (len(subject.template_ids), subject.subject_id) < (candidate.templates, candidate.subject_id)
+            if candidate.subject_id != subject.subject_id and (first or names not in pairs):
+                pairs[names] = _found(subject, candidate, own, calibration)
         progress(0.9 * min((number + 1) / total, 1))
-    by_likeness = sorted(pairs.items(), key=lambda p: p[1][1])
-    ranked = [_pair(names, *found, calibration) for names, found in by_likeness]
-    duplicates = ranked[: sum(crowded <= threshold for _, (_, crowded, _) in by_likeness)]
+    by_likeness = sorted(pairs.items(), key=lambda p: p[1].excess)
+    ranked = [_pair(names, found, calibration) for names, found in by_likeness]
+    duplicates = ranked[: sum(found.excess <= 0 for found in pairs.values())]
     outliers.sort(key=lambda o: o.threshold - o.distance)
     weak.sort(key=lambda w: w.norm)
     compared = _sample(singles)
@@ -177,11 +193,19 @@ def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowd
             yield OutlierTemplate(subject.subject_id, id_, distance, limit)
 
 
-def _pair(
-    names: tuple[str, str], distance: float, crowded: float, templates: tuple[str, str], calibration: Calibration
-) -> SubjectPair:
-    point = calibration.curve(1).at_distance(crowded)
-    return SubjectPair(*names, distance, None if point is None else point.false_match_rate.value, templates)
+def _found(subject: SubjectVectors, candidate: Candidate, crowding: float, calibration: Calibration) -> _Found:
+    templates = min(candidate.templates, calibration.most_templates)
+    default = calibration.curve(templates).at_rate(calibration.default_fmr)
+    assert default is not None
+    crowded = candidate.distance + crowding + candidate.crowding
+    ends = (subject.subject_id, subject.template_ids[-1]), (candidate.subject_id, candidate.template_id)
+    (_, one), (_, other) = sorted(ends)
+    return _Found(candidate.distance, crowded, crowded - default.threshold, templates, (one, other))
+
+
+def _pair(names: tuple[str, str], found: _Found, calibration: Calibration) -> SubjectPair:
+    point = calibration.curve(found.templates).at_distance(found.crowded)
+    return SubjectPair(*names, found.distance, None if point is None else point.false_match_rate.value, found.ids)
 
 
 def _sample(vectors: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

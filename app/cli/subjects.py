@@ -114,7 +114,7 @@ def merge_subjects(
     ],
     collection: CollectionOption = DEFAULT_COLLECTION,
     force: Annotated[
-        bool, typer.Option("--force", help="even if they are farther apart than an audit's duplicates")
+        bool, typer.Option("--force", help="even if they are farther apart than the default threshold")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     as_json: JsonOption = False,

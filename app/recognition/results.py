@@ -83,7 +83,7 @@ class Merger:
     """A subject that took over the templates of its duplicate, and how alike the two were.
 
     template_ids: those that were the duplicate's, oldest first. distance: squared, between the fused templates of both.
-    threshold: up to which an audit reports two such subjects as possible duplicates.
+    threshold: up to which two such subjects are taken for possibly the same person.
     """
 
     subject: Subject

@@ -67,7 +67,7 @@ class SubjectService:
     ) -> Merger | Replay:
         """Gives a subject the templates of its duplicate, who is gone then; metadata of the duplicate are erased.
 
-        Raises SubjectsNotAlike, unless ``force``, for two whom an audit would not report as possible duplicates;
+        Raises SubjectsNotAlike, unless ``force``, for two whose fused templates are beyond the default threshold;
         TooManyTemplates; IdempotencyMismatch; TemplateDamaged, SubjectDamaged; ValueError if both are the same.
         """
         if idempotency is not None and (replay := replay_of(self._gallery, idempotency)) is not None:
@@ -104,7 +104,7 @@ class SubjectService:
             return replay
 
     def _likeness(self, one: SubjectVectors, other: SubjectVectors) -> tuple[float, float]:
-        """The squared distance of two subjects, and up to which distance an audit reports them as duplicates."""
+        """The squared distance of the fused templates of two subjects, and the default threshold for it."""
         distance = squared_distance(fused_template(one.embeddings), fused_template(other.embeddings))
         return distance, self._calibration.default.threshold - one.crowding - other.crowding
 
@@ -117,8 +117,8 @@ def _not_alike(subject_id: str, duplicate: str, distance: float, threshold: floa
     # Rounded away from each other, so that they never look as if they fitted.
     distance, threshold = math.ceil(1e4 * distance) / 1e4, math.floor(1e4 * threshold) / 1e4
     return SubjectsNotAlike(
-        f"The subjects {subject_id!r} and {duplicate!r} are {distance:.4f} apart; up to {threshold:.4f} an audit "
-        "takes two for possibly the same person. A merger cannot be undone: if you know that they are one, force it.",
+        f"The subjects {subject_id!r} and {duplicate!r} are {distance:.4f} apart; up to {threshold:.4f} two "
+        "are taken for possibly the same person. A merger cannot be undone: if you know that they are one, force it.",
         distance=distance,
         threshold=threshold,
     )

@@ -15,13 +15,15 @@ from app.audits.report import Population
 
 
 class SubjectPairOut(AttributesModel):
-    """Two subjects and the squared distance between them."""
+    """Two subjects and how far apart they are."""
 
     first: str
     second: str
-    distance: numbers.Distance
+    distance: numbers.Distance = Field(
+        description="squared, from the newest template of the one with fewer to the fused templates of the other"
+    )
     false_match_rate: numbers.Rate | None = Field(
-        description="how often two different people are as near; null beyond 50 %"
+        description="how often at most two different people are as near; null beyond 50 %"
     )
 
 
@@ -59,7 +61,9 @@ class AuditReportOut(AttributesModel):
     templates: int
     population: Population = Field(description="whether these people are as far apart as those of the calibration")
     duplicate_count: int
-    duplicates: list[SubjectPairOut] = Field(description="within the default threshold: possibly enrolled twice")
+    duplicates: list[SubjectPairOut] = Field(
+        description="within the default threshold for as many templates: possibly enrolled twice"
+    )
     confusable: list[SubjectPairOut] = Field(description="the most similar subjects")
     outlier_count: int
     outliers: list[OutlierOut]

@@ -57,7 +57,7 @@ class MergeRequest(RequestModel):
 
     duplicate: Identifier = Field(description="id of the subject that is merged into this one and is gone afterwards")
     force: bool = Field(
-        default=False, description="merge them even if they are farther apart than an audit's duplicates"
+        default=False, description="merge them even if they are farther apart than the default threshold"
     )
 
 
@@ -70,7 +70,7 @@ class Merged(BaseModel):
     duplicate: str
     template_ids: list[str] = Field(description="of the templates that were the duplicate's")
     distance: numbers.Distance = Field(description="squared, between the two before they were merged")
-    threshold: numbers.Threshold = Field(description="up to which an audit reports two as possible duplicates")
+    threshold: numbers.Threshold = Field(description="up to which two are taken for possibly the same person")
 
 
 class SubjectPage(BaseModel):

@@ -73,6 +73,33 @@ def test_one_person_under_two_names_is_found_once(gallery: SqliteGallery) -> Non
     assert report.confusable[-1].false_match_rate is None
 
 
+def test_subjects_of_several_templates_are_compared_as_a_probe_is(gallery: SqliteGallery) -> None:
+    curves = [
+        curve(1, [point(1.3, 0.1), point(1.0, 0.01), point(0.8, 0.001)]),
+        curve(2),
+        curve(3, [point(1.2, 0.1), point(0.7, 0.01), point(0.45, 0.001)]),
+    ]
+    # What the templates of each share is the same; their means are far nearer than a photograph of one is to the other.
+    for name, start in (("ada", 10), ("zoe", 20)):
+        enrol(gallery, name, *(axis(0, start + i, 0.7) for i in range(3)))
+    report = audit(gallery, "default", Calibration.model_validate(table(curves=curves)), NoCrowding(), lambda _: None)
+    [pair] = report.confusable
+    mean = 3 / np.sqrt(9 + 3 * 0.49)
+    assert 2 - 2 * mean**2 < 0.3
+    assert pair.distance == pytest.approx(2 - 2 * mean / np.sqrt(1.49), abs=1e-6)
+    assert (pair.false_match_rate, report.duplicate_count) == (0.01, 0)
+
+
+@pytest.mark.parametrize(("one", "several"), [("ada", "zoe"), ("zoe", "ada")])
+def test_who_has_fewer_templates_is_compared_with_all_those_of_the_other(
+    gallery: SqliteGallery, one: str, several: str
+) -> None:
+    enrol(gallery, one, axis(0))
+    enrol(gallery, several, axis(0, 1, 0.5), axis(0, 2, 0.5))
+    [pair] = looked_over(gallery).duplicates
+    assert pair.distance == pytest.approx(2 - 2 * 2 / np.sqrt(4.5), abs=1e-6)
+
+
 def test_a_template_of_somebody_else_stands_out(gallery: SqliteGallery) -> None:
     enrol(gallery, "ada", axis(0), axis(0, 1, 0.2), axis(5))
     enrol(gallery, "bob", axis(2), axis(2, 3, 0.2))
