@@ -34,6 +34,13 @@ def bootstrap_weights(subjects: int, seed: int = 0, replicates: int = REPLICATES
     return [np.bincount(c, minlength=subjects).astype(np.float64) for c in chosen]
 
 
+def by_rule_of_three(found: Interval, independent: int) -> Interval:
+    """An interval, up to 3 / ``independent`` trials where nothing was observed: drawing anew then has no spread."""
+    if found.value != 0:
+        return found
+    return Interval(0.0, 0.0, min(3 / max(independent, 1), 1.0))
+
+
 def interval(value: float, replicates: Floats) -> Interval:
     """The middle ``CONFIDENCE`` of the replicates, float [R], around an estimate (percentile bootstrap).
 

@@ -126,12 +126,6 @@ def people_needed(fmr: float) -> int:
     return people
 
 
-def compared_subjects(counts: Counts) -> int:
-    """How many pairs of subjects were compared, whichever of the two was the template."""
-    either = counts.non_mated_total + counts.non_mated_total.T
-    return int(np.count_nonzero(np.triu(either, 1)))
-
-
 def _estimate(found: Interval) -> Estimate:
     return Estimate.around(found.value, found.low, found.high)
 
@@ -151,7 +145,7 @@ def measure_curve(blocks: Blocks, subjects: int, templates: int) -> TemplateCurv
     measured = list[tuple[float, Interval, Interval]]()
     for counts in count_in_parts(blocks, subjects, sorted(set(thresholds))):
         measured += zip(counts.thresholds.tolist(), *counts.intervals(), strict=True)
-    floor = rule_of_three_fmr(compared_subjects(counts))
+    floor = rule_of_three_fmr(counts.pairs_of_subjects)
     points = list[OperatingPoint]()
     for threshold, fmr, fnmr in reversed(measured):
         # Where the subjects cannot show the rate of a stricter threshold, the rate before it is an upper bound.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.decisions.curves import Estimate, Group, GroupPoint
-from app.evaluation.bootstrap import bootstrap_weights, interval
+from app.evaluation.bootstrap import bootstrap_weights, by_rule_of_three, interval
 from app.evaluation.pairs import adjusted_distances, pair_blocks
 
 GROUP_TARGETS = tuple(10 ** (-1 - i / 10) for i in range(61))
@@ -148,7 +148,7 @@ class GroupRates:
         return float(np.nextafter(self.non_mated[place], np.float32(-np.inf)))
 
     def false_match_rates(self, thresholds: npt.NDArray[np.float64]) -> list[Estimate]:
-        """The rate at each threshold, with bootstrap intervals over people."""
+        """The rate at each threshold, with bootstrap intervals over people; of none, up to the rule of three."""
         places = np.searchsorted(self.non_mated, thresholds.astype(np.float32), side="right")
         within = int(places.max(initial=0))
         first, second, weight = self._first[:within], self._second[:within], self._weight[:within]
@@ -159,7 +159,7 @@ class GroupRates:
         return [
             Estimate.around(found.value, found.low, found.high)
             for found in (
-                interval(count / self.total, replicate)
+                by_rule_of_three(interval(count / self.total, replicate), self.pairs_of_subjects)
                 for count, replicate in zip(self._count[places].tolist(), np.array(shares).T, strict=True)
             )
         ]
@@ -174,17 +174,18 @@ class GroupRates:
         return total
 
     def false_non_match_rates(self, thresholds: npt.NDArray[np.float64]) -> list[Estimate] | None:
-        """The rate at each threshold, with bootstrap intervals over people; None if nobody has two faces."""
+        """The rate at each threshold, with intervals as above; None if nobody has two faces."""
         if not len(self.mated):
             return None
         every = np.bincount(self._own, minlength=self.subjects).astype(np.float64)
         weights = np.array(bootstrap_weights(self.subjects))
-        drawn = weights @ every
+        drawn, people = weights @ every, int(np.count_nonzero(every))
         rates = []
         with np.errstate(invalid="ignore"):
             for threshold in thresholds:
                 missed = np.bincount(self._own[self.mated > threshold], minlength=self.subjects)
-                found = interval(float(missed.sum() / every.sum()), (weights @ missed) / drawn)
+                share = float(missed.sum() / every.sum())
+                found = by_rule_of_three(interval(share, (weights @ missed) / drawn), people)
                 rates.append(Estimate.around(found.value, found.low, found.high))
         return rates
 

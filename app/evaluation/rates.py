@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.crowding import Crowding
-from app.evaluation.bootstrap import REPLICATES, Interval, bootstrap_weights, interval
+from app.evaluation.bootstrap import REPLICATES, Interval, bootstrap_weights, by_rule_of_three, interval
 from app.evaluation.pairs import adjusted_distances, pair_blocks
 
 MOST_COUNTS = 2**26
@@ -120,6 +120,12 @@ class Counts:
             self.non_mated_total * chosen,
         )
 
+    @property
+    def pairs_of_subjects(self) -> int:
+        """How many pairs of subjects were compared, whichever of the two was the template."""
+        either = self.non_mated_total + self.non_mated_total.T
+        return int(np.count_nonzero(np.triu(either, 1)))
+
     def false_match_rates(self) -> npt.NDArray[np.float64]:
         """Share of non-mated comparisons at or below each threshold, [T]; NaN where there are none."""
         return self._share(self.non_mated.sum(axis=(0, 1), dtype=np.int64), int(self.non_mated_total.sum()))
@@ -133,19 +139,23 @@ class Counts:
         return counts / total if total else np.full(len(counts), np.nan)
 
     def intervals(self, replicates: int = REPLICATES) -> tuple[list[Interval], list[Interval]]:
-        """Intervals of the false match rate and of the false non-match rate at each threshold."""
+        """Intervals of the false match rate and of the false non-match rate at each threshold.
+
+        Where nothing was counted, up to the rule of three over pairs of subjects, and over subjects.
+        """
         weights = np.array(bootstrap_weights(len(self.mated_total), replicates=replicates), dtype=np.float32)
         total = np.einsum("rs,rs->r", weights @ self.non_mated_total.astype(np.float32), weights)
         genuine = weights @ self.mated_total.astype(np.float32)
         false_matches, false_non_matches = [], []
+        pairs, people = self.pairs_of_subjects, int(np.count_nonzero(self.mated_total))
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             # Without comparisons there is no rate: NaN.
             warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
             for t, (fmr, fnmr) in enumerate(zip(self.false_match_rates(), self.false_non_match_rates(), strict=True)):
                 accepted = np.einsum("rs,rs->r", weights @ self.non_mated[:, :, t].astype(np.float32), weights)
-                false_matches.append(interval(float(fmr), accepted / total))
+                false_matches.append(by_rule_of_three(interval(float(fmr), accepted / total), pairs))
                 found = weights @ self.mated[:, t].astype(np.float32)
-                false_non_matches.append(interval(float(fnmr), 1 - found / genuine))
+                false_non_matches.append(by_rule_of_three(interval(float(fnmr), 1 - found / genuine), people))
         return false_matches, false_non_matches
 
 

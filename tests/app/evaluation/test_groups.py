@@ -210,3 +210,14 @@ def test_people_of_one_face_each_have_no_false_non_match_rate() -> None:
 def test_so_few_people_show_nothing(people: int) -> None:
     with pytest.raises(ValueError, match=f"{people} people of the group 'a' cannot show"):
         measure_group(made(part(people, 4)))
+
+
+def test_where_no_error_was_observed_the_interval_goes_up_to_the_rule_of_three() -> None:
+    rates, none, all_ = GroupRates(BOTH), -1.0, 8.0
+    [found] = rates.false_match_rates(np.array([none]))
+    assert (found.value, found.low, found.high) == (0, 0, rates.rule_of_three_fmr)
+    missed = rates.false_non_match_rates(np.array([none, all_]))
+    assert missed is not None
+    people = len({pair.first for pair in PAIRS if pair.first == pair.second})
+    assert missed[0].value == 1
+    assert (missed[1].value, missed[1].low, missed[1].high) == (0, 0, 3 / people)

@@ -79,7 +79,10 @@ def test_the_intervals_are_those_of_drawing_subjects(embeddings: npt.NDArray[np.
     with np.errstate(invalid="ignore"):
         replicates = np.array([naive(pairs_of(embeddings), w) for w in bootstrap_weights(4, replicates=40)])
     for found, values in ((false_matches, replicates[:, :, 0]), (false_non_matches, replicates[:, :, 1])):
+        assert any(interval.value > 0 for interval in found)
         for interval, rates in zip(found, values.T, strict=True):
+            if interval.value == 0:
+                continue
             low, high = np.nanquantile(rates, [0.025, 0.975])
             assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
 
@@ -147,6 +150,17 @@ def test_rates_of_nothing_are_not_numbers(embeddings: npt.NDArray[np.float32]) -
     nobody = counted(single_templates(embeddings, SUBJECT, CROWDING)).among(np.zeros((4, 4), dtype=np.bool_))
     assert np.isnan(nobody.false_match_rates()).all()
     assert np.isnan(nobody.false_non_match_rates()).all()
+
+
+def test_where_no_error_was_observed_the_interval_goes_up_to_the_rule_of_three(
+    embeddings: npt.NDArray[np.float32],
+) -> None:
+    blocks = single_templates(embeddings, SUBJECT, CROWDING)
+    false_matches, false_non_matches = count(blocks, 4, [-1.0, 5.0]).intervals(replicates=40)
+    # Six pairs of four people; three of them have two faces.
+    assert (false_matches[0].value, false_matches[0].low, false_matches[0].high) == (0, 0, 0.5)
+    assert (false_non_matches[1].value, false_non_matches[1].low, false_non_matches[1].high) == (0, 0, 1.0)
+    assert (false_matches[1].value, false_non_matches[0].value) == (1, 1)
 
 
 def test_bands_are_those_of_the_weaker_of_two_faces(embeddings: npt.NDArray[np.float32]) -> None:
