@@ -98,6 +98,16 @@ def by_people(pairs: Sequence[tuple[str, str]], matched: npt.NDArray[np.bool_]) 
     return found if matched.any() else wilson(0, len(pairs))
 
 
+def by_person(names: Sequence[str], missed: npt.NDArray[np.bool_]) -> Interval:
+    """A share of comparisons of one person each, bool [N], with its interval by a bootstrap over people."""
+    person = np.unique(names, return_inverse=True)[1]
+    if not missed.any():  # the bootstrap has no spread then: fall back to one trial a person
+        return wilson(0, len(set(names)))
+    own, of_all = np.bincount(person, weights=missed), np.bincount(person)
+    weights = np.array(bootstrap_weights(len(own)))
+    return interval(float(missed.mean()), (weights @ own) / (weights @ of_all))
+
+
 def observe(faces: Faces, thresholds: list[float]) -> list[tuple[Interval, Interval]]:
     """FMR and FNMR of all pairs at each threshold."""
     order = np.argsort(thresholds)
@@ -254,11 +264,12 @@ def verifications(crowd: Crowd) -> Iterator[Row]:
                 for pairs in (own, others)
             )
             false = np.array([answer.get("decision") == "match" for answer in non_mated])
-            missed = sum(answer.get("decision") != "match" for answer in mated)
+            missed = np.array([answer.get("decision") != "match" for answer in mated])
             unsure = sum(answer.get("decision") == "inconclusive" for answer in mated)
             row = Row(target, by_people([(name, other) for name, other, _ in strange], false))
+            misses = by_person([name for name, _ in own], missed)
             typer.echo(
-                f"| {100 * target:.3g} | {percent(row.observed)} | {percent(wilson(missed, len(mated)))} | "
+                f"| {100 * target:.3g} | {percent(row.observed)} | {percent(misses)} | "
                 f"{100 * unsure / len(mated):.3g} | {'yes' if row.holds else 'no'} |"
             )
             yield row
@@ -274,11 +285,11 @@ def mean_of(rates: Sequence[float]) -> Interval:
 def _search_row(size: int, target: float, galleries: Sequence[tuple[Answers, list[tuple[str, dict[str, Any]]]]]) -> Row:
     rates = [np.mean([a["decision"] == "match" for a in found if "decision" in a]) for found, _ in galleries]
     own = [answer for _, mated in galleries for answer in mated]
-    missed = sum(a.get("subject_id") != name for name, a in own)
+    missed = np.array([a.get("subject_id") != name for name, a in own])
     unsure = sum(a.get("decision") == "inconclusive" for _, a in own)
-    row = Row(target, mean_of([float(rate) for rate in rates]))
+    row, misses = Row(target, mean_of([float(rate) for rate in rates])), by_person([name for name, _ in own], missed)
     typer.echo(
-        f"| {size} | {100 * target:.3g} | {percent(row.observed)} | {percent(wilson(missed, len(own)))} | "
+        f"| {size} | {100 * target:.3g} | {percent(row.observed)} | {percent(misses)} | "
         f"{100 * unsure / max(len(own), 1):.3g} | {'yes' if row.holds else 'no'} |"
     )
     return row

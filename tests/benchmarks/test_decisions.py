@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 
 from app.decisions import Calibration, Claim
 from app.evaluation.bootstrap import Interval
-from benchmarks.decisions import Faces, Row, all_pairs, by_people, mean_of, observe, read_rows, wilson
+from benchmarks.decisions import Faces, Row, all_pairs, by_people, by_person, mean_of, observe, read_rows, wilson
 from benchmarks.lfw_service import people, report_identification, share, stranger_to
 from tests.app.decisions.test_groups import CALIBRATION
 from tests.model.support import unit_vectors
@@ -83,6 +83,19 @@ def test_two_who_meet_often_widen_the_interval() -> None:
     assert again.value == pytest.approx(0.1)
     assert again.high - again.low > 2 * (once.high - once.low)
     assert by_people(names, np.zeros(200, dtype=np.bool_)).high == pytest.approx(wilson(0, 200).high)
+
+
+def test_a_person_who_is_missed_throughout_widens_the_interval() -> None:
+    # One comparison in ten is missed: of ten people with twenty each, all of one person, or two of everybody.
+    names = [f"p{i % 10}" for i in range(200)]
+    one, everybody = (
+        by_person(names, np.array(m)) for m in ([i % 10 == 0 for i in range(200)], [i < 20 for i in range(200)])
+    )
+    assert one.value == everybody.value == pytest.approx(0.1)
+    assert (everybody.low, everybody.high) == (pytest.approx(0.1), pytest.approx(0.1))
+    independent = wilson(20, 200)
+    assert one.high - one.low > 2 * (independent.high - independent.low)
+    assert by_person(names, np.zeros(200, dtype=np.bool_)) == wilson(0, 10)
 
 
 def test_the_mean_of_galleries_has_the_interval_of_students_t() -> None:
