@@ -31,6 +31,8 @@ from app.decisions import Claim, load_calibration
 from app.encoding import load_weights
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings, Settings
 from benchmarks import tables
+from benchmarks.groups import TARGETS as GROUP_TARGETS
+from benchmarks.groups import WAYS
 from benchmarks.peers.report import PARTS
 from benchmarks.peers.results import Results
 from model.evaluation.report import Report, all_pairs_table, groups_table, markdown_table
@@ -185,6 +187,27 @@ def _numbers(cell: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", cell)]
 
 
+def claims_in_groups() -> Iterator[str]:
+    """What ``benchmarks.groups`` found, in short: how many promised groups refute each way of deciding, and its cost."""
+    name = EncodingSettings().encoder
+    known = load_calibration(DEFAULT_WEIGHTS / name, load_weights(DEFAULT_WEIGHTS / name).sha256)
+    promised = {group.name for group in known.groups if group.claimed}
+    heads = [f"{way}: refuted in | no error seen in | FNMR of everybody, %" for way in WAYS]
+    yield f"| claimed FMR | half that judges | {' | '.join(heads)} |"
+    yield "|---|---|" + "---|" * 3 * len(WAYS)
+    for target in GROUP_TARGETS:
+        for half in (1, 2):
+            lines = (RESULTS / f"groups-{target:.0e}-half-{half}.md").read_text().splitlines()[2:]
+            rows = {row[0]: row[1:] for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)}
+            cells = list[str]()
+            for way in range(len(WAYS)):
+                found = [row[2 * way] for group, row in rows.items() if group in promised and row[2 * way]]
+                refuted, none = sum("**no**" in f for f in found), sum(f.startswith("0.0e+00 ") for f in found)
+                shown = [f"{refuted} of {len(found)}", f"{none}"] if found else ["cannot be claimed", ""]
+                cells += [*shown, rows["everybody"][2 * way + 1]]
+            yield f"| {target:.0e} | {('first', 'second')[half - 1]} | {' | '.join(cells)} |"
+
+
 def _of_calibration(name: str, make: Callable[..., Iterator[str]]) -> Table:
     def table() -> Iterator[str]:
         directory = DEFAULT_WEIGHTS / name
@@ -215,6 +238,7 @@ def all_tables() -> dict[str, Table]:
         "in short": in_short,
         "encoders": lambda: iter([markdown_table(reports())]),
         "encoders lfw": lambda: iter([all_pairs_table(reports())]),
+        "claims in groups": claims_in_groups,
         "encoders groups": lambda: iter([groups_table(reports())]),
     }
     for directory in sorted(path.parent for path in DEFAULT_WEIGHTS.glob("*/calibration.json")):

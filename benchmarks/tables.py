@@ -7,13 +7,23 @@ prints what `docs/decisions.md` shows for an encoder: targets for both claims, g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
-from app.decisions import Calibration, Claim, Estimate, load_calibration
+from app.decisions import (
+    Calibration,
+    Claim,
+    Estimate,
+    Group,
+    GroupPoint,
+    OperatingPoint,
+    TemplateCurve,
+    load_calibration,
+)
 from app.encoding import load_weights
 from app.evaluation.bootstrap import Interval
 
@@ -35,6 +45,31 @@ def percent(estimate: Estimate | Interval | None) -> str:
     return f"{100 * estimate.value:.3g} [{100 * estimate.low:.3g}, {100 * estimate.high:.3g}]"
 
 
+def matches_at(curve: TemplateCurve | Group, threshold: float) -> str:
+    """FMR at a threshold: of the next more permissive point; ``at most`` beyond what could be measured."""
+    point = curve.at_distance(threshold)
+    if point is None:
+        return ""
+    return f"{'at most ' if threshold < curve.strictest.threshold else ''}{rate(point.false_match_rate)}"
+
+
+def misses_at(curve: TemplateCurve | Group, threshold: float) -> Estimate | None:
+    """FNMR at a threshold, on the straight line between the two points beside it.
+
+    None if the threshold is beyond all points, or if nobody has two faces.
+    """
+    points: Sequence[OperatingPoint | GroupPoint] = curve.operating_points
+    known = [(p.threshold, found) for p in reversed(points) if (found := p.false_non_match_rate) is not None]
+    if not known or not known[0][0] <= threshold <= known[-1][0]:
+        return None
+    at = [place for place, _ in known]
+    value, low, high = (
+        float(np.interp(threshold, at, [getattr(found, name) for _, found in known]))
+        for name in ("value", "low", "high")
+    )
+    return Estimate.around(value, low, high)
+
+
 def targets(table: Calibration) -> Iterator[str]:
     """What each target costs with each claim, with one template per subject."""
     yield "| target FMR | claim | threshold | for | FMR over all pairs | FNMR, % |"
@@ -46,11 +81,10 @@ def targets(table: Calibration) -> Iterator[str]:
                 smallest = table.smallest_supported(claim, 1)
                 yield f"| {target:.0e} | {claim} | refused: {smallest:.1e} at least | | | |"
                 continue
-            point = table.curve(1).at_distance(bound.threshold)
-            assert point is not None
+            curve, threshold = table.curve(1), bound.threshold
             yield (
-                f"| {target:.0e} | {claim} | {bound.threshold:.3f} | {bound.group or 'all pairs'} | "
-                f"{rate(point.false_match_rate)} | {percent(point.false_non_match_rate)} |"
+                f"| {target:.0e} | {claim} | {threshold:.3f} | {bound.group or 'all pairs'} | "
+                f"{matches_at(curve, threshold)} | {percent(misses_at(curve, threshold))} |"
             )
 
 
@@ -70,12 +104,9 @@ def _groups(table: Calibration, *, claimed: bool) -> Iterator[str]:
     yield f"| group | people | faces | FMR at {bound.threshold:.3f} | FNMR, % | lowest FMR that it can claim |"
     yield "|---|---|---|---|---|---|"
     for group in (g for g in table.groups if g.claimed is claimed):
-        point = group.at_distance(bound.threshold)
-        found = ("", "") if point is None else (rate(point.false_match_rate), percent(point.false_non_match_rate))
-        # Below the strictest threshold that a group can show, its FMR is at most the one shown.
-        less = "" if bound.threshold >= group.strictest.threshold else "at most "
+        matches, misses = matches_at(group, bound.threshold), percent(misses_at(group, bound.threshold))
         yield (
-            f"| {group.name} | {group.subjects:,} | {group.faces:,} | {less}{found[0]} | {found[1]} | "
+            f"| {group.name} | {group.subjects:,} | {group.faces:,} | {matches} | {misses} | "
             f"{group.smallest_supported:.1e} |"
         )
 

@@ -61,7 +61,10 @@ class GallerySize(Table):
 
     @property
     def agrees(self) -> bool:
-        """Whether the prediction is nowhere more favourable than the measurement."""
+        """Whether the prediction is nowhere below what the middle 95 % of single galleries show.
+
+        A coarse check: the mean over the galleries may still be somewhat above the prediction.
+        """
         return all(p.predicted >= p.false_positive_identification_rate.low for p in self.points)
 
 
@@ -276,7 +279,7 @@ class Calibration(Table):
     def largest_gallery(self) -> float:
         """The largest number of subjects for which the FPIR may be predicted from the FMR.
 
-        Infinity if the prediction held at all measured sizes, including the galleries of every group.
+        Infinity if the prediction ``agrees`` at all measured sizes, including the galleries of every group.
         """
         agreed = 1
         for subjects in sorted({size.subjects for size in self.identification}):

@@ -390,7 +390,8 @@ def describe(table: Calibration) -> list[str]:
         lines.append(
             f"of a subject's templates the newest {table.most_templates} count: too few people have more photographs"
         )
-    lines.append(f"FPIR agrees with 1-(1-FMR)^N in {sum(s.agrees for s in table.identification)} of these galleries:")
+    agreed, sizes_measured = sum(s.agrees for s in table.identification), len(table.identification)
+    lines.append(f"FPIR: 1-(1-FMR)^N is not below the middle 95 % of galleries at {agreed} of {sizes_measured} sizes:")
     for name in dict.fromkeys(size.group for size in table.identification):
         sizes = [size for size in table.identification if size.group == name]
         marks = ", ".join(f"{size.subjects}{'' if size.agrees else ' (no)'}" for size in sizes)

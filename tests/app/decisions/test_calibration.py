@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from app.decisions import Calibration, CalibrationError, Claim, load_calibration
 from app.decisions.calibration import SCHEMA_FILE, GalleryPoint, GallerySize
+from app.decisions.policies import fpir_of
 from app.encoding import EncoderWeights
-from app.settings import EncodingSettings
+from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 from tests.app.decisions.support import DIGEST, curve, estimate, group, point, sized, table
 
 LOOSE = [point(1.2, 0.01), point(0.9, 0.0005)]
@@ -165,6 +166,21 @@ def test_a_prediction_agrees_unless_it_is_more_favourable_than_the_measurement()
             {"false_match_rate": 0.001, "false_positive_identification_rate": rate, "predicted": predicted}
         )
         assert GallerySize(group=None, subjects=10, galleries=5, points=(found,)).agrees is agrees
+
+
+@pytest.mark.parametrize("path", sorted(DEFAULT_WEIGHTS.glob("*/calibration.json")), ids=lambda path: path.parent.name)
+def test_shipped_galleries_find_no_more_strangers_than_the_upper_bound_of_the_rate_foretells(path: Path) -> None:
+    """A target is kept by the upper bound; the rate itself foretells somewhat less than was measured in places."""
+    shipped = Calibration.model_validate_json(path.read_bytes())
+    named, checked = {group.name: group for group in shipped.groups}, 0
+    for size in shipped.identification:
+        points = shipped.curve(1).operating_points if size.group is None else named[size.group].operating_points
+        claimed = {p.false_match_rate.value: p.claimed_fmr for p in points}
+        for found in size.points:
+            most = fpir_of(claimed[found.false_match_rate], size.subjects)
+            assert found.false_positive_identification_rate.value <= most
+            checked += 1
+    assert checked > 900
 
 
 def test_a_table_of_another_encoder_is_refused(tmp_path: Path) -> None:
