@@ -188,7 +188,7 @@ def _numbers(cell: str) -> list[float]:
 
 
 def claims_in_groups() -> Iterator[str]:
-    """What ``benchmarks.groups`` found, in short: how many promised groups refute each way of deciding, and its cost."""
+    """What ``benchmarks.groups`` found, in short: in how many promised groups a claim is refuted, and what it costs."""
     name = EncodingSettings().encoder
     known = load_calibration(DEFAULT_WEIGHTS / name, load_weights(DEFAULT_WEIGHTS / name).sha256)
     promised = {group.name for group in known.groups if group.claimed}

@@ -362,7 +362,7 @@ def _check(other: AlternativeRun, subject: Ints, crowding: Crowding, threshold: 
 
 def describe(table: Calibration) -> list[str]:
     """A readable summary of a table, line by line."""
-    lines = []
+    lines = [f"measured on {table.data.faces} faces of {table.data.subjects} people: {table.data.description}"]
     for curve in table.curves:
         point = curve.at_rate(table.default_fmr)
         assert point is not None

@@ -140,6 +140,7 @@ def test_a_small_group_that_is_part_of_a_larger_one_does_not_bind_the_default() 
 def test_a_table_is_described_with_its_groups_and_claims() -> None:
     crowding = NoCrowding()
     lines = describe(made(crowding, kind(0, crowding), kind(1, crowding, claimed=False)))
+    assert lines[0] == "measured on 180 faces of 60 people: made-up faces"
     assert any(line.startswith("kind 0: 30 people") for line in lines)
     assert any(line.startswith("kind 1 (not promised): 30 people") for line in lines)
     assert any(line.startswith("every_group: threshold") and "supported down to" in line for line in lines)
