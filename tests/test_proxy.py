@@ -61,6 +61,9 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
+    def do_DELETE(self) -> None:
+        self.do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -72,9 +75,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def proxy(folder: Path, *ports: int) -> Iterator[httpx.Client]:
-    """A client of nginx as it is configured, but for its address, in front of these ports."""
+def proxy(folder: Path, *ports: int, patience: str = "60s") -> Iterator[httpx.Client]:
+    """A client of nginx as it is configured, but for its address and how long it waits, in front of these ports."""
     own, text = free_port(), CONFIGURATION.read_text()
+    assert "proxy_read_timeout 60s;" in text
+    text = text.replace("proxy_read_timeout 60s;", f"proxy_read_timeout {patience};")
     [server] = [line for line in text.splitlines() if "server api:8000" in line]
     servers = "\n".join(server.replace("api:8000", f"127.0.0.1:{port}") for port in ports)
     text = text.replace(server, servers).replace("listen 8080;", f"listen 127.0.0.1:{own};")
@@ -132,3 +137,13 @@ def test_the_replica_with_the_fewest_requests_gets_the_next_one(tmp_path: Path) 
         assert {client.get("/quick").text for _ in range(6)} == {idle.name}
         busy.go_on.set()
         assert slow.result(PATIENCE).text == busy.name
+
+
+def test_an_erasure_that_takes_long_is_not_sent_to_a_second_replica(tmp_path: Path) -> None:
+    with (
+        closing(Replica("one")) as one,
+        closing(Replica("two")) as two,
+        proxy(tmp_path, one.port, two.port, patience="1s") as client,
+    ):
+        assert client.delete("/slow").status_code == 504
+        assert one.asked + two.asked == 1
