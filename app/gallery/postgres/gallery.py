@@ -13,6 +13,7 @@ from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, Undefined
 from app.crowding import Crowding, NoCrowding
 from app.embeddings import EMBEDDING_SIZE, Embedding
 from app.gallery.postgres import audits, queries, receipts
+from app.gallery.postgres.binding import bind, check_binding, hold_binding, lock_binding
 from app.gallery.postgres.damage import DamageWatch
 from app.gallery.postgres.recall import SearchAuditCounts, SearchAudits
 from app.gallery.postgres.search import IndexUse, nearest_subjects
@@ -83,6 +84,9 @@ class PostgresGallery:
     state of the database. Small collections are compared one by one; of large ones, an HNSW index finds candidates,
     nearly always all that matter, and their distances are computed exactly, as everywhere.
 
+    A gallery is bound to the encoder and the cohort of the replica that was started last. Others, which an update left
+    over, are refused what would mix with that: GalleryUnavailable.
+
     Erasure: what is erased cannot be found or read by anybody from that moment on. PostgreSQL overwrites it on disk
     when VACUUM has freed its place and something else is stored there.
 
@@ -130,9 +134,11 @@ class PostgresGallery:
             self._audits = SearchAudits(self._searched, index)
 
     def _open(self, connection: Connection) -> None:
+        lock_binding(connection)
         encoder = queries.bind_encoder(connection, self._database.place, self._digest)
         self.maker = Maker(encoder, self._digest, self._crowding)
         bind_cohort(connection, self._crowding)
+        self.binding = bind(connection, self._digest)
         queries.insert_collection(connection, DEFAULT_COLLECTION, self._clock())
 
     def _write(self, work: Callable[[Connection, datetime], T]) -> T:
@@ -141,6 +147,15 @@ class PostgresGallery:
             return work(connection, self._clock())
 
         return self._database.write(do)
+
+    def _write_computed(self, work: Callable[[Connection, datetime], T]) -> T:
+        """As ``_write``, for what this replica's encoder and cohort compute: they have to be the gallery's."""
+
+        def do(connection: Connection, now: datetime) -> T:
+            hold_binding(connection, self.binding)
+            return work(connection, now)
+
+        return self._write(do)
 
     def create_collection(
         self,
@@ -264,7 +279,7 @@ class PostgresGallery:
                 receipts.insert_receipt(connection, receipt, (owner, stored), enrolled, ids, now)
             return enrolled
 
-        return self._write(store)
+        return self._write_computed(store)
 
     def receipt(self, key: str) -> Receipt | None:
         with self._database.reading() as connection:
@@ -309,7 +324,7 @@ class PostgresGallery:
             queries.touch_subject(connection, owner, subject, None, self._clock())
             return queries.read_subject(connection, collection, subject_id)
 
-        return self._write(delete)
+        return self._write_computed(delete)
 
     def merge_subjects(
         self,
@@ -344,7 +359,7 @@ class PostgresGallery:
                 receipts.insert_receipt(connection, receipt, (owner, keys[subject_id]), merged, ids, now)
             return merged
 
-        return self._write(merge)
+        return self._write_computed(merge)
 
     def _refuse_answered(self, connection: Connection, receipt: PendingReceipt | None) -> None:
         """Raises ReceiptExists; keeps others with this key waiting."""
@@ -357,7 +372,7 @@ class PostgresGallery:
         if limit < 1:
             raise ValueError("The limit is 1 or more.")
         with self._database.reading() as connection:
-            return read_vectors(connection, collection, after or "", limit)
+            return read_vectors(connection, collection, after or "", limit, self.binding)
 
     def size(self, collection: str) -> CollectionSize:
         with self._database.reading() as connection:
@@ -375,6 +390,7 @@ class PostgresGallery:
                 probe,
                 top_k,
                 crowded=crowded,
+                mine=self.binding,
                 on_damage=self._damage.found,
                 breadth=self._index.breadth if size.subjects > self._index.larger_than else None,
             )
@@ -383,7 +399,7 @@ class PostgresGallery:
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
         probe = checked(probe)
         with self._database.reading() as connection:
-            templates = read_templates(connection, collection, subject_id)
+            templates = read_templates(connection, collection, subject_id, self.binding)
         if not templates:
             raise SubjectNotFound(f"There is no subject {subject_id!r} in collection {collection!r}.")
         return _candidate(rank(probe, templates)[0])
@@ -403,6 +419,7 @@ class PostgresGallery:
     def check(self) -> None:
         with self._database.reading() as connection:
             self._database.check_version(connection, "gallery", self._version)
+            check_binding(connection, self.binding)
             _refuse_old_pgvector(_pgvector(connection))
             broken = queries.broken_indexes(connection)
             if broken:

@@ -38,8 +38,8 @@ def bind_encoder(connection: Connection, place: str, digest: str) -> int:
     if others:
         names = [str(other) for (other,) in others]
         raise EncoderMismatch(
-            f"Stored templates in {place} come from encoder {', '.join(map(_short, names))}, but this server runs "
-            f"encoder {_short(digest)}, and embeddings of two encoders cannot be compared. Serve with the encoder they "
+            f"Stored templates in {place} come from encoder {', '.join(map(short, names))}, but this server runs "
+            f"encoder {short(digest)}, and embeddings of two encoders cannot be compared. Serve with the encoder they "
             "come from (TESSERA_ENCODING__ENCODER chooses it), or start with a new database and enrol everyone again.",
             stored_encoders=names,
             encoder=digest,
@@ -61,7 +61,8 @@ def stored_encoder(connection: Connection) -> str:
     return str(row[0])
 
 
-def _short(digest: str) -> str:
+def short(digest: str) -> str:
+    """A digest as messages name it."""
     algorithm, separator, value = digest.rpartition(":")
     return f"{algorithm}{separator}{value[:12]}"
 

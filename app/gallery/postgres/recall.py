@@ -73,7 +73,9 @@ def audit_search(database: Postgres, index: IndexUse, random: np.random.Generato
             return None
         probe = photograph_like(template, random)
         nearest, found = (
-            nearest_subjects(connection, collection, probe, 1, crowded=True, breadth=kept, on_damage=_leave_out)
+            nearest_subjects(
+                connection, collection, probe, 1, crowded=True, breadth=kept, mine=None, on_damage=_leave_out
+            )
             for kept in (None, index.breadth)
         )
     if not nearest:

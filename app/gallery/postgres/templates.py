@@ -17,6 +17,7 @@ import numpy.typing as npt
 from app.crowding import Crowding
 from app.embeddings import MOST_FUSED, Embedding, fused_template
 from app.gallery.postgres import queries
+from app.gallery.postgres.binding import Binding, refuse_other
 from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite.digests import matches, template_digest
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
@@ -30,7 +31,7 @@ _START = (0, 0)
 
 
 class Row(NamedTuple):
-    """A template as it is stored, with its subject."""
+    """A template as it is stored, with its subject, and the cohort that the gallery is bound to."""
 
     key: int
     id: str
@@ -44,10 +45,12 @@ class Row(NamedTuple):
     metadata: str
     crowding: float
     collection: str
+    cohort: str
 
 
 COLUMNS = """
-    t.key, t.id, t.embedding, t.norm, t.digest, t.created_at, e.digest, s.key, s.id, s.metadata, s.crowding, c.id
+    t.key, t.id, t.embedding, t.norm, t.digest, t.created_at, e.digest, s.key, s.id, s.metadata, s.crowding, c.id,
+    (SELECT digest FROM cohorts)
 """
 OWNERS = "JOIN collections c ON c.key = s.collection JOIN encoders e ON e.key = t.encoder"
 NEWEST = f"""
@@ -79,10 +82,16 @@ def by_subject(rows: Iterable[Sequence[Any]]) -> Iterator[list[Row]]:
         yield sorted(own)
 
 
-def sound(rows: Iterable[Sequence[Any]], on_damage: OnDamage = refuse) -> list[StoredTemplate]:
-    """Templates from rows that are grouped by subject; damaged subjects are left out if ``on_damage`` returns."""
+def sound(rows: Iterable[Sequence[Any]], mine: Binding | None, on_damage: OnDamage = refuse) -> list[StoredTemplate]:
+    """Templates from rows that are grouped by subject; damaged subjects are left out if ``on_damage`` returns.
+
+    Raises GalleryUnavailable for templates of others than ``mine``, which cannot be compared; None: of anybody.
+    """
     found: list[StoredTemplate] = []
     for own in by_subject(rows):
+        if mine is not None:
+            for row in own:
+                refuse_other(mine, Binding(row.encoder, row.cohort))
         if (damage := _damage_of(own)) is not None:
             on_damage(damage)
             continue
@@ -93,15 +102,23 @@ def sound(rows: Iterable[Sequence[Any]], on_damage: OnDamage = refuse) -> list[S
     return found
 
 
-def read_templates(connection: Connection, collection: str, subject_id: str) -> list[StoredTemplate]:
-    """The templates to fuse of a subject, oldest first. Raises CollectionNotFound, TemplateDamaged, SubjectDamaged."""
+def read_templates(connection: Connection, collection: str, subject_id: str, mine: Binding) -> list[StoredTemplate]:
+    """The templates to fuse of a subject, oldest first.
+
+    Raises CollectionNotFound, TemplateDamaged, SubjectDamaged; GalleryUnavailable as ``sound`` does.
+    """
     key = queries.collection_key(connection, collection)
     query = f"SELECT {COLUMNS} FROM subjects s {NEWEST} WHERE s.collection = %s AND s.id = %s"  # noqa: S608
-    return sound(connection.execute(constant(query), (key, subject_id)))
+    return sound(connection.execute(constant(query), (key, subject_id)), mine)
 
 
-def read_vectors(connection: Connection, collection: str, after: str, limit: int) -> list[SubjectVectors]:
-    """The templates to fuse of at most ``limit`` subjects with greater ids, by id. Raises TemplateDamaged."""
+def read_vectors(
+    connection: Connection, collection: str, after: str, limit: int, mine: Binding
+) -> list[SubjectVectors]:
+    """The templates to fuse of at most ``limit`` subjects with greater ids, by id.
+
+    Raises TemplateDamaged; GalleryUnavailable as ``sound`` does.
+    """
     key = queries.collection_key(connection, collection)
     rows = connection.execute(
         constant(
@@ -113,7 +130,7 @@ def read_vectors(connection: Connection, collection: str, after: str, limit: int
         ),
         (key, after, limit),
     )
-    return [vectors_of_rows(list(own)) for _, own in groupby(sound(rows), key=lambda t: t.subject_id)]
+    return [vectors_of_rows(list(own)) for _, own in groupby(sound(rows, mine), key=lambda t: t.subject_id)]
 
 
 def vectors_of_rows(templates: Sequence[StoredTemplate | Row]) -> SubjectVectors:

@@ -11,6 +11,7 @@ from itertools import islice
 from app.crowding import Crowding
 from app.embeddings import MOST_FUSED
 from app.gallery.postgres import queries
+from app.gallery.postgres.binding import Binding, hold_binding
 from app.gallery.postgres.gallery import PostgresGallery, unavailable
 from app.gallery.postgres.subjects import Held, Maker, SubjectRecord, erase_subject, store_subject
 from app.gallery.postgres.templates import Row, damaged_subjects, page_of_rows, stored_rows
@@ -79,16 +80,17 @@ def copy_records(url: str, encoder_digest: str, crowding: Crowding, records: Ite
     """
     # Brings the schema up.
     with closing(PostgresGallery(url, encoder_digest=encoder_digest, crowding=crowding)) as gallery:
-        maker = gallery.maker
+        maker, binding = gallery.maker, gallery.binding
     changed = 0
     with closing(Postgres(url, unavailable, connections=1)) as database:
         rest = iter(records)
         while batch := list(islice(rest, _BATCH)):
-            changed += database.write(partial(_store, records=batch, maker=maker))
+            changed += database.write(partial(_store, records=batch, maker=maker, binding=binding))
     return changed
 
 
-def _store(connection: Connection, records: Iterable[Record], maker: Maker) -> int:
+def _store(connection: Connection, records: Iterable[Record], maker: Maker, binding: Binding) -> int:
+    hold_binding(connection, binding)
     changed = 0
     for record in records:
         if isinstance(record, SubjectLine):
