@@ -423,9 +423,7 @@ class PostgresGallery:
             _refuse_old_pgvector(_pgvector(connection))
             broken = queries.broken_indexes(connection)
             if broken:
-                raise GalleryUnavailable(
-                    f"The index {broken[0]} is not valid: REINDEX INDEX {broken[0]} builds it anew."
-                )
+                raise GalleryUnavailable(broken[0])
             self._damage.review(connection)
         self.search(DEFAULT_COLLECTION, _ANY_PROBE, 1)
         self._damage.refuse()

@@ -318,14 +318,24 @@ def delete_collection(connection: Connection, collection: int) -> None:
 
 
 def broken_indexes(connection: Connection) -> list[str]:
-    """The names of the indexes that PostgreSQL does not use because their building failed."""
+    """For each index that PostgreSQL does not use because its building failed, a sentence with what to do."""
+    # A REINDEX CONCURRENTLY under way holds this lock on the indexes that it makes and replaces, and nobody else does.
     rows = connection.execute(
         """
-        SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
-        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'tessera' AND NOT i.indisvalid ORDER BY 1
+        SELECT format('%I.%I', n.nspname, i.relname), i.relname ~ '_cc(new|old)[0-9]*$'
+        FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
+        WHERE n.nspname = 'tessera' AND NOT x.indisvalid AND NOT EXISTS (
+            SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+            WHERE l.relation = x.indexrelid AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+        ) ORDER BY 1
         """
     )
-    return [str(name) for (name,) in rows]
+    return [
+        f"The index {name} was left over by a REINDEX that failed: DROP INDEX {name} removes it."
+        if left_over
+        else f"The index {name} is not valid: REINDEX INDEX {name} builds it anew."
+        for name, left_over in rows
+    ]
 
 
 def miscounted(connection: Connection, most_fused: int) -> list[tuple[str, int, int]]:

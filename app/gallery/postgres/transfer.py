@@ -136,7 +136,7 @@ def inspect_database(url: str) -> Inspection:
         database.snapshot() as connection,
     ):
         collections = queries.read_collections(connection)
-        problems = [f"The index {name} is not valid: REINDEX it." for name in queries.broken_indexes(connection)]
+        problems = queries.broken_indexes(connection)
         problems += [
             f"Collection {name!r} has {stored} subjects, but {counted} are counted. Restore a backup."
             for name, stored, counted in queries.miscounted(connection, MOST_FUSED)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import psycopg
 import pytest
+from psycopg.errors import QueryCanceled
 
 from app.gallery import GalleryUnavailable, OnConflict
 from app.gallery.postgres import damage
 from app.gallery.postgres.gallery import PostgresGallery
 from tests.app.gallery.contract import axis, template
 from tests.app.gallery.sqlite.support import DIGEST
+from tests.app.process import wait_until
 
 pytestmark = pytest.mark.slow
+
+REINDEX = "REINDEX INDEX CONCURRENTLY tessera.subjects_mean"
 
 
 @pytest.fixture
@@ -114,3 +120,36 @@ def test_a_database_that_is_not_what_it_was_is_reported(
             gallery.check()
     finally:
         change(url, f"UPDATE pg_extension SET extversion = '{before}' WHERE extname = 'vector'")
+
+
+def test_an_index_that_is_built_anew_is_no_fault_and_one_left_over_is_named(url: str, gallery: PostgresGallery) -> None:
+    invalid = "SELECT COUNT(*) FROM pg_index WHERE NOT indisvalid"
+    with psycopg.connect(url, autocommit=True) as observer, ThreadPoolExecutor(1) as pool:
+
+        def build() -> None:
+            with psycopg.connect(url, autocommit=True) as own:
+                own.execute(REINDEX.encode())
+
+        def is_building() -> bool:
+            row = observer.execute(invalid).fetchone()
+            return row is not None and row[0] > 0
+
+        with psycopg.connect(url) as blocker:
+            # Building goes on once this transaction, which may not see the new index yet, has ended.
+            blocker.execute("LOCK TABLE tessera.subjects_3 IN ROW EXCLUSIVE MODE")
+            building = pool.submit(build)
+            wait_until(is_building, "the new index is there and not valid")
+            gallery.check()
+            observer.execute(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = %s AND state = 'active'", (REINDEX,)
+            )
+            with pytest.raises(QueryCanceled):
+                building.result(60)
+        with pytest.raises(
+            GalleryUnavailable, match=r"DROP INDEX tessera\.subjects_3_mean_idx_ccnew removes it"
+        ) as found:
+            gallery.check()
+        advice = re.search(r"DROP INDEX \S+", found.value.message)
+        assert advice is not None
+        observer.execute(advice[0].encode())
+        gallery.check()
