@@ -23,6 +23,9 @@ from app.gallery import (
     TemplateDamaged,
 )
 
+BEAT_SECONDS = 5.0
+"""So often the gallery is told what is under way here, for others that share it."""
+
 _LOGGER = logging.getLogger("tessera")
 
 
@@ -40,7 +43,7 @@ class AuditStatus(StrEnum):
     DONE = "done"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-    """The service ended before the audit did."""
+    """The service, or the replica of it, ended before the audit did."""
 
 
 UNDER_WAY = frozenset({AuditStatus.WAITING, AuditStatus.RUNNING})
@@ -69,8 +72,8 @@ class _Stopped(Exception):
 class AuditJobs:
     """Starts audits and reports their progress. Safe to use from several threads.
 
-    What is under way is held here, what has ended in the gallery. One that the gallery has as begun and nobody works on
-    was interrupted.
+    What is under way is held here; the gallery has what has ended, and what other replicas that share it are at. One
+    that it has as begun and nobody works on was interrupted.
     """
 
     def __init__(self, gallery: Gallery, calibration: Calibration, crowding: Crowding) -> None:
@@ -78,18 +81,27 @@ class AuditJobs:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._jobs: dict[str, AuditJob] = {}
         self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._heart: threading.Thread | None = None
 
     def start(self, collection: str) -> AuditJob:
-        """Starts an audit unless one is already waiting or running. Raises CollectionNotFound, GalleryUnavailable."""
+        """Starts an audit unless one is already waiting or running, here or elsewhere.
+
+        Raises CollectionNotFound, GalleryUnavailable.
+        """
         identity = self._gallery.identity(collection)
         with self._lock:
             job = self._jobs.get(collection)
             if job is not None and job.identity == identity and job.status in UNDER_WAY:
                 return job
             job = AuditJob(collection, identity, AuditStatus.WAITING, datetime.now(UTC))
-            self._gallery.save_audit(collection, identity, StoredAudit(job.status, job.started_at))
+            elsewhere = self._gallery.begin_audit(collection, identity, _under_way(job))
+            if elsewhere is not None:
+                return _job(collection, identity, elsewhere)
             self._jobs[collection] = job
             self._pool.submit(self._run, job)
+            if self._heart is None:
+                self._heart = threading.Thread(target=self._beat, name="audits", daemon=True)
+                self._heart.start()
         return job
 
     def get(self, collection: str) -> AuditJob:
@@ -100,9 +112,13 @@ class AuditJobs:
         identity = self._gallery.identity(collection)
         with self._lock:
             job = self._jobs.get(collection)
-        if job is not None and job.identity == identity:
+        if job is not None and job.identity != identity:
+            job = None
+        if job is not None and job.status in UNDER_WAY:
             return job
         stored = self._gallery.audit(collection)
+        if job is not None and (stored is None or stored.started_at <= job.started_at):
+            return job
         if stored is None or self._all_erased(collection, stored):
             raise AuditNotFound(
                 f"No audit of collection {collection!r} was made, or its data were erased; POST here to start one."
@@ -116,6 +132,26 @@ class AuditJobs:
         """Stops the running audit and drops the waiting ones."""
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._heart is not None:
+            self._heart.join()
+        # So that nobody waits for what has stopped.
+        self._tell(under_way=False)
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(BEAT_SECONDS):
+            self._tell(under_way=True)
+
+    def _tell(self, *, under_way: bool) -> None:
+        """Tells the gallery what is under way here, or that it is not any more."""
+        with self._lock:
+            jobs = [job for job in self._jobs.values() if job.status in UNDER_WAY]
+        for job in jobs:
+            try:
+                self._gallery.renew_audit(job.collection, job.identity, _under_way(job, under_way=under_way))
+            except CollectionNotFound:
+                continue
+            except Exception as error:  # without this thread, what is under way would pass for interrupted
+                _LOGGER.warning("the progress of an audit of collection %r is not stored: %s", job.collection, error)
 
     def _is_latest(self, job: AuditJob) -> bool:
         """A collection that was erased and created again may have an audit of its own by now. Needs the lock."""
@@ -168,6 +204,10 @@ class AuditJobs:
                 del self._jobs[job.collection]
 
 
+def _under_way(job: AuditJob, *, under_way: bool = True) -> StoredAudit:
+    return StoredAudit(job.status, job.started_at, progress=job.progress, under_way=under_way)
+
+
 def _job(collection: str, identity: str, stored: StoredAudit) -> AuditJob:
     """What the gallery has, as a job. Raises GalleryUnavailable if it cannot be read."""
     try:
@@ -178,6 +218,8 @@ def _job(collection: str, identity: str, stored: StoredAudit) -> AuditJob:
     job = AuditJob(collection, identity, status, stored.started_at, report=report, error=stored.error)
     if status is AuditStatus.DONE:
         return replace(job, progress=1.0)
+    if status in UNDER_WAY and stored.under_way:
+        return replace(job, progress=stored.progress)
     if status in UNDER_WAY:
         told = "The service was stopped before the audit was done; POST here to start it again."
         return replace(job, status=AuditStatus.INTERRUPTED, error=told)

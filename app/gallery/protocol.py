@@ -226,6 +226,21 @@ class Gallery(Protocol):
         """
         ...
 
+    def begin_audit(self, collection: str, identity: str, audit: StoredAudit) -> StoredAudit | None:
+        """As ``save_audit``, of an audit that this process begins, unless another process works on one.
+
+        That one then; None if there is none. Of several at once, one begins.
+        """
+        ...
+
+    def renew_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
+        """Says that this process works on an audit still and how far it is; or, unless ``under_way``, no more.
+
+        To be called every few seconds: one that nobody speaks of for a minute is not under way any more. Nothing is
+        changed if another audit has taken its place.
+        """
+        ...
+
     def audit(self, collection: str) -> StoredAudit | None:
         """The audit kept last, without findings about templates erased since; None without one.
 

@@ -66,13 +66,18 @@ class AuditFinding:
 
 @dataclass(frozen=True, slots=True)
 class StoredAudit:
-    """The latest audit of a collection. content: JSON that names nobody; None until it is done."""
+    """The latest audit of a collection. content: JSON that names nobody; None until it is done.
+
+    progress: share of the work done, 0..1, of an audit ``under_way``: some process that shares the gallery works on it.
+    """
 
     status: str
     started_at: datetime
     content: dict[str, Any] | None = None
     error: str | None = None
     findings: tuple[AuditFinding, ...] = ()
+    progress: float = 0.0
+    under_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from app.gallery.records import AuditFinding, StoredAudit
 from app.gallery.sqlite.audits import stored_audit
 from app.gallery.sqlite.values import dump_metadata
-from app.postgres import Connection
+from app.postgres import Connection, constant
+
+_UNDER_WAY = "COALESCE(seen_at BETWEEN now() - interval '1 minute' AND now() + interval '1 minute', false)"
+"""By the server's clock, and not for ever where that is set back."""
 
 
 def write_audit(connection: Connection, collection: int, audit: StoredAudit) -> None:
@@ -15,8 +19,11 @@ def write_audit(connection: Connection, collection: int, audit: StoredAudit) -> 
     delete_audit(connection, collection)
     content = None if audit.content is None else dump_metadata(audit.content)
     row = connection.execute(
-        "INSERT INTO audits (collection, status, started_at, content, error) VALUES (%s, %s, %s, %s, %s) RETURNING key",
-        (collection, audit.status, audit.started_at, content, audit.error),
+        """
+        INSERT INTO audits (collection, status, started_at, content, error, progress, seen_at)
+        VALUES (%s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) RETURNING key
+        """,
+        (collection, audit.status, audit.started_at, content, audit.error, audit.progress, audit.under_way),
     ).fetchone()
     assert row is not None
     with connection.cursor() as cursor:
@@ -38,14 +45,39 @@ def _row(audit: int, place: int, finding: AuditFinding) -> dict[str, object]:
     return {"audit": audit, "place": place, "kind": finding.kind, "content": content, "first": first, "other": other}
 
 
+def audit_under_way(connection: Connection, collection: int) -> StoredAudit | None:
+    """The audit of a collection that some replica works on."""
+    row = connection.execute(
+        constant(f"SELECT status, started_at, progress FROM audits WHERE collection = %s AND {_UNDER_WAY}"),  # noqa: S608
+        (collection,),
+    ).fetchone()
+    return None if row is None else StoredAudit(row[0], row[1], progress=row[2], under_way=True)
+
+
+def renew_audit(connection: Connection, collection: int, audit: StoredAudit) -> None:
+    """Says how far an audit is and whether it is under way; nothing if another one has taken its place."""
+    connection.execute(
+        """
+        UPDATE audits SET status = %s, progress = %s, seen_at = CASE WHEN %s THEN now() END
+        WHERE collection = %s AND started_at = %s AND seen_at IS NOT NULL
+        """,
+        (audit.status, audit.progress, audit.under_way, collection, audit.started_at),
+    )
+
+
 def read_audit(connection: Connection, collection: int) -> StoredAudit | None:
     """The latest audit of a collection; ValueError if it is damaged."""
     row = connection.execute(
-        "SELECT key, status, started_at, content, error FROM audits WHERE collection = %s", (collection,)
+        constant(
+            f"""
+            SELECT progress, {_UNDER_WAY}, key, status, started_at, content, error FROM audits WHERE collection = %s
+            """  # noqa: S608
+        ),
+        (collection,),
     ).fetchone()
     if row is None:
         return None
-    key, status, started_at, content, error = row
+    progress, under_way, key, status, started_at, content, error = row
     rows = connection.execute(
         """
         SELECT f.kind, f.content, t.id, s.id, o.id, p.id FROM audit_findings f
@@ -58,7 +90,7 @@ def read_audit(connection: Connection, collection: int) -> StoredAudit | None:
         """,
         (key,),
     )
-    return stored_audit(status, started_at, content, error, rows)
+    return replace(stored_audit(status, started_at, content, error, rows), progress=progress, under_way=under_way)
 
 
 def delete_findings(connection: Connection, templates: Collection[int]) -> None:

@@ -200,12 +200,25 @@ class PostgresGallery:
 
     def save_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
         def save(connection: Connection, _: datetime) -> None:
-            key = queries.collection_key(connection, collection, "FOR NO KEY UPDATE")
-            if str(key) != identity:
-                raise CollectionNotFound(f"The collection {collection!r} of this audit was erased.")
-            audits.write_audit(connection, key, audit)
+            audits.write_audit(connection, _audited(connection, collection, identity), audit)
 
         self._write(save)
+
+    def begin_audit(self, collection: str, identity: str, audit: StoredAudit) -> StoredAudit | None:
+        def begin(connection: Connection, _: datetime) -> StoredAudit | None:
+            key = _audited(connection, collection, identity)
+            other = audits.audit_under_way(connection, key)
+            if other is None:
+                audits.write_audit(connection, key, audit)
+            return other
+
+        return self._write(begin)
+
+    def renew_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
+        def renew(connection: Connection, _: datetime) -> None:
+            audits.renew_audit(connection, _audited(connection, collection, identity), audit)
+
+        self._write(renew)
 
     def audit(self, collection: str) -> StoredAudit | None:
         with self._database.reading() as connection:
@@ -465,6 +478,14 @@ def _refuse_old_pgvector(version: str | None) -> None:
         raise GalleryUnavailable(
             f"pgvector {version} is too old, 0.8 or newer is needed: ALTER EXTENSION vector UPDATE in the database."
         )
+
+
+def _audited(connection: Connection, collection: str, identity: str) -> int:
+    """The key of a collection whose audit nobody else changes until the end. Raises CollectionNotFound."""
+    key = queries.collection_key(connection, collection, "FOR NO KEY UPDATE")
+    if str(key) != identity:
+        raise CollectionNotFound(f"The collection {collection!r} of this audit was erased.")
+    return key
 
 
 def _candidate(ranked: RankedSubject) -> Candidate:

@@ -250,6 +250,14 @@ class SqliteGallery:
             audits.write_audit(connection, key, audit)
             self._database.commit()
 
+    def begin_audit(self, collection: str, identity: str, audit: StoredAudit) -> StoredAudit | None:
+        # No other process can be at one: the data directory belongs to this one.
+        self.save_audit(collection, identity, audit)
+        return None
+
+    def renew_audit(self, collection: str, identity: str, audit: StoredAudit) -> None:
+        del collection, identity, audit  # nobody else can ask for it
+
     def audit(self, collection: str) -> StoredAudit | None:
         with self._database.reading() as connection:
             key = queries.collection_key(connection, collection)

@@ -274,6 +274,24 @@ class GalleryContract:
         assert stored is not None
         assert [f.templates for f in stored.findings] == [("t1",)]
 
+    def test_an_audit_begins_in_the_place_of_one_that_has_ended(self, gallery: Gallery) -> None:
+        identity, moment = gallery.identity("default"), datetime(2026, 3, 1, 12, tzinfo=UTC)
+        begun = StoredAudit("waiting", moment, under_way=True)
+        for _ in range(2):
+            assert gallery.begin_audit("default", identity, begun) is None
+            stored = gallery.audit("default")
+            assert stored is not None
+            assert (stored.status, stored.started_at) == ("waiting", moment)
+            gallery.renew_audit("default", identity, begun)
+            ended = StoredAudit("done", moment, {"subjects": 0})
+            gallery.save_audit("default", identity, ended)
+            gallery.renew_audit("default", identity, begun)
+            assert gallery.audit("default") == ended
+        with pytest.raises(CollectionNotFound):
+            gallery.begin_audit("none", identity, begun)
+        with pytest.raises(CollectionNotFound):
+            gallery.begin_audit("default", "another", begun)
+
     def test_audits_are_erased_with_their_collection(self, gallery: Gallery) -> None:
         begun = StoredAudit("running", datetime(2026, 3, 1, 12, tzinfo=UTC))
         gallery.create_collection("a")
