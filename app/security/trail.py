@@ -20,7 +20,11 @@ from app.security.store import GENESIS, SecurityStore, Statements, seal, set_end
 
 PRUNED = "prune_trail"
 
+_PAGE = 1000
+_BEFORE_ALL = -(2**63)
+
 _End = tuple[int, bytes, bytes]
+_Row = tuple[int, str, str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,16 @@ class AuditTrail:
     def _appending(self, entry: Entry) -> Callable[[Statements], Receipt]:
         at = self._clock().isoformat(timespec="milliseconds")
         content = {name: value for name, value in asdict(entry).items() if value not in (None, {})}
-        return lambda connection: append(connection, self._store.secret, at, content)
+        written: Receipt | None = None
+
+        def change(connection: Statements) -> Receipt:
+            nonlocal written
+            # What was tried before may be stored all the same: its commit was not confirmed, or the answer was lost.
+            if written is None or not _has(connection, written):
+                written = append(connection, self._store.secret, at, content)
+            return written
+
+        return change
 
     def head(self) -> Receipt | None:
         """The last record; None if there is none."""
@@ -109,13 +122,10 @@ class AuditTrail:
 
     def records(self, *, subject: str | None = None) -> Iterator[TrailRecord]:
         """All records, oldest first, or those that name a subject as ``name_of`` does."""
-        after = -1
+        after = _BEFORE_ALL
         while True:
             with self._store.reading() as connection:
-                rows = connection.execute(
-                    "SELECT sequence, at, record, hash FROM trail WHERE sequence > ? ORDER BY sequence LIMIT 1000",
-                    (after,),
-                ).fetchall()
+                rows = _page(connection, after)
             if not rows:
                 return
             after = rows[-1][0]
@@ -188,9 +198,7 @@ def _problems(connection: Statements, secret: Secret, expected: Receipt | None) 
     if expected is not None and expected.sequence < sequence:
         return [f"record {expected.sequence} was pruned, so nothing can be said about it"]
     found = expected is None or (sequence, digest.hex()) == expected
-    for number, at, text, stored in connection.execute(
-        "SELECT sequence, at, record, hash FROM trail ORDER BY sequence"
-    ):
+    for number, at, text, stored in _all(connection):
         link = _link(secret, digest, number, at, text)
         if number != sequence + 1:
             return [f"records {sequence + 1} to {number - 1} are missing"]
@@ -204,6 +212,26 @@ def _problems(connection: Statements, secret: Secret, expected: Receipt | None) 
     elif not found and expected is not None:
         problems.append(f"record {expected.sequence} with hash {expected.hash} is not in the trail")
     return problems
+
+
+def _page(connection: Statements, after: int) -> list[_Row]:
+    """The next records by sequence: the client of PostgreSQL holds all that one statement gives in memory."""
+    rows: list[_Row] = connection.execute(
+        "SELECT sequence, at, record, hash FROM trail WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, _PAGE)
+    ).fetchall()
+    return rows
+
+
+def _all(connection: Statements) -> Iterator[_Row]:
+    after = _BEFORE_ALL
+    while rows := _page(connection, after):
+        yield from rows
+        after = rows[-1][0]
+
+
+def _has(connection: Statements, receipt: Receipt) -> bool:
+    row = connection.execute("SELECT hash FROM trail WHERE sequence = ?", (receipt.sequence,)).fetchone()
+    return row is not None and bytes(row[0]).hex() == receipt.hash
 
 
 def _broken_seals(secret: Secret, start: _End | None, head: _End) -> list[str]:

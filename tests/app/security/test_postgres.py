@@ -7,13 +7,18 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
+import app.postgres
 from app.security.errors import LockedOut, SecurityStoreUnavailable
 from app.security.keys import Authenticator, KeyStore, Scope
 from app.security.lockout import FREE_FAILURES
 from app.security.postgres import ATTEMPT_LASTS, PostgresSecurityStore, SharedLockout
+from app.security.trail import AuditTrail, Entry
+from benchmarks.postgres_server import IN_MEMORY, PostgresServer
 from tests.app.postgres import url
+from tests.app.process import wait_until
 
 __all__ = ["url"]
 
@@ -97,3 +102,50 @@ def test_attempts_of_a_replica_that_is_gone_lock_nobody_out_for_long(url: str, t
         later = SharedLockout(store, clock=lambda: now + ATTEMPT_LASTS + timedelta(seconds=1))
         with later.attempt("default", "ada") as attempt:
             attempt.matched = True
+
+
+def set_standbys(server: PostgresServer, names: str) -> None:
+    """Names the standbys whose confirmation every commit waits for."""
+    server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+    server.execute("SELECT pg_reload_conf()")
+    with psycopg.connect(server.uri(), autocommit=True) as observer:
+        shown = "SHOW synchronous_standby_names"
+        wait_until(lambda: observer.execute(shown).fetchone() == (names,), "the server has read its settings")
+
+
+def is_working(store: PostgresSecurityStore) -> bool:
+    try:
+        store.check()
+    except SecurityStoreUnavailable:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_record_is_written_once_however_long_the_standby_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.postgres, "COMMIT_SECONDS", 0.2)
+    with (
+        PostgresServer(on=IN_MEMORY) as server,
+        closing(PostgresSecurityStore(server.uri(), tmp_path)) as store,
+        psycopg.connect(server.uri(), autocommit=True) as observer,
+    ):
+        trail = AuditTrail(store)
+        trail.record(Entry("k1", "verify", "match")).result(30)
+        set_standbys(server, "nobody")
+        versions = set()
+
+        def tried_again() -> bool:
+            versions.add(observer.execute("SELECT xmin::text FROM tessera.trail_ends").fetchone())
+            return len(versions) > 4
+
+        for number in range(3):
+            trail.record_later(Entry("k1", "identify", "match", details={"number": number}))
+        wait_until(tried_again, "several commits were not confirmed")
+        assert not is_working(store)
+        set_standbys(server, "")
+        wait_until(lambda: is_working(store), "commits are confirmed again")
+        trail.record(Entry("k1", "verify", "no_match")).result(30)
+        assert [record.content.get("details", {}).get("number") for record in trail.records()] == [None, 0, 1, 2, None]
+        assert trail.verify() == []

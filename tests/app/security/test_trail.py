@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.security.store import SecurityStore
-from app.security.trail import PRUNED, AuditTrail, Entry, Receipt
+from app.security.store import SecurityStore, Statements
+from app.security.trail import PRUNED, AuditTrail, Entry, Receipt, append
 from tests.app.security.conftest import second
 
 
@@ -159,3 +162,47 @@ def test_ids_are_written_as_asked(tmp_path: Path, plain: bool) -> None:
     store.close()
     written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert (b"ada-lovelace" in written) is plain
+
+
+class Counting:
+    """Statements, and how many rows each of them gave."""
+
+    def __init__(self, connection: Statements) -> None:
+        self._connection, self.rows = connection, list[int]()
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> Any:
+        rows = self._connection.execute(statement, values).fetchall()
+        self.rows.append(len(rows))
+        return Fetched(rows)
+
+
+class Fetched(list[Any]):
+    rowcount = -1
+
+    def fetchone(self) -> Any:
+        return self[0] if self else None
+
+    def fetchall(self) -> list[Any]:
+        return self
+
+
+def test_a_long_trail_is_checked_a_page_at_a_time(
+    store: SecurityStore, trail: AuditTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = "2026-03-01T12:00:00.000+00:00"
+    store.change(lambda connection: [append(connection, store.secret, at, {"number": n}) for n in range(2500)])
+    snapshot, counted = store.snapshot, list[Counting]()
+
+    @contextmanager
+    def counting() -> Iterator[Counting]:
+        with snapshot() as connection:
+            counted.append(Counting(connection))
+            yield counted[-1]
+
+    monkeypatch.setattr(store, "snapshot", counting)
+    assert trail.verify() == []
+    assert (max(counted[0].rows), sum(counted[0].rows) >= 2500) == (1000, True)
+    store.change(lambda connection: connection.execute("DELETE FROM trail WHERE sequence BETWEEN 1000 AND 1001"))
+    assert trail.verify() == ["records 1000 to 1001 are missing"]
+    store.change(lambda connection: connection.execute("UPDATE trail SET record = ? WHERE sequence = 999", ("{}",)))
+    assert trail.verify() == ["record 999 was changed, or one before it"]
