@@ -25,11 +25,8 @@ from tests.shared_data import ROOT
 pytestmark = pytest.mark.slow
 
 SCRIPT = ROOT / "deploy" / "postgres" / "after-erasures.sql"
-RIGHTS = [
-    "ALTER DATABASE tessera OWNER TO tessera",
-    "GRANT EXECUTE ON FUNCTION pg_switch_wal() TO tessera",
-    "GRANT pg_checkpoint TO tessera",
-]
+RIGHTS = re.findall(r"^--   ((?:ALTER|GRANT) .*);$", SCRIPT.read_text(), re.MULTILINE)
+"""What the script says that a role needs who is no superuser."""
 PEOPLE = 30
 
 
@@ -170,6 +167,12 @@ def test_samples_of_before_are_dropped_and_not_taken_again(url: str) -> None:
         assert ("subjects", "id") in samples(url)
         (index,) = connection.execute("SELECT pg_get_indexdef('subjects_mean'::regclass)").fetchone() or ("",)
         assert "m='32', ef_construction='400'" in index
+
+
+def test_the_document_names_the_same_rights_as_the_script() -> None:
+    text = (ROOT / "docs" / "scale.md").read_text()
+    assert len(RIGHTS) == 3
+    assert all(f"{right};" in text for right in RIGHTS)
 
 
 def test_the_script_names_every_table_with_data_of_people(tmp_path: Path) -> None:
