@@ -32,11 +32,16 @@ _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.S
 
 
 @contextmanager
-def answering() -> Iterator[None]:
-    """Turns errors of SQLite into GalleryUnavailable, DiskFull where it may be that."""
+def answering(keys: Vault | None = None) -> Iterator[None]:
+    """Turns errors of SQLite into GalleryUnavailable, DiskFull where it may be that.
+
+    ``keys``: those of the connection; EncryptionKeyMissing where they could not open what was sealed.
+    """
     try:
         yield
     except sqlite3.Error as error:
+        if keys is not None and (refusal := keys.refusal()) is not None:
+            raise refusal from error
         code = getattr(error, "sqlite_errorcode", 0)
         message = f"The gallery's database does not answer: {error}."
         if code in _NO_ROOM:
@@ -138,11 +143,14 @@ class Database:
         self._sequence_file.note(self._position)
         self._sequence_file.sync()
         names = (self._path.name, f"{self._path.name}-wal", f"{self._path.name}-shm", LOCK_NAME, SEQUENCE_NAME)
-        self._files = OpenFiles(self._directory, names)
+        self._files = OpenFiles(self._directory, names if self._keys is None else (*names, *vault.VAULT_FILES))
         opened.callback(self._files.close)
         if not self._reserve.fill():
             _LOGGER.warning("There is no space on the disk of %s to keep in reserve for erasing.", self._directory)
         self._upkeep = Upkeep(self._keep_up)
+        # A killed process may have left some behind.
+        if not self._destroy_keys():
+            self._upkeep.written()
 
     def _prepare(self) -> None:
         mode = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -166,8 +174,11 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A read transaction: everything read in it is one consistent snapshot. Raises GalleryUnavailable."""
-        with answering():
+        """A read transaction: everything read in it is one consistent snapshot.
+
+        Raises GalleryUnavailable, EncryptionKeyMissing.
+        """
+        with answering(self._keys):
             connection = self._borrow()
             try:
                 self._files.check()
@@ -180,7 +191,8 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, one at a time; anything not committed with ``commit`` on exit is rolled back.
 
-        Raises GalleryUnavailable, at the latest two seconds after another write has kept it waiting.
+        Raises GalleryUnavailable, at the latest two seconds after another write has kept it waiting, and
+        EncryptionKeyMissing.
         """
         deadline = time.monotonic() + WRITE_WAIT_S
         if not self._write_lock.acquire(timeout=WRITE_WAIT_S):
@@ -189,7 +201,7 @@ class Database:
                 "at other processes that have the database open."
             )
         try:
-            with answering():
+            with answering(self._keys):
                 if self._closed:
                     raise GalleryUnavailable("The gallery is closed.")
                 self._files.check()
@@ -272,7 +284,7 @@ class Database:
         return not busy
 
     def _keep_up(self) -> bool:
-        """After writes: the log is emptied, the reserve filled. Whether all of it could be done."""
+        """After writes: the logs are emptied, the reserve filled. Whether all of it could be done."""
         with self._write_lock:
             if self._closed:
                 return True
@@ -282,6 +294,8 @@ class Database:
                 if done := self._checkpoint() and destroyed:
                     self._log_holds_erased = False
                 self._sequence_file.sync()
+                if self._keys is not None:
+                    done = self._keys.empty_log() and done
             except (sqlite3.Error, OSError, GalleryUnavailable) as error:
                 if not self._upkeep_failed:
                     _LOGGER.warning("The write-ahead log could not be moved into the database: %s", error)

@@ -511,6 +511,8 @@ class SqliteGallery:
                     f"The index of collection {collection!r} holds {indexed} subjects, its database {stored}. "
                     "Restart the server: the index is rebuilt from the database."
                 )
+        if self._keys is not None:
+            self._keys.check()
         if damaged := list(self._damaged.values()):
             named = " ".join(damage.error().message for damage in damaged[:_MOST_NAMED])
             more = f" And {len(damaged) - _MOST_NAMED} more." if len(damaged) > _MOST_NAMED else ""

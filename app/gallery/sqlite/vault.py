@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -26,8 +26,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from app.gallery.protocol import EncryptionKeyMissing, GalleryUnavailable
 
 VAULT_NAME = "template-keys.sqlite3"
+VAULT_FILES = (VAULT_NAME, f"{VAULT_NAME}-wal", f"{VAULT_NAME}-shm")
 _ID, _NONCE, _TAG, _KEY = 16, 12, 16, 32
 _WAIT_S = 2.0
+# While a service waits for others to leave the log, its searches wait, too.
+_LOG_WAIT_S = 0.25
 _SCHEMA = """
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS roots (
@@ -116,6 +119,7 @@ class Vault:
     def __init__(self, directory: Path, wrapper: KeyWrapper) -> None:
         self._path, self._wrapper, self._lock = directory / VAULT_NAME, wrapper, Lock()
         self._roots: dict[int, AESGCM] = {}
+        self._refused = local()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.touch(mode=0o600)
@@ -174,13 +178,47 @@ class Vault:
         except (AssertionError, TypeError, ValueError, KeyError, InvalidTag, sqlite3.Error):
             return None
 
+    def open_in_sql(self, embedding: object, seal: object, template: object) -> bytes | None:
+        """``open``, for SQL: SQLite says only that a function failed, ``refusal`` says why."""
+        try:
+            return self.open(embedding, seal, template)
+        except EncryptionKeyMissing as error:
+            self._refused.reason = error
+            raise
+
+    def refusal(self) -> EncryptionKeyMissing | None:
+        """Why ``open_in_sql`` failed in SQL of this thread; None if it did not since this was asked last."""
+        reason: EncryptionKeyMissing | None = getattr(self._refused, "reason", None)
+        self._refused.reason = None
+        return reason
+
+    def check(self) -> None:
+        """Raises EncryptionKeyMissing if it cannot open what is sealed now, as after a rotation it was not told of.
+
+        Raises GalleryUnavailable, too.
+        """
+        with self._lock, _answering():
+            newest = self._newest_root()
+            assert newest is not None
+            self._root_key(newest)
+
+    def empty_log(self) -> bool:
+        """Moves its log into its one file, so that a copy of that file is whole; False if others need the log still.
+
+        Raises GalleryUnavailable.
+        """
+        with self._lock, _answering():
+            return self._emptied_log(_LOG_WAIT_S)
+
     def forget(self, seals: Iterable[bytes]) -> None:
-        """Destroys the keys of erased templates, by their seals. Raises GalleryUnavailable."""
+        """Destroys the keys of erased templates, by their seals.
+
+        Raises GalleryUnavailable; call it again then, also for keys that only the log holds still.
+        """
         with self._lock, _answering():
             with self._writing():
                 self._connection.executemany("DELETE FROM keys WHERE id = ?", [(seal[:_ID],) for seal in seals])
-            # The log may still hold the pages from before.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._require_empty_log(_LOG_WAIT_S)
 
     def forget_others(self, seals: Iterable[bytes]) -> int:
         """Destroys all keys but those of these seals; returns how many. Raises GalleryUnavailable."""
@@ -189,7 +227,7 @@ class Vault:
             with self._writing():
                 others = [id_ for id_ in self._connection.execute("SELECT id FROM keys") if id_[0] not in held]
                 self._connection.executemany("DELETE FROM keys WHERE id = ?", others)
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._require_empty_log(_WAIT_S)
         return len(others)
 
     @property
@@ -218,13 +256,30 @@ class Vault:
                 self._connection.executemany("UPDATE keys SET root = ?, wrapped = ? WHERE id = ?", renewed)
                 self._connection.execute("DELETE FROM roots WHERE key <> ?", (new,))
             self._roots = {new: root}
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._require_empty_log(_WAIT_S)
         return len(renewed)
 
     def close(self) -> None:
         """Closes the database."""
         with self._lock:
             self._connection.close()
+
+    def _require_empty_log(self, wait: float) -> None:
+        """Raises GalleryUnavailable if the log may still hold the pages from before."""
+        if not self._emptied_log(wait):
+            raise GalleryUnavailable(
+                f"The log of {self._path} still holds keys from before, because another process reads it. End that "
+                "process and try again."
+            )
+
+    def _emptied_log(self, wait: float) -> bool:
+        """Whether it could be done in so many seconds."""
+        self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * wait)}")
+        try:
+            busy: int = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * _WAIT_S)}")
+        return not busy
 
     def _data_key(self, id_: bytes) -> bytes | None:
         """The key with this id; None if it is gone."""
@@ -272,7 +327,7 @@ class Vault:
 
 def install(connection: sqlite3.Connection, vault: Vault | None) -> None:
     """Makes ``opened(embedding, seal, id)`` a function of this connection's SQL: NULL for what cannot be opened."""
-    connection.create_function("opened", 3, vault.open if vault is not None else lambda *_: None)
+    connection.create_function("opened", 3, vault.open_in_sql if vault is not None else lambda *_: None)
 
 
 def require_vault(connection: sqlite3.Connection, vault: Vault | None) -> None:
