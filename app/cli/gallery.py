@@ -130,11 +130,13 @@ def restore_gallery(
         data_directory(settings)
         directory = settings.gallery.data_dir
         with opened_vault(settings, create=True) as keys:
-            aside = restore(file, directory, replace=replace, now=datetime.now(UTC), keys=keys)
-        record(settings, "restore", replaced=aside is not None)
+            done = restore(file, directory, replace=replace, now=datetime.now(UTC), keys=keys)
+        record(settings, "restore", replaced=done.aside is not None, left_out=done.left_out)
     typer.echo(f"{file} is restored in {directory}")
-    if aside is not None:
-        typer.echo(f"the files from before are in {aside}; delete them when they are not needed any more")
+    if done.left_out:
+        typer.echo(f"{done.left_out} templates are left out: their keys are gone, as after an erasure")
+    if done.aside is not None:
+        typer.echo(f"the files from before are in {done.aside}; delete them when they are not needed any more")
 
 
 @commands.command("export")

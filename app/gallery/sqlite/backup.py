@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -14,14 +14,13 @@ from app.gallery.files import new_file, sync
 from app.gallery.protocol import BackupError
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME, connect
+from app.gallery.sqlite.erasures import erase_unreadable
 from app.gallery.sqlite.inspection import Inspection, inspect
 from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.migration import migrate, shipped_scripts
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile, refuse_loss
-from app.gallery.sqlite.templates import erase_unreadable
 from app.gallery.sqlite.vault import Vault, require_vault
 
-_LOGGER = logging.getLogger("tessera")
 _INCOMING = "gallery.restoring"
 _BESIDE = ("-wal", "-shm", "-journal")
 
@@ -29,7 +28,7 @@ _BESIDE = ("-wal", "-shm", "-journal")
 def back_up(directory: Path, target: Path, keys: Vault | None = None) -> Inspection:
     """Copies the database of a data directory to a new file, as it is at one moment; a service may be using it.
 
-    Raises BackupError if there is no database, it is damaged or lacks acknowledged writes, or the file exists.
+    Raises BackupError if there is no database, it is damaged or lacks acknowledged writes or keys, or the file exists.
     """
     source = directory / DATABASE_NAME
     if not source.is_file():
@@ -40,7 +39,7 @@ def back_up(directory: Path, target: Path, keys: Vault | None = None) -> Inspect
                 refuse_loss(directory, lambda: queries.read_position(connection))
                 with closing(connect(partial)) as copy:
                     connection.backup(copy)
-            return _verified(partial, keys)[0]
+                return _verified(partial, keys, connection)[0]
         except sqlite3.Error as error:
             raise BackupError(f"The gallery in {directory} cannot be copied: {error}.") from error
         finally:
@@ -52,10 +51,13 @@ def _remove(path: Path, *endings: str) -> None:
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-def _verified(path: Path, keys: Vault | None) -> tuple[Inspection, Position]:
+def _verified(
+    path: Path, keys: Vault | None, present: sqlite3.Connection | None = None
+) -> tuple[Inspection, Position, int]:
     """Looks through a copy, brings it to the present schema and makes it a single file.
 
-    Raises BackupError, GalleryUnavailable for one of a newer release, sqlite3.Error.
+    Returns how many templates were left out, too. present: reads what it is a copy of, if that is there. Raises
+    BackupError, GalleryUnavailable for one of a newer release, sqlite3.Error.
     """
     with closing(connect(path, keys=keys)) as copy:
         copy.execute("PRAGMA journal_mode = DELETE")
@@ -65,20 +67,31 @@ def _verified(path: Path, keys: Vault | None) -> tuple[Inspection, Position]:
             raise BackupError(f"{path} holds no gallery.")
         migrate(copy, shipped_scripts())
         require_vault(copy, keys)
-        if keys is not None and (erased := erase_unreadable(copy, keys)):
-            _LOGGER.warning("%d templates of this copy have been erased since, and stay erased.", erased)
-        found = inspect(copy, thorough=False, keys=keys)
+        left_out = 0
+        if keys is not None:
+            copy.execute("BEGIN IMMEDIATE")
+            left_out = erase_unreadable(copy, keys, present)
+            copy.commit()
+        found = inspect(copy, thorough=False, keys=keys, present=present)
         if found.problems:
             raise BackupError(f"The copy is not sound, so it is not kept. {' '.join(found.problems[:5])}")
-        return found, queries.read_position(copy)
+        return found, queries.read_position(copy), left_out
 
 
-def restore(backup: Path, directory: Path, *, replace: bool, now: datetime, keys: Vault | None = None) -> Path | None:
-    """Puts a backup in a data directory that no service uses; returns where the files from before are kept.
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """Where the files from before are kept, if there were any, and how many templates were left out."""
+
+    aside: Path | None
+    left_out: int
+
+
+def restore(backup: Path, directory: Path, *, replace: bool, now: datetime, keys: Vault | None = None) -> Restoration:
+    """Puts a backup in a data directory that no service uses.
 
     Encrypted templates whose ``keys`` were destroyed since are left out. An existing gallery is refused unless
-    ``replace``; its files are then kept in a folder beside it. Raises BackupError
-    if the backup is damaged, GalleryInUse, GalleryUnavailable.
+    ``replace``; its files are then kept in a folder beside it. Raises BackupError if the backup is damaged or none of
+    its templates has a key, GalleryInUse, GalleryUnavailable.
     """
     lock = DirectoryLock(directory)
     incoming = directory / _INCOMING
@@ -89,7 +102,7 @@ def restore(backup: Path, directory: Path, *, replace: bool, now: datetime, keys
                 f"{directory} holds a gallery; --replace puts the backup in its place and keeps it aside."
             )
         _copy(backup, incoming)
-        _, position = _verified(incoming, keys)
+        _, position, left_out = _verified(incoming, keys)
         sync(incoming)
         aside = _set_aside(directory, held, now) if held else None
         # Until the new position is written, the old one keeps a half-done restoration from being taken for a gallery.
@@ -99,7 +112,7 @@ def restore(backup: Path, directory: Path, *, replace: bool, now: datetime, keys
         with closing(SequenceFile(directory)) as file:
             file.note(position)
             file.sync()
-        return aside
+        return Restoration(aside, left_out)
     except (OSError, sqlite3.Error) as error:
         raise BackupError(f"{backup} cannot be restored: {error}.") from error
     finally:

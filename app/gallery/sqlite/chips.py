@@ -90,23 +90,31 @@ def insert_chips(
     )
 
 
-def damaged_chips(connection: sqlite3.Connection, keys: Vault) -> Iterator[tuple[str, str, str]]:
-    """Collection, subject and template of every chip that does not open."""
+def damaged_chips(
+    connection: sqlite3.Connection, keys: Vault, present: sqlite3.Connection | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Collection, subject and template of every chip that does not open and, as ``present`` sees it, is there still."""
     rows = connection.execute(
         """
-        SELECT c.id, s.id, t.id, h.chip, h.seal
+        SELECT c.id, s.id, t.id, h.chip, h.seal, h.template
         FROM chips h JOIN templates t ON t.key = h.template JOIN subjects s ON s.key = t.subject
         JOIN collections c ON c.key = s.collection ORDER BY h.template
         """
     )
-    for collection, subject, template, chip, seal in rows:
-        if keys.open(chip, seal, purpose(template, collection)) is None:
+    for collection, subject, template, chip, seal, key in rows:
+        if keys.open(chip, seal, purpose(template, collection)) is not None:
+            continue
+        if present is None or not was_erased(present, key, seal):
             yield collection, subject, template
 
 
-def erase_unreadable_chips(connection: sqlite3.Connection, keys: Vault) -> int:
-    """Erases chips whose keys were destroyed, as in an older copy; returns how many."""
+def was_erased(present: sqlite3.Connection, template: int, seal: bytes) -> bool:
+    """Whether a chip of an older copy that does not open is not there any more, as ``erasures.was_erased``."""
+    query = "SELECT 1 FROM chips WHERE template = ? AND seal = ?"
+    return present.execute(query, (template, seal)).fetchone() is None
+
+
+def lost_chips(connection: sqlite3.Connection, keys: Vault) -> list[tuple[int, bytes]]:
+    """The key of the template and the seal of every chip whose key is gone."""
     templates = {seal: template for template, seal in connection.execute("SELECT template, seal FROM chips")}
-    lost = [(templates[seal],) for seal in keys.lost(templates)]
-    connection.executemany("DELETE FROM chips WHERE template = ?", lost)
-    return len(lost)
+    return [(templates[seal], seal) for seal in keys.lost(templates)]

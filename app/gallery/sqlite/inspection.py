@@ -34,14 +34,22 @@ class Inspection:
     problems: tuple[str, ...]
 
 
-def inspect(connection: sqlite3.Connection, *, thorough: bool = True, keys: Vault | None = None) -> Inspection:
+def inspect(
+    connection: sqlite3.Connection,
+    *,
+    thorough: bool = True,
+    keys: Vault | None = None,
+    present: sqlite3.Connection | None = None,
+) -> Inspection:
     """Looks through the database in one snapshot; ``thorough`` compares its indexes with its tables, too.
 
-    ``keys``: those of the connection. Raises sqlite3.Error if it does not answer at all, EncryptionKeyMissing.
+    keys: those of the connection. present: reads what a service may go on changing meanwhile, in no transaction; what
+    it erases is then not taken for damage. Raises sqlite3.Error if it does not answer at all, EncryptionKeyMissing.
     """
     connection.execute("BEGIN")
     try:
-        problems = list(islice(_problems(connection, thorough=thorough, keys=keys), _MOST_LISTED))
+        found = _problems(connection, thorough=thorough, keys=keys, present=present)
+        problems = list(islice(found, _MOST_LISTED))
         collections, subjects, templates = (
             connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]  # noqa: S608
             for table in ("collections", "subjects", "templates")
@@ -51,7 +59,9 @@ def inspect(connection: sqlite3.Connection, *, thorough: bool = True, keys: Vaul
         connection.rollback()
 
 
-def _problems(connection: sqlite3.Connection, *, thorough: bool, keys: Vault | None) -> Iterator[str]:
+def _problems(
+    connection: sqlite3.Connection, *, thorough: bool, keys: Vault | None, present: sqlite3.Connection | None
+) -> Iterator[str]:
     pragma = "integrity_check" if thorough else "quick_check"
     for (line,) in connection.execute(f"PRAGMA {pragma}(10)"):
         if line != "ok":
@@ -66,10 +76,10 @@ def _problems(connection: sqlite3.Connection, *, thorough: bool, keys: Vault | N
     require_vault(connection, keys)
     for table, key, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         yield f"Row {key} of {table} refers to a row of {parent} that is not there. {_RESTORE}"
-    for damage in damaged_subjects(connection):
+    for damage in damaged_subjects(connection, present):
         yield damage.error().message
     if keys is not None:
-        for collection, subject, template in damaged_chips(connection, keys):
+        for collection, subject, template in damaged_chips(connection, keys, present):
             yield (
                 f"The chip of template {template!r} of subject {subject!r} in collection {collection!r} is damaged: "
                 "erase the template, enrol the subject again with on_conflict=replace, or restore a backup."
@@ -108,9 +118,13 @@ def inspect_directory(directory: Path, keys: Vault | None = None) -> Inspection:
     if not path.is_file():
         refuse_loss(directory, None)
         raise GalleryUnavailable(f"There is no gallery in {directory}.")
-    with answering(), closing(connect(path, read_only=True, keys=keys)) as connection:
+    with (
+        answering(keys),
+        closing(connect(path, read_only=True, keys=keys)) as connection,
+        closing(connect(path, read_only=True)) as present,
+    ):
         lost = _lost_writes(connection, directory)
-        found = inspect(connection, keys=keys)
+        found = inspect(connection, keys=keys, present=present)
         return Inspection(found.collections, found.subjects, found.templates, (*lost, *found.problems))
 
 

@@ -12,6 +12,7 @@ from app.crowding import Crowding
 from app.gallery.protocol import GalleryUnavailable
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME, Database, answering, configure, connect
+from app.gallery.sqlite.erasures import open_sealed
 from app.gallery.sqlite.gallery import SqliteGallery, utc_now
 from app.gallery.sqlite.migration import migrate, shipped_scripts
 from app.gallery.sqlite.sequence import refuse_loss
@@ -53,8 +54,11 @@ class _Copy(Database):
                 return
             with snapshot(directory) as source:
                 source.backup(self._writer)
-            with answering():
+            with answering(keys), closing(connect(directory / DATABASE_NAME, read_only=True)) as present:
                 require_vault(self._writer, keys)
+                if keys is not None:
+                    # Now, for a service may erase any of them while the copy is used, and with it the key.
+                    open_sealed(self._writer, present)
         except BaseException:
             self._writer.close()
             raise
@@ -89,7 +93,8 @@ class _Copy(Database):
 class GalleryCopy(SqliteGallery):
     """A gallery copied into memory: what was stored at one moment, to be searched and never changed.
 
-    Templates and their crowding take about 1 kB each. Nothing is written, neither to the data directory nor elsewhere.
+    Templates and their crowding take about 1 kB each; encrypted ones are decrypted. Nothing is written, neither to the
+    data directory nor elsewhere.
 
     Args:
         directory: the data directory; None for an empty gallery.

@@ -23,6 +23,7 @@ from app.gallery.protocol import SubjectDamaged, TemplateDamaged
 from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite import chips
 from app.gallery.sqlite.digests import matches, template_digest
+from app.gallery.sqlite.erasures import was_erased
 from app.gallery.sqlite.index import Batch, Keys
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
 from app.gallery.sqlite.values import is_metadata, timestamp
@@ -185,27 +186,6 @@ def seal_templates(connection: sqlite3.Connection, keys: Vault) -> int:
     return count
 
 
-def erase_unreadable(connection: sqlite3.Connection, keys: Vault) -> int:
-    """Erases encrypted templates whose keys were destroyed, as in an older copy, and subjects without any other.
-
-    Returns how many templates were erased.
-    """
-    chips.erase_unreadable_chips(connection, keys)
-    lost = keys.lost(seals(connection))
-    connection.executemany("DELETE FROM templates WHERE seal = ? AND seal IS NOT NULL", [(seal,) for seal in lost])
-    connection.execute(
-        "DELETE FROM subjects WHERE NOT EXISTS (SELECT 1 FROM templates t WHERE t.subject = subjects.key)"
-    )
-    connection.execute("UPDATE subjects SET crowding = NULL")
-    return len(lost)
-
-
-def seals(connection: sqlite3.Connection) -> Iterator[bytes]:
-    """The seals of all encrypted templates, in order."""
-    for (seal,) in connection.execute("SELECT seal FROM templates WHERE seal IS NOT NULL ORDER BY seal"):
-        yield seal
-
-
 def renew_crowding(
     connection: sqlite3.Connection, subject: int, crowding: Crowding, on_damage: OnDamage = refuse
 ) -> Batch:
@@ -336,20 +316,26 @@ def _vectors(templates: Sequence[StoredTemplate | _Row]) -> SubjectVectors:
     )
 
 
+def _went(connection: sqlite3.Connection, row: _Row, present: sqlite3.Connection) -> bool:
+    """Whether a template does not open because it has been erased since the transaction began."""
+    if row.embedding is not None:
+        return False
+    [(seal,)] = connection.execute("SELECT seal FROM templates WHERE key = ?", (row.key,))
+    return isinstance(seal, bytes) and was_erased(present, seal)
+
+
 def all_templates(
-    connection: sqlite3.Connection, subject: int, is_erased: Callable[[bytes], bool] = lambda _: False
+    connection: sqlite3.Connection, subject: int, present: sqlite3.Connection
 ) -> list[tuple[NewTemplate, str]]:
     """Every template of a subject with its time as stored, oldest first. Raises TemplateDamaged, SubjectDamaged.
 
-    Encrypted templates that do not open are left out if ``is_erased`` says of their seals that they were erased
-    meanwhile.
+    Encrypted templates that were erased since the transaction began, as ``present`` sees it, are left out.
     """
-    query = f"SELECT t.created_at, t.seal, {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {OWNERS}"  # noqa: S608
+    query = f"SELECT t.created_at, {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {OWNERS}"  # noqa: S608
     times, rows = [], []
-    for created_at, seal, *values in connection.execute(f"{query} WHERE t.subject = ? ORDER BY t.key", (subject,)):
+    for created_at, *values in connection.execute(f"{query} WHERE t.subject = ? ORDER BY t.key", (subject,)):
         row = _Row._make(values)
-        # Nothing but erasing a template destroys its key, and by then the template is gone from the database.
-        if row.embedding is None and isinstance(seal, bytes) and is_erased(seal):
+        if _went(connection, row, present):
             continue
         times.append(created_at)
         rows.append(row)
@@ -361,10 +347,17 @@ def all_templates(
     ]
 
 
-def damaged_subjects(connection: sqlite3.Connection) -> Iterator[Damage]:
-    """Every subject with a damaged template or record, whether or not its crowding has been computed."""
+def damaged_subjects(connection: sqlite3.Connection, present: sqlite3.Connection | None = None) -> Iterator[Damage]:
+    """Every subject with a damaged template or record, whether or not its crowding has been computed.
+
+    present: reads the same database as it is now; encrypted templates that were erased since are not damaged.
+    """
     for rows in _by_subject(connection.execute(f"{_ROWS} ORDER BY t.subject, t.key")):
-        if (damage := _damage_of(rows, crowding=False)) is not None:
+        damage = _damage_of(rows, crowding=False)
+        if damage is not None and present is not None:
+            rest = [row for row in rows if not _went(connection, row, present)]
+            damage = _damage_of(rest, crowding=False) if rest else None
+        if damage is not None:
             yield damage
 
 

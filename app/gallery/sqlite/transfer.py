@@ -46,7 +46,7 @@ def exporting(directory: Path, keys: Vault | None = None) -> Iterator[tuple[str,
     if not path.is_file():
         raise BackupError(f"There is no gallery in {directory}.")
     with (
-        answering(),
+        answering(keys),
         closing(connect(path, read_only=True, keys=keys)) as connection,
         closing(connect(path, read_only=True)) as present,
     ):
@@ -58,10 +58,6 @@ def exporting(directory: Path, keys: Vault | None = None) -> Iterator[tuple[str,
 
 def _records(connection: sqlite3.Connection, present: sqlite3.Connection) -> Iterator[Record]:
     """The records of one moment; ``present`` sees what has been erased since, and can therefore not be read."""
-
-    def is_erased(seal: bytes) -> bool:
-        return present.execute("SELECT 1 FROM templates WHERE seal = ?", (seal,)).fetchone() is None
-
     for collection in queries.read_collections(connection):
         yield CollectionLine(
             id=collection.id,
@@ -74,7 +70,7 @@ def _records(connection: sqlite3.Connection, present: sqlite3.Connection) -> Ite
         while page := queries.read_subjects(connection, collection.id, after, _PAGE):
             for subject in page:
                 key = queries.subject_key(connection, collection.id, subject.id)
-                stored = all_templates(connection, key, is_erased)
+                stored = all_templates(connection, key, present)
                 if not stored:
                     continue
                 yield SubjectLine(

@@ -58,7 +58,7 @@ def test_a_backup_that_is_restored_answers_the_same(tmp_path: Path, running: boo
     assert (found.collections, found.subjects, found.templates, found.problems) == (2, 20, 29, ())
     assert only_for_its_owner(backup)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.sqlite3", "data"]
-    assert restore(backup, tmp_path / "other" / "data", replace=False, now=NOW) is None
+    assert restore(backup, tmp_path / "other" / "data", replace=False, now=NOW).aside is None
     assert all(map(only_for_its_owner, (tmp_path / "other" / "data").iterdir()))
     with opened(tmp_path / "other" / "data", crowding=crowding) as gallery:
         assert answers(gallery) == expected
@@ -75,7 +75,7 @@ def test_a_restored_backup_replaces_a_gallery_only_on_request_and_keeps_it(tmp_p
             restore(backup, data, replace=True, now=NOW)
     with pytest.raises(BackupError, match="--replace"):
         restore(backup, data, replace=False, now=NOW)
-    aside = restore(backup, data, replace=True, now=NOW)
+    aside = restore(backup, data, replace=True, now=NOW).aside
     assert aside is not None
     with opened(data) as gallery:
         assert everyone(gallery) == set(people(3))

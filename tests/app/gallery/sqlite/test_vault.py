@@ -159,7 +159,7 @@ def test_going_back_to_what_a_restoration_replaced_loses_nobody(tmp_path: Path, 
         keys = Vault(data, wrapper)
         back_up(data, backup, keys)
         enrol(gallery, dict(list(PEOPLE.items())[3:]))
-    aside = restore(backup, data, replace=True, now=NOW, keys=keys)
+    aside = restore(backup, data, replace=True, now=NOW, keys=keys).aside
     assert aside is not None
     with encrypted(data, wrapper) as gallery:
         assert len(everyone(gallery)) == 3
