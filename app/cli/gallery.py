@@ -23,11 +23,12 @@ from app.gallery import DEFAULT_COLLECTION
 from app.gallery.encryption import read_passphrase
 from app.gallery.files import new_file
 from app.gallery.sqlite import queries
-from app.gallery.sqlite.backup import back_up, restore
+from app.gallery.sqlite.backup import back_up, back_up_keys, restore
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.inspection import Inspection, accept_loss, inspect_directory
 from app.gallery.sqlite.snapshot import snapshot
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
+from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import export_reader, export_writer, read_export, write_export
 from app.main import load_encoder_files, open_copy, postgres_part
 
@@ -114,6 +115,27 @@ def back_up_gallery(file: FileArgument, data_dir: DataDirOption = None) -> None:
             found = back_up(settings.gallery.data_dir, file, keys)
         record(settings, "backup", templates=found.templates)
     typer.echo(f"{file}: {found.collections} collections, {found.subjects} subjects, {found.templates} templates")
+
+
+@commands.command("backup-keys")
+def back_up_template_keys(file: FileArgument, data_dir: DataDirOption = None) -> None:
+    """Copies the keys of encrypted templates and chips to a new file; the service may be running.
+
+    Keep the latest copy only, and not beside backups of the gallery: what is erased comes back with an older one.
+    """
+    with refusing():
+        settings = load_settings(data_dir=data_dir)
+        data_directory(settings)
+        with opened_vault(settings) as keys:
+            count = back_up_keys(_existing(keys), file)
+        record(settings, "backup_keys", keys=count)
+    typer.echo(f"{file}: {count} keys of templates and chips")
+
+
+def _existing(keys: Vault | None) -> Vault:
+    if keys is None:
+        raise refuse("templates are not encrypted: no master key is set, or there are no keys of templates yet")
+    return keys
 
 
 @commands.command("restore")
@@ -217,16 +239,15 @@ def _show(place: str, found: Inspection) -> None:
 
 @commands.command("rotate-key")
 def rotate_key(data_dir: DataDirOption = None) -> None:
-    """Wraps the keys of all templates anew, by the first key of the master key file; the service may be running.
+    """Wraps the keys of all templates and chips anew, by the first key of the master key file.
 
-    Put the new master key before the old one in the file, run this, then remove the old one.
+    Put the new master key before the old one in the file, restart the service if it reads a copy of the file (such as
+    a credential of systemd or a secret of a container), run this while the service runs, then remove the old one.
     """
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
         with opened_vault(settings) as keys:
-            if keys is None:
-                raise refuse("templates are not encrypted: no master key is set, or there are no keys of templates yet")
-            count = keys.rotate()
-        record(settings, "rotate_key", templates=count)
-    typer.echo(f"the keys of {count} templates are wrapped by a new root key under the current master key")
+            count = _existing(keys).rotate()
+        record(settings, "rotate_key", keys=count)
+    typer.echo(f"{count} keys of templates and chips are wrapped by a new root key under the current master key")

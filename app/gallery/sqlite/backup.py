@@ -46,6 +46,18 @@ def back_up(directory: Path, target: Path, keys: Vault | None = None) -> Inspect
             _remove(partial, *_BESIDE)
 
 
+def back_up_keys(keys: Vault, target: Path) -> int:
+    """Copies the keys of encrypted templates to a new file; returns how many. A service may be using them.
+
+    Raises BackupError if the file exists, GalleryUnavailable.
+    """
+    with new_file(target) as partial:
+        try:
+            return keys.copy(partial)
+        finally:
+            _remove(partial, *_BESIDE)
+
+
 def _remove(path: Path, *endings: str) -> None:
     for ending in endings:
         path.with_name(path.name + ending).unlink(missing_ok=True)

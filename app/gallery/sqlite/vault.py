@@ -14,7 +14,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Lock, local
@@ -258,6 +258,19 @@ class Vault:
             self._roots = {new: root}
             self._require_empty_log(_WAIT_S)
         return len(renewed)
+
+    def copy(self, target: Path) -> int:
+        """Copies all keys as they are at one moment, wrapped, into an empty file; returns how many.
+
+        Raises GalleryUnavailable, also if the copy is not sound.
+        """
+        with self._lock, _answering(), closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            self._connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            report = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if report != "ok":
+                raise GalleryUnavailable(f"The database of template keys {self._path} is damaged: {report}.")
+            return int(copy.execute("SELECT COUNT(*) FROM keys").fetchone()[0])
 
     def close(self) -> None:
         """Closes the database."""

@@ -72,6 +72,40 @@ def test_what_was_backed_up_or_exported_while_the_service_runs_answers_the_same(
             assert identified(other, ada) == expected
 
 
+def test_encrypted_backups_are_restored_with_a_copy_of_the_keys(tmp_path: Path) -> None:
+    data, tried, key = tmp_path / "data", tmp_path / "tried", tmp_path / "master.key"
+    key.write_text("5a" * 32)
+    variables = {"TESSERA_GALLERY__MASTER_KEY_FILE": str(key)}
+
+    def said(*arguments: str, code: int = 0) -> str:
+        result = tessera("gallery", *arguments, **variables)
+        assert result.returncode == code, result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    vault = Vault(data, FileKeyWrapper(key))
+    with closing(SqliteGallery(data, encoder_digest="sha256:" + "a" * 64, keys=vault)) as gallery:
+        enrol(gallery, people(3))
+        backup, keys = str(tmp_path / "backup"), str(tmp_path / "keys")
+        said("backup", backup, "--data-dir", str(data))
+        assert "3 keys of templates and chips" in said("backup-keys", keys, "--data-dir", str(data))
+        assert "nothing is overwritten" in said("backup-keys", keys, "--data-dir", str(data), code=3)
+        gallery.delete_subject("default", "person-01")
+        assert "2 keys of templates and chips" in said("rotate-key", "--data-dir", str(data))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["backup", "data", "keys", "master.key"]
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
+    assert "holds no keys" in said("restore", backup, "--data-dir", str(tried), code=3)
+    shutil.copy(keys, tried / "template-keys.sqlite3")
+    said("restore", backup, "--data-dir", str(tried))
+    assert "3 subjects, 3 templates" in said("check", "--data-dir", str(tried))
+    restored = said("restore", backup, "--replace", "--data-dir", str(data))
+    assert "1 templates are left out" in restored
+    with closing(SecurityStore(data, None)) as store:
+        recorded = {r.content["action"]: r.content["details"] for r in AuditTrail(store).records()}
+    assert recorded["backup_keys"] == {"keys": 3}
+    assert recorded["rotate_key"] == {"keys": 2}
+    assert recorded["restore"] == {"replaced": True, "left_out": 1}
+
+
 def test_a_check_says_what_is_wrong_and_loss_can_be_accepted(server: Server, tmp_path: Path, ada: bytes) -> None:
     data = str(tmp_path / "data")
     run("backup", str(tmp_path / "backup"), "--data-dir", data)

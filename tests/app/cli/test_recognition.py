@@ -319,6 +319,7 @@ READING = {
     "gallery check": ("gallery", "check"),
     "gallery accept": ("gallery", "check", "--accept-loss"),
     "gallery backup": ("gallery", "backup", "OUT"),
+    "gallery backup-keys": ("gallery", "backup-keys", "OUT"),
     "gallery export": ("gallery", "export", "OUT"),
     "gallery rotate-key": ("gallery", "rotate-key"),
     "calibrate": ("calibrate", "OUT", "--collection", "default"),
