@@ -147,12 +147,15 @@ def accept_loss(directory: Path) -> None:
         raise GalleryUnavailable(f"There is no gallery in {directory}, and no trace of one.")
     lock = DirectoryLock(directory)
     try:
-        path = directory / DATABASE_NAME
-        if not path.is_file():
+        path, position = directory / DATABASE_NAME, None
+        if path.is_file():
+            with answering(), closing(connect(path, read_only=True)) as connection:
+                # A file without content has version 0: it is to be filled as if it were not there.
+                if connection.execute("PRAGMA user_version").fetchone()[0]:
+                    position = queries.read_position(connection)
+        if position is None:
             (directory / SEQUENCE_NAME).unlink(missing_ok=True)
             return
-        with answering(), closing(connect(path, read_only=True)) as connection:
-            position = queries.read_position(connection)
         with closing(SequenceFile(directory)) as file:
             file.note(position)
             file.sync()

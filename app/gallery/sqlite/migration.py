@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 
 from app.gallery.protocol import GalleryUnavailable
 from app.gallery.sqlite import digests
@@ -29,6 +30,16 @@ def shipped_scripts(package: str = "app.gallery.sqlite") -> tuple[str, ...]:
     if not numbered or sorted(numbered) != list(range(1, len(numbered) + 1)):
         raise RuntimeError(f"The gallery's migrations are not numbered 1, 2, 3, ...: {sorted(numbered)}.")
     return tuple(numbered[number] for number in sorted(numbered))
+
+
+def refuse_other_schema(connection: sqlite3.Connection, directory: Path) -> None:
+    """Raises GalleryUnavailable if the database of a data directory is not of the schema that this code reads."""
+    version, known = connection.execute("PRAGMA user_version").fetchone()[0], len(shipped_scripts())
+    if version != known:
+        raise GalleryUnavailable(
+            f"The gallery in {directory} has schema version {version}, this release has {known}: start the service "
+            "on it once to bring an older one up, or use the release that wrote a newer one."
+        )
 
 
 def migrate(connection: sqlite3.Connection, scripts: Sequence[str]) -> None:

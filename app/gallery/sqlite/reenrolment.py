@@ -32,7 +32,7 @@ from app.gallery.sqlite.database import DATABASE_NAME, Database, answering, conn
 from app.gallery.sqlite.digests import template_digest
 from app.gallery.sqlite.inspection import inspect
 from app.gallery.sqlite.locks import DirectoryLock
-from app.gallery.sqlite.migration import shipped_scripts
+from app.gallery.sqlite.migration import refuse_other_schema, shipped_scripts
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile
 from app.gallery.sqlite.vault import Vault
 from app.types import Pixels
@@ -74,6 +74,7 @@ def list_missing(directory: Path) -> list[Missing]:
     """``missing_chips`` of a data directory; a service may be using it. Raises BackupError, GalleryUnavailable."""
     path = _gallery_in(directory)
     with answering(), closing(connect(path, read_only=True)) as connection:
+        refuse_other_schema(connection, directory)
         return missing_chips(connection)
 
 

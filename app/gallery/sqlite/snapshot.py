@@ -14,7 +14,7 @@ from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME, Database, answering, configure, connect
 from app.gallery.sqlite.erasures import open_sealed
 from app.gallery.sqlite.gallery import SqliteGallery, utc_now
-from app.gallery.sqlite.migration import migrate, shipped_scripts
+from app.gallery.sqlite.migration import migrate, refuse_other_schema, shipped_scripts
 from app.gallery.sqlite.sequence import refuse_loss
 from app.gallery.sqlite.vault import Vault, require_vault
 
@@ -30,12 +30,7 @@ def snapshot(directory: Path) -> Iterator[sqlite3.Connection]:
         refuse_loss(directory, None)
         raise GalleryUnavailable(f"There is no gallery in {directory}.")
     with answering(), closing(connect(path, read_only=True)) as connection:
-        version, known = connection.execute("PRAGMA user_version").fetchone()[0], len(shipped_scripts())
-        if version != known:
-            raise GalleryUnavailable(
-                f"The gallery in {directory} has schema version {version}, this release has {known}: start the service "
-                "on it once to bring an older one up, or use the release that wrote a newer one."
-            )
+        refuse_other_schema(connection, directory)
         refuse_loss(directory, lambda: queries.read_position(connection))
         connection.execute("BEGIN")
         yield connection

@@ -15,6 +15,7 @@ from app.gallery.records import NewTemplate, Targets
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME, Database, answering, connect
 from app.gallery.sqlite.locks import DirectoryLock
+from app.gallery.sqlite.migration import refuse_other_schema
 from app.gallery.sqlite.sequence import refuse_loss
 from app.gallery.sqlite.templates import all_templates, insert_templates
 from app.gallery.sqlite.values import dump_metadata
@@ -50,6 +51,7 @@ def exporting(directory: Path, keys: Vault | None = None) -> Iterator[tuple[str,
         closing(connect(path, read_only=True, keys=keys)) as connection,
         closing(connect(path, read_only=True)) as present,
     ):
+        refuse_other_schema(connection, directory)
         require_vault(connection, keys)
         refuse_loss(directory, lambda: queries.read_position(connection))
         connection.execute("BEGIN")
@@ -147,12 +149,17 @@ class _Import:
 
     def _subject(self, record: SubjectLine) -> None:
         try:
+            metadata = dump_metadata(record.metadata)
+        except ValueError as error:
+            raise BackupError(
+                f"The metadata of subject {record.id!r} cannot be stored: JSON has neither NaN nor Infinity. Nothing "
+                "was imported."
+            ) from error
+        try:
             subject = queries.subject_key(self._connection, record.collection, record.id)
         except SubjectNotFound:
             collection = queries.collection_key(self._connection, record.collection)
-            subject = queries.insert_subject(
-                self._connection, collection, record.id, dump_metadata(record.metadata), record.created_at
-            )
+            subject = queries.insert_subject(self._connection, collection, record.id, metadata, record.created_at)
             queries.touch_subject(self._connection, subject, None, record.updated_at)
             self._store(subject, record, set())
             return
@@ -164,7 +171,7 @@ class _Import:
                 )
             case OnImportConflict.REPLACE:
                 queries.delete_templates(self._connection, subject)
-                queries.touch_subject(self._connection, subject, dump_metadata(record.metadata), record.updated_at)
+                queries.touch_subject(self._connection, subject, metadata, record.updated_at)
                 self._store(subject, record, set())
             case OnImportConflict.APPEND:
                 held = queries.template_ids(self._connection, subject)

@@ -96,7 +96,7 @@ def test_another_database_in_its_place_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("emptied", [False, True])
-def test_a_database_that_is_gone_is_not_made_anew(tmp_path: Path, emptied: bool) -> None:
+def test_a_database_that_is_gone_is_not_made_anew_unless_the_loss_is_accepted(tmp_path: Path, emptied: bool) -> None:
     with opened(tmp_path) as gallery:
         enrol(gallery, people(3))
     path = tmp_path / DATABASE_NAME
@@ -104,7 +104,6 @@ def test_a_database_that_is_gone_is_not_made_anew(tmp_path: Path, emptied: bool)
     with pytest.raises(GalleryUnavailable, match="is missing"):
         SqliteGallery(tmp_path, encoder_digest=DIGEST)
     assert path.exists() == emptied
-    path.unlink(missing_ok=True)
     accept_loss(tmp_path)
     with opened(tmp_path) as gallery:
         assert everyone(gallery) == set()

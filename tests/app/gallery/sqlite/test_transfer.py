@@ -3,17 +3,21 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from app.gallery import BackupError, GalleryInUse, SqliteGallery, TemplateDamaged
+from app.gallery import BackupError, GalleryInUse, GalleryUnavailable, SqliteGallery, TemplateDamaged
+from app.gallery.sqlite.reenrolment import list_missing
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.transfer import export_reader, export_writer, read_export, write_export
 from tests.app.gallery.contract import MadeUpCrowding, axis, ids, template
 from tests.app.gallery.sqlite.support import DIGEST, editing, everyone, opened, people
 from tests.app.gallery.sqlite.test_backup import PEOPLE, answers, fill
+from tests.app.gallery.sqlite.test_gallery import database_of_version
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +133,33 @@ def test_vectors_that_are_none_are_refused(tmp_path: Path) -> None:
         )
         with pytest.raises(BackupError, match="embedding of template 't'"):
             import_records(tmp_path / "data", DIGEST, read_export(written, DIGEST), OnImportConflict.REJECT, NOW)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
+@pytest.mark.parametrize("on_conflict", [OnImportConflict.REJECT, OnImportConflict.REPLACE])
+def test_metadata_that_cannot_be_stored_are_refused(
+    tmp_path: Path, exported: Path, number: str, on_conflict: OnImportConflict
+) -> None:
+    other, lines = tmp_path / "other", exported.read_bytes().splitlines(keepends=True)
+    if on_conflict is OnImportConflict.REPLACE:
+        take(exported, other)
+    place = next(place for place, line in enumerate(lines) if b'"person-02"' in line)
+    lines[place] = lines[place].replace(b'"name of person-02"', number.encode())
+    lines[-1] = re.sub(
+        rb'"sha256":"[0-9a-f]+"', b'"sha256":"%s"' % sha256(b"".join(lines[:-1])).hexdigest().encode(), lines[-1]
+    )
+    exported.write_bytes(b"".join(lines))
+    with pytest.raises(BackupError, match=r"metadata of subject 'person-02'.*Nothing was imported"):
+        take(exported, other, on_conflict)
+    with opened(other) as gallery:
+        assert len(everyone(gallery)) == (19 if on_conflict is OnImportConflict.REPLACE else 0)
+
+
+def test_a_gallery_of_an_earlier_release_is_not_read_before_it_is_brought_up(tmp_path: Path) -> None:
+    database_of_version(3, tmp_path / "old")
+    for command in (lambda: export(tmp_path / "old", tmp_path / "export"), lambda: list_missing(tmp_path / "old")):
+        with pytest.raises(GalleryUnavailable, match=r"schema version 3.*start the service on it once"):
+            command()
 
 
 def test_what_is_no_export_of_this_version_and_encoder_is_refused(tmp_path: Path, exported: Path) -> None:
