@@ -50,7 +50,7 @@ def fuse(templates: Vectors) -> Vectors:
     return fused
 
 
-def fused_template(templates: Vectors) -> Vectors:
-    """The fused template of one subject: unit-length [K, D], oldest first -> [D]."""
-    result: Vectors = fuse(templates[np.newaxis, -MOST_FUSED:])[0, 0]
+def fused_template(templates: Vectors, most: int = MOST_FUSED) -> Vectors:
+    """The newest ``most`` templates of one subject fused: unit-length [K, D], oldest first -> [D]."""
+    result: Vectors = fuse(templates[np.newaxis, -most:])[0, 0]
     return result

@@ -32,6 +32,7 @@ from app.api.undeclared import refuse_undeclared
 from app.audits.jobs import AuditJobs
 from app.crowding import Crowding, load_crowding
 from app.decisions import Calibration, load_calibration, read_calibration
+from app.embeddings import MOST_FUSED
 from app.encoding import EncoderRuntime, EncoderWeights, create_runtime, load_weights
 from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, WorkLimits, YunetDetector
@@ -70,6 +71,11 @@ class EncoderFiles:
     calibration: Calibration
     crowding: Crowding
 
+    @property
+    def most_fused(self) -> int:
+        """How many templates of a subject are compared at most: rates of more were not measured."""
+        return min(self.calibration.most_templates, MOST_FUSED)
+
 
 def load_encoder_files(settings: Settings) -> EncoderFiles:
     """Reads and checks the encoder's files. Raises TesseraError, with a message for the operator."""
@@ -79,7 +85,7 @@ def load_encoder_files(settings: Settings) -> EncoderFiles:
     return EncoderFiles(weights, calibration, load_crowding(directory, calibration.cohort_sha256))
 
 
-def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> Gallery:
+def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding, most_fused: int = MOST_FUSED) -> Gallery:
     """The gallery in PostgreSQL if the settings name one, else that of the data directory. Raises GalleryError."""
     chosen = settings.gallery
     if chosen.url is not None:
@@ -87,6 +93,7 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
             chosen.url.get_secret_value(),
             encoder_digest=encoder_sha256,
             crowding=crowding,
+            most_fused=most_fused,
             read_url=None if chosen.read_url is None else chosen.read_url.get_secret_value(),
             connections=chosen.connections,
             index=postgres_part("gallery.postgres.search").IndexUse(
@@ -95,21 +102,27 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) ->
         )
         return cast(Gallery, gallery)
     return SqliteGallery(
-        settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, keys=open_vault(settings)
+        settings.gallery.data_dir,
+        encoder_digest=encoder_sha256,
+        crowding=crowding,
+        most_fused=most_fused,
+        keys=open_vault(settings),
     )
 
 
-def open_copy(settings: Settings, encoder_sha256: str, crowding: Crowding) -> Gallery:
+def open_copy(settings: Settings, encoder_sha256: str, crowding: Crowding, most_fused: int = MOST_FUSED) -> Gallery:
     """What is in the gallery, for reading; services may be using it. Raises GalleryError."""
     if settings.gallery.url is not None:
-        return open_gallery(settings, encoder_sha256, crowding)
+        return open_gallery(settings, encoder_sha256, crowding, most_fused)
     keys = open_vault(settings, create=False)
-    return GalleryCopy(settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, keys=keys)
+    return GalleryCopy(
+        settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, most_fused=most_fused, keys=keys
+    )
 
 
-def no_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding) -> GalleryCopy:  # noqa: ARG001
+def no_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding, most_fused: int) -> GalleryCopy:  # noqa: ARG001
     """An empty gallery, in memory, for what needs none; the data directory is not touched."""
-    return GalleryCopy(None, encoder_digest=encoder_sha256, crowding=crowding)
+    return GalleryCopy(None, encoder_digest=encoder_sha256, crowding=crowding, most_fused=most_fused)
 
 
 def postgres_part(name: str) -> ModuleType:
@@ -156,8 +169,8 @@ def build_finder(settings: Settings) -> FaceFinder:
     )
 
 
-OpenGallery = Callable[[Settings, str, Crowding], Gallery]
-"""Opens a gallery for the encoder with a digest, and with its crowding."""
+OpenGallery = Callable[[Settings, str, Crowding, int], Gallery]
+"""Opens a gallery for the encoder with a digest, with its crowding and the most templates of a subject to compare."""
 
 
 def build_service(settings: Settings, open_gallery: OpenGallery = open_gallery) -> RecognitionService:
@@ -177,7 +190,7 @@ def build_service(settings: Settings, open_gallery: OpenGallery = open_gallery) 
         # Compiling runs outside of Python's lock, reading the gallery inside it: side by side they take less time.
         encoder = pool.submit(build_encoder, settings, files.weights)
         finder = pool.submit(build_finder, settings)
-        gallery = open_gallery(settings, files.weights.sha256, files.crowding)
+        gallery = open_gallery(settings, files.weights.sha256, files.crowding, files.most_fused)
     try:
         service = RecognitionService(
             finder.result(),

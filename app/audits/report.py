@@ -186,7 +186,7 @@ def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowd
     assert point is not None
     own = crowding(subject.embeddings).tolist()
     for place, id_ in enumerate(subject.template_ids):
-        rest = fused_template(np.delete(subject.embeddings, place, axis=0))
+        rest = fused_template(np.delete(subject.embeddings, place, axis=0), calibration.most_templates)
         distance = float(np.square(subject.embeddings[place] - rest).sum())
         limit = point.threshold - own[place] - float(crowding(rest[np.newaxis])[0])
         if distance > limit:

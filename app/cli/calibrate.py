@@ -14,9 +14,10 @@ from app.cli.output import replacing, say, steps
 from app.cli.refusals import Refusal, ReportOption, refusals_of
 from app.crowding import Crowding, crowding_beside
 from app.decisions import Calibration
+from app.embeddings import MOST_FUSED
 from app.encoding import EncoderWeights, load_weights
 from app.evaluation.calibration import EncoderRun, describe
-from app.main import THREADS_A_CORE, build_encoder, build_finder, open_copy
+from app.main import THREADS_A_CORE, build_encoder, build_finder, load_encoder_files, open_copy
 from app.openvino import available_cores
 from app.recognition.site_calibration import (
     NEEDED,
@@ -89,7 +90,9 @@ def _from_folder(photographs: Path, settings: Settings, report: Path | None) -> 
 def _from_gallery(collection: str, settings: Settings) -> Calibration:
     (weights, crowding), encoding = _weights_of(settings), settings.encoding
     run = EncoderRun(weights.name, weights.version, weights.sha256, encoding.runtime, encoding.precision)
-    with closing(open_copy(settings, weights.sha256, crowding)) as gallery:
+    # What PostgreSQL keeps for searches goes by the table in use, and stays as it is.
+    most = MOST_FUSED if settings.decisions.calibration is None else load_encoder_files(settings).most_fused
+    with closing(open_copy(settings, weights.sha256, crowding, most)) as gallery:
         return calibrate_gallery(gallery, collection, run, crowding)
 
 

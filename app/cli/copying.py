@@ -93,7 +93,8 @@ def _reading(place: str) -> Iterator[tuple[str, Iterator[Record]]]:
 def _write(place: str, files: EncoderFiles, records: Iterator[Record]) -> int:
     encoder = files.weights.sha256
     if place.startswith(_URL):
-        copied: int = postgres_part("gallery.postgres.transfer").copy_records(place, encoder, files.crowding, records)
+        copy = postgres_part("gallery.postgres.transfer").copy_records
+        copied: int = copy(place, encoder, files.crowding, records, files.most_fused)
         return copied
     with opened_vault(settings_of(Path(place)), create=True) as keys:
         return import_records(Path(place), encoder, records, OnImportConflict.REPLACE, datetime.now(UTC), keys)

@@ -56,7 +56,7 @@ def audit_gallery(
         settings = load_settings(data_dir=data_dir)
         files = load_encoder_files(settings)
         with (
-            closing(open_copy(settings, files.weights.sha256, files.crowding)) as gallery,
+            closing(open_copy(settings, files.weights.sha256, files.crowding, files.most_fused)) as gallery,
             steps("audit", AUDIT_STEPS) as step,
         ):
             report = audit(gallery, collection, files.calibration, files.crowding, _in_steps(step))

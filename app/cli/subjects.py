@@ -89,7 +89,7 @@ def delete_subject(
             _confirm(f"Erase {subject_id} in {collection} with {templates} templates?")
         files = load_encoder_files(settings)
         with (
-            closing(open_gallery(settings, files.weights.sha256, files.crowding)) as gallery,
+            closing(open_gallery(settings, files.weights.sha256, files.crowding, files.most_fused)) as gallery,
             recorder(settings) as trail,
         ):
             # Before it begins, too: whatever happens, the trail names it.
@@ -135,7 +135,7 @@ def merge_subjects(
             )
         files = load_encoder_files(settings)
         with (
-            closing(open_gallery(settings, files.weights.sha256, files.crowding)) as gallery,
+            closing(open_gallery(settings, files.weights.sha256, files.crowding, files.most_fused)) as gallery,
             recorder(settings) as trail,
         ):
             details: dict[str, object] = {DUPLICATE: trail.name_of(collection, duplicate)}

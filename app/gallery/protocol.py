@@ -337,11 +337,11 @@ class Gallery(Protocol):
         ...
 
     def subject_vectors(self, collection: str, *, after: str | None, limit: int) -> list[SubjectVectors]:
-        """The compared templates of at most ``limit`` subjects with ids greater than ``after``, by id."""
+        """The newest templates, at most ``MOST_FUSED``, of at most ``limit`` subjects with greater ids, by id."""
         ...
 
     def size(self, collection: str) -> CollectionSize:
-        """The number of subjects in a collection, and the most templates of any of them."""
+        """The number of subjects in a collection, and the most compared templates of any of them."""
         ...
 
     def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]:

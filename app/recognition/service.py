@@ -20,7 +20,7 @@ from app.decisions import (
     for_ambiguous_face,
     verification_policy,
 )
-from app.embeddings import MOST_FUSED, squared_distance
+from app.embeddings import squared_distance
 from app.encoding import EncoderInfo, EncoderRuntime, Encodings
 from app.errors import TesseraError
 from app.faces import AlignedFace, FaceFinder, FacePolicy, FoundFaces, TooMuchWorkError, WorkBudget, WorkLimits
@@ -44,7 +44,7 @@ from app.types import CHIP_SIDE, Pixels
 
 EMPTY_GALLERY = "empty_gallery"
 MOST_TEMPLATES = 100
-"""Of one subject; only the newest ``MOST_FUSED`` are compared."""
+"""Of one subject; only the newest are compared, as many as the calibration has rates of."""
 MAX_CANDIDATES = 500
 """Candidates in one answer: faces of the photograph times ``top_k``."""
 
@@ -172,7 +172,7 @@ class RecognitionService:
                     metadata=request.metadata,
                     on_conflict=request.on_conflict,
                     receipt=receipt,
-                    most=MOST_FUSED if not request.may_displace else MOST_TEMPLATES,
+                    most=self.calibration.most_templates if not request.may_displace else MOST_TEMPLATES,
                 )
         except ReceiptExists:
             # The same request arrived twice at once, and the other one was first.

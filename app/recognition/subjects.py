@@ -105,7 +105,8 @@ class SubjectService:
 
     def _likeness(self, one: SubjectVectors, other: SubjectVectors) -> tuple[float, float]:
         """The squared distance of the fused templates of two subjects, and the default threshold for it."""
-        distance = squared_distance(fused_template(one.embeddings), fused_template(other.embeddings))
+        most = self._calibration.most_templates
+        distance = squared_distance(fused_template(one.embeddings, most), fused_template(other.embeddings, most))
         return distance, self._calibration.default.threshold - one.crowding - other.crowding
 
     def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:

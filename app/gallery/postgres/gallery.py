@@ -11,7 +11,7 @@ import numpy as np
 from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
 
 from app.crowding import Crowding, NoCrowding
-from app.embeddings import EMBEDDING_SIZE, Embedding
+from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding
 from app.gallery.postgres import audits, queries, receipts
 from app.gallery.postgres.binding import bind, check_binding, hold_binding, lock_binding
 from app.gallery.postgres.damage import DamageWatch
@@ -26,7 +26,7 @@ from app.gallery.postgres.subjects import (
     merge_subjects,
     store_subject,
 )
-from app.gallery.postgres.templates import bind_cohort, read_templates, read_vectors
+from app.gallery.postgres.templates import Reading, bind_cohort, read_templates, read_vectors
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     ChipsNeedEncryption,
@@ -94,6 +94,8 @@ class PostgresGallery:
         url: ``postgresql://...`` of the primary.
         encoder_digest: identifies the encoder that makes the embeddings.
         crowding: computes the crowding of embeddings; values stored with another cohort are recomputed.
+        most_fused: how many templates of a subject are compared at most, the newest ones; 1 to ``MOST_FUSED``. The same
+            in all processes.
         read_url: of a standby to search in; such searches may miss the last writes.
         connections: most at once, to each of the two.
         index: which searches use the index, and how.
@@ -110,6 +112,7 @@ class PostgresGallery:
         *,
         encoder_digest: str,
         crowding: Crowding = NoCrowding(),  # noqa: B008
+        most_fused: int = MOST_FUSED,
         read_url: str | None = None,
         connections: int = CONNECTIONS,
         index: IndexUse = IndexUse(),  # noqa: B008
@@ -118,6 +121,7 @@ class PostgresGallery:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
         self._clock, self._crowding, self._digest, self._index = clock, crowding, encoder_digest, index
+        self._most_fused = most_fused
         self._damage, self._audits = DamageWatch(), None
         self._database = Postgres(url, unavailable, connections=connections)
         self._searched = self._database
@@ -131,13 +135,13 @@ class PostgresGallery:
             self._database.close()
             raise
         if index.audit_seconds is not None:
-            self._audits = SearchAudits(self._searched, index)
+            self._audits = SearchAudits(self._searched, index, most_fused)
 
     def _open(self, connection: Connection) -> None:
         lock_binding(connection)
         encoder = queries.bind_encoder(connection, self._database.place, self._digest)
-        self.maker = Maker(encoder, self._digest, self._crowding)
-        bind_cohort(connection, self._crowding)
+        self.maker = Maker(encoder, self._digest, self._crowding, self._most_fused)
+        bind_cohort(connection, self._crowding, self._most_fused)
         self.binding = bind(connection, self._digest)
         queries.insert_collection(connection, DEFAULT_COLLECTION, self._clock())
 
@@ -333,7 +337,7 @@ class PostgresGallery:
                 raise LastTemplate(
                     f"{template_id!r} is the last template of subject {subject_id!r}; delete the subject instead."
                 )
-            erase_template(connection, owner, subject, key, self._crowding)
+            erase_template(connection, owner, subject, key, self.maker)
             queries.touch_subject(connection, owner, subject, None, self._clock())
             return queries.read_subject(connection, collection, subject_id)
 
@@ -363,7 +367,7 @@ class PostgresGallery:
             kept, gone = (SubjectRecord(owner, collection, keys[id_], id_) for id_ in (subject_id, duplicate))
             held, added = (queries.count_templates(connection, owner, keys[id_]) for id_ in (subject_id, duplicate))
             refuse_too_many(subject_id, held, duplicate, added, most)
-            merge_subjects(connection, kept, gone, self._crowding, agree)
+            merge_subjects(connection, kept, gone, self.maker, agree)
             now = self._clock()
             queries.touch_subject(connection, owner, keys[subject_id], None, now)
             merged = queries.read_subject(connection, collection, subject_id)
@@ -389,7 +393,8 @@ class PostgresGallery:
 
     def size(self, collection: str) -> CollectionSize:
         with self._database.reading() as connection:
-            return queries.read_size(connection, collection)[1]
+            size = queries.read_size(connection, collection)[1]
+        return CollectionSize(size.subjects, min(size.most_templates, self._most_fused))
 
     def search(self, collection: str, probe: Embedding, top_k: int, *, crowded: bool = True) -> list[Candidate]:
         if top_k < 1:
@@ -403,8 +408,7 @@ class PostgresGallery:
                 probe,
                 top_k,
                 crowded=crowded,
-                mine=self.binding,
-                on_damage=self._damage.found,
+                reading=Reading(self.binding, self._most_fused, self._damage.found),
                 breadth=self._index.breadth if size.subjects > self._index.larger_than else None,
             )
         return [_candidate(ranked) for ranked in found]
@@ -412,7 +416,7 @@ class PostgresGallery:
     def compare(self, collection: str, subject_id: str, probe: Embedding) -> Candidate:
         probe = checked(probe)
         with self._database.reading() as connection:
-            templates = read_templates(connection, collection, subject_id, self.binding)
+            templates = read_templates(connection, collection, subject_id, Reading(self.binding, self._most_fused))
         if not templates:
             raise SubjectNotFound(f"There is no subject {subject_id!r} in collection {collection!r}.")
         return _candidate(rank(probe, templates)[0])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.embeddings import Embedding
+from app.embeddings import MOST_FUSED, Embedding
 from app.errors import TesseraError
 from app.gallery.postgres.search import IndexUse, nearest_subjects
-from app.gallery.postgres.templates import stored_rows
+from app.gallery.postgres.templates import Reading, stored_rows
 from app.gallery.sqlite.ranking import vectors_of
 from app.gallery.sqlite.templates import Damage
 from app.postgres import Connection, Postgres
@@ -51,7 +51,9 @@ def photograph_like(template: Embedding, random: np.random.Generator) -> Embeddi
     return made
 
 
-def audit_search(database: Postgres, index: IndexUse, random: np.random.Generator) -> bool | None:
+def audit_search(
+    database: Postgres, index: IndexUse, random: np.random.Generator, most: int = MOST_FUSED
+) -> bool | None:
     """Searches once for everybody near a made-up probe and once by the index, in one state of the database.
 
     Whether the index gave the nearest subject, or one as near. None: no collection is large enough for
@@ -74,7 +76,7 @@ def audit_search(database: Postgres, index: IndexUse, random: np.random.Generato
         probe = photograph_like(template, random)
         nearest, found = (
             nearest_subjects(
-                connection, collection, probe, 1, crowded=True, breadth=kept, mine=None, on_damage=_leave_out
+                connection, collection, probe, 1, crowded=True, breadth=kept, reading=Reading(None, most, _leave_out)
             )
             for kept in (None, index.breadth)
         )
@@ -125,10 +127,12 @@ class SearchAudits:
     Args:
         database: where searches go.
         index: how searches use the index; ``audit_seconds`` is at least between the end of one audit and the next one.
+        most: how many templates of a subject are fused.
     """
 
-    def __init__(self, database: Postgres, index: IndexUse) -> None:
-        self._database, self._index, self._seconds = database, index, index.audit_seconds or 0.0
+    def __init__(self, database: Postgres, index: IndexUse, most: int) -> None:
+        self._database, self._index, self._most = database, index, most
+        self._seconds = index.audit_seconds or 0.0
         self._counts, self._stopping = SearchAuditCounts(), threading.Event()
         self._random = np.random.default_rng()
         self._thread = threading.Thread(target=self._run, name="search audits", daemon=True)
@@ -149,7 +153,7 @@ class SearchAudits:
     def _audit(self) -> None:
         counts = self._counts
         try:
-            found = audit_search(self._database, self._index, self._random)
+            found = audit_search(self._database, self._index, self._random, self._most)
         except TesseraError as error:
             _LOGGER.warning("a search could not be audited: %s", error.reason)
             self._counts = SearchAuditCounts(counts.made, counts.missed, counts.failed + 1)

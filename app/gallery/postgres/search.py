@@ -9,10 +9,8 @@ from typing import Any
 from psycopg.pq import TransactionStatus
 
 from app.embeddings import Embedding
-from app.gallery.postgres.binding import Binding
-from app.gallery.postgres.templates import COLUMNS, NEWEST, sound, vector_text
+from app.gallery.postgres.templates import COLUMNS, NEWEST, Reading, sound, vector_text
 from app.gallery.sqlite.ranking import SPARE, RankedSubject, is_settled, rank
-from app.gallery.sqlite.templates import OnDamage
 from app.postgres import Connection, constant
 
 EXACT_UP_TO = 20_000
@@ -69,13 +67,12 @@ def nearest_subjects(
     *,
     crowded: bool,
     breadth: int | None,
-    mine: Binding | None,
-    on_damage: OnDamage,
+    reading: Reading,
 ) -> list[RankedSubject]:
     """The ``top_k`` best subjects of a collection, by exact distance and crowding.
 
     breadth: how many candidates the index keeps while it looks for the nearest; None: it is not used, all subjects are
-    compared. mine: as for ``sound``.
+    compared. reading: how their templates are read.
 
     Candidates come with their templates from one statement, so from one state of the database. More are asked for until
     no other subject can be as near as the last one returned, given the rounding of the stored means and of the probe.
@@ -90,7 +87,7 @@ def nearest_subjects(
         else:
             rows = _by_index(connection, collection, asked, wanted, breadth)
         rows.sort(key=itemgetter(_SUBJECT))
-        stored = sound((row[1:] for row in rows), mine, on_damage)
+        stored = sound((row[1:] for row in rows), reading)
         ranked = rank(probe, stored, crowded=crowded) if stored else []
         everybody = len({row[_SUBJECT] for row in rows}) < wanted
         if everybody or (breadth is not None and wanted >= MOST_INDEXED):

@@ -29,11 +29,15 @@ from app.postgres import Connection
 
 
 class Maker(NamedTuple):
-    """What templates come from: the key of their encoder, its digest, and the crowding that goes with it."""
+    """What templates come from: the key of their encoder, its digest, and the crowding that goes with it.
+
+    most: how many templates of a subject are fused.
+    """
 
     encoder: int
     digest: str
     crowding: Crowding
+    most: int
 
 
 class SubjectRecord(NamedTuple):
@@ -80,7 +84,7 @@ def store_subject(
     metadata: JSON text; None keeps what is stored, {} for a new subject.
     """
     embeddings = np.concatenate([vectors_of(held.embeddings), np.stack([t.embedding for t, _ in new])])
-    found = compared(embeddings, maker.crowding)
+    found = compared(embeddings, maker.crowding, maker.most)
     if subject.key is None:
         key = queries.insert_subject(connection, subject.collection, subject.id, (metadata or "{}", now, *found))
         changes = [(found.fused, 1, len(embeddings))]
@@ -101,7 +105,7 @@ def merge_subjects(
     connection: Connection,
     kept: SubjectRecord,
     gone: SubjectRecord,
-    crowding: Crowding,
+    maker: Maker,
     agree: Callable[[SubjectVectors, SubjectVectors], None] | None,
 ) -> None:
     """Makes the templates of one locked subject another's, and erases what else there is of the first one.
@@ -120,7 +124,7 @@ def merge_subjects(
     delete_findings(connection, moved)
     move_templates(connection, theirs, (kept.key, kept.id))
     queries.delete_subject(connection, gone.collection, gone.key)
-    found = compared(vectors_of([row.embedding for row in sorted(ours + theirs)]), crowding)
+    found = compared(vectors_of([row.embedding for row in sorted(ours + theirs)]), maker.crowding, maker.most)
     set_compared(connection, kept.collection, kept.key, found)
     held, added = len(ours), len(theirs)
     together = [(min(held, MOST_FUSED), -1, -held), (found.fused, 1, held + added)]
@@ -136,13 +140,14 @@ def erase_subject(connection: Connection, collection: int, subject: int) -> int:
     return templates
 
 
-def erase_template(connection: Connection, collection: int, subject: int, template: int, crowding: Crowding) -> None:
+def erase_template(connection: Connection, collection: int, subject: int, template: int, maker: Maker) -> None:
     """Erases one of several templates of a locked subject."""
     queries.delete_template(connection, template)
     damage: list[Damage] = []
     rows = stored_rows(connection, collection, subject, damaged=damage.append)
     if not damage:
-        set_compared(connection, collection, subject, compared(vectors_of([r.embedding for r in rows]), crowding))
+        found = compared(vectors_of([r.embedding for r in rows]), maker.crowding, maker.most)
+        set_compared(connection, collection, subject, found)
     before, after = len(rows) + 1, len(rows)
     queries.count(
         connection,

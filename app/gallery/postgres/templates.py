@@ -21,7 +21,7 @@ from app.gallery.postgres.binding import Binding, refuse_other
 from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite.digests import matches, template_digest
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
-from app.gallery.sqlite.templates import Damage, OnDamage, refuse
+from app.gallery.sqlite.templates import Damage, OnDamage, cohort_digest, refuse
 from app.gallery.sqlite.values import is_metadata
 from app.postgres import Connection, constant
 
@@ -82,40 +82,52 @@ def by_subject(rows: Iterable[Sequence[Any]]) -> Iterator[list[Row]]:
         yield sorted(own)
 
 
-def sound(rows: Iterable[Sequence[Any]], mine: Binding | None, on_damage: OnDamage = refuse) -> list[StoredTemplate]:
-    """Templates from rows that are grouped by subject; damaged subjects are left out if ``on_damage`` returns.
+class Reading(NamedTuple):
+    """How stored templates are read to be compared.
 
-    Raises GalleryUnavailable for templates of others than ``mine``, which cannot be compared; None: of anybody.
+    mine: the encoder and cohort that they have to come from; None: from any. most: how many of a subject, the newest.
+    on_damage: gets subjects that are damaged; they are left out if it returns.
+    """
+
+    mine: Binding | None
+    most: int = MOST_FUSED
+    on_damage: OnDamage = refuse
+
+
+def sound(rows: Iterable[Sequence[Any]], reading: Reading) -> list[StoredTemplate]:
+    """The templates to compare of each subject, from rows that are grouped by subject.
+
+    Raises GalleryUnavailable for templates of another encoder or cohort, which cannot be compared.
     """
     found: list[StoredTemplate] = []
     for own in by_subject(rows):
-        if mine is not None:
+        if reading.mine is not None:
             for row in own:
-                refuse_other(mine, Binding(row.encoder, row.cohort))
+                refuse_other(reading.mine, Binding(row.encoder, row.cohort))
         if (damage := _damage_of(own)) is not None:
-            on_damage(damage)
+            reading.on_damage(damage)
             continue
         found += [
             StoredTemplate(r.key, r.id, r.subject, r.subject_id, r.metadata, r.embedding, r.norm, r.crowding)
-            for r in own
+            for r in own[-reading.most :]
         ]
     return found
 
 
-def read_templates(connection: Connection, collection: str, subject_id: str, mine: Binding) -> list[StoredTemplate]:
-    """The templates to fuse of a subject, oldest first.
+def read_templates(connection: Connection, collection: str, subject_id: str, reading: Reading) -> list[StoredTemplate]:
+    """The templates to compare of a subject, oldest first.
 
     Raises CollectionNotFound, TemplateDamaged, SubjectDamaged; GalleryUnavailable as ``sound`` does.
     """
     key = queries.collection_key(connection, collection)
     query = f"SELECT {COLUMNS} FROM subjects s {NEWEST} WHERE s.collection = %s AND s.id = %s"  # noqa: S608
-    return sound(connection.execute(constant(query), (key, subject_id)), mine)
+    return sound(connection.execute(constant(query), (key, subject_id)), reading)
 
 
 def read_vectors(
     connection: Connection, collection: str, after: str, limit: int, mine: Binding
 ) -> list[SubjectVectors]:
-    """The templates to fuse of at most ``limit`` subjects with greater ids, by id.
+    """The newest ``MOST_FUSED`` templates of at most ``limit`` subjects with greater ids, by id.
 
     Raises TemplateDamaged; GalleryUnavailable as ``sound`` does.
     """
@@ -130,7 +142,7 @@ def read_vectors(
         ),
         (key, after, limit),
     )
-    return [vectors_of_rows(list(own)) for _, own in groupby(sound(rows, mine), key=lambda t: t.subject_id)]
+    return [vectors_of_rows(list(own)) for _, own in groupby(sound(rows, Reading(mine)), key=lambda t: t.subject_id)]
 
 
 def vectors_of_rows(templates: Sequence[StoredTemplate | Row]) -> SubjectVectors:
@@ -145,16 +157,18 @@ def vectors_of_rows(templates: Sequence[StoredTemplate | Row]) -> SubjectVectors
 
 
 class Compared(NamedTuple):
-    """What a subject is found by: how many templates are fused, their crowding, and the vector to search for."""
+    """What a subject is found by: how many templates it has, up to ``MOST_FUSED``, and of those that are fused the
+    crowding and the vector to search for.
+    """
 
     fused: int
     crowding: float
     mean: str
 
 
-def compared(embeddings: npt.NDArray[np.float32], crowding: Crowding) -> Compared:
-    """From all templates of a subject, unit-length [K, 128], oldest first."""
-    fused = fused_template(embeddings)
+def compared(embeddings: npt.NDArray[np.float32], crowding: Crowding, most: int) -> Compared:
+    """From all templates of a subject, unit-length [K, 128], oldest first; the newest ``most`` are fused."""
+    fused = fused_template(embeddings, most)
     crowded = float(crowding(fused[np.newaxis])[0])
     return Compared(min(len(embeddings), MOST_FUSED), crowded, vector_text(fused, -crowded / 2))
 
@@ -238,16 +252,16 @@ def set_compared(connection: Connection, collection: int, subject: int, found: C
     )
 
 
-def bind_cohort(connection: Connection, crowding: Crowding) -> None:
-    """Makes sure that the crowding of every subject is from this cohort; recomputes it where it is not.
+def bind_cohort(connection: Connection, crowding: Crowding, most: int) -> None:
+    """Makes sure that what every subject is found by is from this cohort; recomputes it where it is not.
 
-    Damaged subjects keep what they have.
+    And that it is of the newest ``most`` templates. Damaged subjects keep what they have.
     """
-    row = connection.execute("SELECT digest FROM cohorts").fetchone()
-    if row is not None and row[0] == crowding.digest:
+    row, digest = connection.execute("SELECT digest FROM cohorts").fetchone(), cohort_digest(crowding, most)
+    if row is not None and row[0] == digest:
         return
     connection.execute("DELETE FROM cohorts")
-    connection.execute("INSERT INTO cohorts (digest) VALUES (%s)", (crowding.digest,))
+    connection.execute("INSERT INTO cohorts (digest) VALUES (%s)", (digest,))
     for (collection,) in connection.execute("SELECT key FROM collections").fetchall():
         after = -1
         while keys := connection.execute(
@@ -261,7 +275,7 @@ def bind_cohort(connection: Connection, crowding: Crowding) -> None:
             )
             for own in by_subject(rows.fetchall()):
                 if _damage_of(own) is None:
-                    found = compared(vectors_of([r.embedding for r in own]), crowding)
+                    found = compared(vectors_of([r.embedding for r in own]), crowding, most)
                     set_compared(connection, collection, own[0].subject, found)
 
 

@@ -71,7 +71,9 @@ def _item(row: Row) -> TemplateItem:
     )
 
 
-def copy_records(url: str, encoder_digest: str, crowding: Crowding, records: Iterable[Record]) -> int:
+def copy_records(
+    url: str, encoder_digest: str, crowding: Crowding, records: Iterable[Record], most_fused: int = MOST_FUSED
+) -> int:
     """Stores records, so many at a time; returns how many subjects were stored or changed.
 
     What is there already stays, so that a copy that was interrupted goes on; a subject that differs is replaced. Ids
@@ -79,7 +81,8 @@ def copy_records(url: str, encoder_digest: str, crowding: Crowding, records: Ite
     that another subject has there.
     """
     # Brings the schema up.
-    with closing(PostgresGallery(url, encoder_digest=encoder_digest, crowding=crowding)) as gallery:
+    opened = PostgresGallery(url, encoder_digest=encoder_digest, crowding=crowding, most_fused=most_fused)
+    with closing(opened) as gallery:
         maker, binding = gallery.maker, gallery.binding
     changed = 0
     with closing(Postgres(url, unavailable, connections=1)) as database:

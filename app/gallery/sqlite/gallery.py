@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from app.crowding import Crowding, NoCrowding
-from app.embeddings import EMBEDDING_SIZE, Embedding
+from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
@@ -52,6 +52,7 @@ from app.gallery.sqlite.ranking import RankedSubject, checked, nearest_subjects,
 from app.gallery.sqlite.reenrolment import discard_unfinished
 from app.gallery.sqlite.templates import (
     Damage,
+    OnDamage,
     all_vectors,
     bind_cohort,
     insert_templates,
@@ -59,6 +60,7 @@ from app.gallery.sqlite.templates import (
     move_templates,
     read_templates,
     read_vectors,
+    refuse,
     renew_crowding,
     seal_templates,
     subject_keys,
@@ -98,6 +100,7 @@ class SqliteGallery:
         directory: the data directory; created with access for its owner only if it is missing.
         encoder_digest: identifies the encoder that makes the embeddings.
         crowding: computes the crowding of embeddings; values stored with another cohort are recomputed.
+        most_fused: how many templates of a subject are compared at most, the newest ones; 1 to ``MOST_FUSED``.
         keys: encrypt templates at rest; closed with the gallery. Templates from before are encrypted on opening.
         clock: returns the current time in UTC.
 
@@ -114,12 +117,13 @@ class SqliteGallery:
         *,
         encoder_digest: str,
         crowding: Crowding = NoCrowding(),  # noqa: B008
+        most_fused: int = MOST_FUSED,
         keys: Vault | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
-        self._clock, self._crowding, self._keys = clock, crowding, keys
+        self._clock, self._crowding, self._most_fused, self._keys = clock, crowding, most_fused, keys
         self._indexes: dict[str, CollectionIndex] = {}
         self._damaged: dict[int, Damage] = {}
         with ExitStack() as opened:
@@ -139,7 +143,7 @@ class SqliteGallery:
             encoder = queries.bind_encoder(connection, directory, encoder_digest)
             if self._keys is not None and seal_templates(connection, self._keys):
                 self._database.expect_erasure()
-            bind_cohort(connection, self._crowding)
+            bind_cohort(connection, self._crowding, self._most_fused)
             receipts.delete_old_receipts(connection, now)
             if DEFAULT_COLLECTION not in queries.collection_ids(connection):
                 queries.insert_collection(connection, DEFAULT_COLLECTION, now)
@@ -152,7 +156,7 @@ class SqliteGallery:
     def _index_of(self, collection: str, key: int) -> CollectionIndex:
         def load() -> Generator[Batch, None, None]:
             with self._database.reading() as connection:
-                yield from load_vectors(connection, key, self._found_damage)
+                yield from load_vectors(connection, key, self._found_damage, self._most_fused)
 
         index = CollectionIndex(collection, load)
         index.rebuild()
@@ -321,13 +325,16 @@ class SqliteGallery:
                     f"than {most}. Delete some, or replace them."
                 )
             insert_templates(connection, subject, templates, self._encoder, now, self._keys)
-            added = renew_crowding(connection, subject, self._crowding)
+            added = self._renew_crowding(connection, subject)
             enrolled = queries.read_subject(connection, collection, subject_id)
             if receipt is not None:
                 receipts.insert_receipt(connection, receipt, subject, enrolled, [t.id for t in templates], now)
             self._indexes[collection].follow(self._database.commit, removed=indexed, added=added)
             self._forget_damage([subject])
         return enrolled
+
+    def _renew_crowding(self, connection: sqlite3.Connection, subject: int, on_damage: OnDamage = refuse) -> Batch:
+        return renew_crowding(connection, subject, self._crowding, on_damage, most=self._most_fused)
 
     def _admit(
         self,
@@ -373,7 +380,7 @@ class SqliteGallery:
             queries.touch_subject(connection, subject, encoded, now)
             updated = queries.read_subject(connection, collection, subject_id)
             # Damaged metadata left the subject out of searches; what replaces them lets it in again.
-            added = renew_crowding(connection, subject, self._crowding) if subject in self._damaged else None
+            added = self._renew_crowding(connection, subject) if subject in self._damaged else None
             removed = _NO_KEYS if added is None else _key(subject)
             self._indexes[collection].follow(self._database.commit, removed=removed, added=added)
             self._forget_damage([subject])
@@ -402,7 +409,7 @@ class SqliteGallery:
             queries.touch_subject(connection, subject, None, now)
             remaining = queries.read_subject(connection, collection, subject_id)
             damage: list[Damage] = []
-            added = renew_crowding(connection, subject, self._crowding, damage.append)
+            added = self._renew_crowding(connection, subject, damage.append)
             self._indexes[collection].follow(self._database.commit, removed=_key(subject), added=added)
             self._forget_damage([subject])
             for found in damage:
@@ -438,7 +445,7 @@ class SqliteGallery:
             move_templates(connection, gone, kept)
             queries.delete_subject(connection, gone)
             queries.touch_subject(connection, kept, None, now)
-            entry = renew_crowding(connection, kept, self._crowding)
+            entry = self._renew_crowding(connection, kept)
             merged = queries.read_subject(connection, collection, subject_id)
             if receipt is not None:
                 receipts.insert_receipt(connection, receipt, kept, merged, [t.id for t in merged.templates], now)
@@ -471,7 +478,7 @@ class SqliteGallery:
         with self._index(collection).reading() as vectors, self._database.reading() as connection:
             found = nearest_subjects(
                 vectors,
-                lambda keys: read_templates(connection, keys, self._found_damage),
+                lambda keys: read_templates(connection, keys, self._found_damage, most=self._most_fused),
                 probe,
                 top_k,
                 crowded=crowded,
@@ -485,7 +492,7 @@ class SqliteGallery:
             subject = queries.subject_key(connection, collection, subject_id)
             if (damage := self._damaged.get(subject)) is not None:
                 raise damage.error()
-            templates = read_templates(connection, [subject])
+            templates = read_templates(connection, [subject], most=self._most_fused)
         return _candidate(rank(probe, templates)[0])
 
     def make_room(self) -> bool:

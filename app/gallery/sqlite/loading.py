@@ -40,8 +40,13 @@ _DIGEST, _DIGESTED, _VECTOR = 3, slice(4, None), 8
 """Columns: the digest, what it is of, and the embedding among that."""
 
 
-def load_vectors(connection: sqlite3.Connection, collection: int, on_damage: OnDamage) -> Iterator[Batch]:
-    """The index entries of all subjects in a collection; damaged ones are left out and handed to ``on_damage``."""
+def load_vectors(
+    connection: sqlite3.Connection, collection: int, on_damage: OnDamage, most: int = MOST_FUSED
+) -> Iterator[Batch]:
+    """The index entries of all subjects in a collection, with the newest ``most`` templates of each fused.
+
+    Damaged ones are left out and handed to ``on_damage``.
+    """
     subjects = groupby(connection.execute(_ENTRIES, (collection,)), key=itemgetter(0))
     last = -1
     while batch := [(key, list(entries)) for key, entries in islice(subjects, _BATCH)]:
@@ -53,7 +58,7 @@ def load_vectors(connection: sqlite3.Connection, collection: int, on_damage: OnD
         suspects = sorted(set(keys).difference(entries[0][0] for entries in sound))
         for subject in suspects:
             on_damage(damage_in(connection, subject))
-        yield _batch(sound, suspects)
+        yield _batch(sound, suspects, most)
 
 
 def _is_sound(entries: Sequence[Sequence[Any]]) -> bool:
@@ -69,18 +74,18 @@ def _is_sound(entries: Sequence[Sequence[Any]]) -> bool:
         return False
 
 
-def _batch(subjects: Sequence[Sequence[Sequence[Any]]], left_out: Sequence[int]) -> Batch:
+def _batch(subjects: Sequence[Sequence[Sequence[Any]]], left_out: Sequence[int], most: int) -> Batch:
     """The rows of sound subjects as entries of the index."""
     vectors = vectors_of([entries[-1][_VECTOR] for entries in subjects])
     several = [place for place, entries in enumerate(subjects) if len(entries) > 1]
     if several:
         vectors = vectors.copy()  # what it was made of cannot be written
         for place in several:
-            vectors[place] = fused_template(vectors_of([entry[_VECTOR] for entry in subjects[place]]))
+            vectors[place] = fused_template(vectors_of([entry[_VECTOR] for entry in subjects[place]]), most)
     return Batch(
         np.array([entries[0][0] for entries in subjects], dtype=np.int64),
         vectors,
         np.array([entries[0][1] for entries in subjects], dtype=np.float32),
-        np.array([min(len(entries), MOST_FUSED) for entries in subjects], dtype=np.int64),
+        np.array([min(len(entries), most) for entries in subjects], dtype=np.int64),
         np.array(left_out, dtype=np.int64),
     )

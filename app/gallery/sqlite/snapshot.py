@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from app.crowding import Crowding
+from app.embeddings import MOST_FUSED
 from app.gallery.protocol import GalleryUnavailable
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME, Database, answering, configure, connect
@@ -94,17 +95,23 @@ class GalleryCopy(SqliteGallery):
     Args:
         directory: the data directory; None for an empty gallery.
         encoder_digest: as for ``SqliteGallery``.
-        crowding: as for ``SqliteGallery``.
+        crowding, most_fused: as for ``SqliteGallery``.
         keys: open encrypted templates; closed with the gallery.
 
     Raises what ``snapshot`` raises, EncoderMismatch, EncryptionKeyMissing; every write raises GalleryUnavailable.
     """
 
     def __init__(
-        self, directory: Path | None, *, encoder_digest: str, crowding: Crowding, keys: Vault | None = None
+        self,
+        directory: Path | None,
+        *,
+        encoder_digest: str,
+        crowding: Crowding,
+        most_fused: int = MOST_FUSED,
+        keys: Vault | None = None,
     ) -> None:
         # Without keys of its own: templates that are not encrypted yet stay so.
-        self._clock, self._crowding, self._keys = utc_now, crowding, None
+        self._clock, self._crowding, self._most_fused, self._keys = utc_now, crowding, most_fused, None
         self._indexes, self._damaged = {}, {}
         with ExitStack() as opened:
             if keys is not None:

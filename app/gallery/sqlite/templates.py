@@ -187,44 +187,57 @@ def seal_templates(connection: sqlite3.Connection, keys: Vault) -> int:
 
 
 def renew_crowding(
-    connection: sqlite3.Connection, subject: int, crowding: Crowding, on_damage: OnDamage = refuse
+    connection: sqlite3.Connection,
+    subject: int,
+    crowding: Crowding,
+    on_damage: OnDamage = refuse,
+    *,
+    most: int = MOST_FUSED,
 ) -> Batch:
     """Stores the crowding of the subject's current fused template; returns its entry for the index.
 
-    Where a template is damaged, the entry says that the subject is left out, if ``on_damage`` returns.
+    most: how many of its templates are fused. Where one is damaged, the entry says that the subject is left out, if
+    ``on_damage`` returns.
     """
     rows = _rows_of(connection, subject)
     if (damage := _damage_of(rows, crowding=False)) is not None:
         on_damage(damage)
-        return _batch([], [subject])
-    crowded = float(crowding(_fused(rows)[np.newaxis])[0])
+        return _batch([], [subject], most)
+    crowded = float(crowding(_fused(rows, most)[np.newaxis])[0])
     connection.execute("UPDATE subjects SET crowding = ? WHERE key = ?", (crowded, subject))
-    return _batch([[row._replace(crowding=crowded) for row in rows]], [])
+    return _batch([[row._replace(crowding=crowded) for row in rows]], [], most)
 
 
-def _fused(rows: Sequence[_Row]) -> Embedding:
-    return fused_template(vectors_of([row.embedding for row in rows]))
+def _fused(rows: Sequence[_Row], most: int) -> Embedding:
+    return fused_template(vectors_of([row.embedding for row in rows]), most)
 
 
-def _batch(subjects: Sequence[Sequence[_Row]], left_out: Sequence[int]) -> Batch:
+def _batch(subjects: Sequence[Sequence[_Row]], left_out: Sequence[int], most: int) -> Batch:
     return Batch(
         np.array([rows[0].subject for rows in subjects], dtype=np.int64),
-        np.stack([_fused(rows) for rows in subjects]) if subjects else np.empty((0, EMBEDDING_SIZE), dtype=np.float32),
+        np.stack([_fused(rows, most) for rows in subjects])
+        if subjects
+        else np.empty((0, EMBEDDING_SIZE), dtype=np.float32),
         np.array([rows[0].crowding for rows in subjects], dtype=np.float32),
-        np.array([min(len(rows), MOST_FUSED) for rows in subjects], dtype=np.int64),
+        np.array([min(len(rows), most) for rows in subjects], dtype=np.int64),
         np.array(left_out, dtype=np.int64),
     )
 
 
-def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
+def cohort_digest(crowding: Crowding, most: int) -> str:
+    """What the stored crowding depends on: the cohort, and how many templates of a subject are fused at most."""
+    return crowding.digest if most == MOST_FUSED else f"{crowding.digest} of {most}"
+
+
+def bind_cohort(connection: sqlite3.Connection, crowding: Crowding, most: int = MOST_FUSED) -> None:
     """Makes sure that the crowding of every subject is from this cohort; recomputes it where it is not.
 
-    Damaged subjects get none.
+    And that it is of the newest ``most`` templates. Damaged subjects get none.
     """
-    row = connection.execute("SELECT digest FROM cohorts").fetchone()
-    if row is None or row[0] != crowding.digest:
+    row, digest = connection.execute("SELECT digest FROM cohorts").fetchone(), cohort_digest(crowding, most)
+    if row is None or row[0] != digest:
         connection.execute("DELETE FROM cohorts")
-        connection.execute("INSERT INTO cohorts (digest) VALUES (?)", (crowding.digest,))
+        connection.execute("INSERT INTO cohorts (digest) VALUES (?)", (digest,))
         connection.execute("UPDATE subjects SET crowding = NULL")
     # Advance by key: damaged subjects keep NULL.
     after, query = 0, "SELECT key FROM subjects WHERE crowding IS NULL AND key > ? ORDER BY key LIMIT ?"
@@ -236,7 +249,7 @@ def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
         )
         sound = [rows for rows in _by_subject(stored) if _damage_of(rows, crowding=False) is None]
         if sound:
-            crowded = crowding(np.stack([_fused(rows) for rows in sound])).tolist()
+            crowded = crowding(np.stack([_fused(rows, most) for rows in sound])).tolist()
             connection.executemany(
                 "UPDATE subjects SET crowding = ? WHERE key = ?",
                 zip(crowded, (rows[0].subject for rows in sound), strict=True),
@@ -244,9 +257,9 @@ def bind_cohort(connection: sqlite3.Connection, crowding: Crowding) -> None:
 
 
 def read_templates(
-    connection: sqlite3.Connection, subjects: Sequence[int], on_damage: OnDamage = refuse
+    connection: sqlite3.Connection, subjects: Sequence[int], on_damage: OnDamage = refuse, *, most: int = MOST_FUSED
 ) -> list[StoredTemplate]:
-    """The templates to fuse of the subjects with these keys, by subject and age.
+    """The newest ``most`` templates of the subjects with these keys, by subject and age.
 
     Damaged subjects are left out if ``on_damage`` returns.
     """
@@ -258,7 +271,7 @@ def read_templates(
         {OWNERS}
         ORDER BY s.key, t.key
         """,  # noqa: S608
-        (json.dumps(list(subjects)), MOST_FUSED),
+        (json.dumps(list(subjects)), most),
     )
     found: list[StoredTemplate] = []
     for own in _by_subject(rows):
@@ -273,7 +286,10 @@ def read_templates(
 
 
 def read_vectors(connection: sqlite3.Connection, collection: int, after: str, limit: int) -> list[SubjectVectors]:
-    """The templates to fuse of at most ``limit`` subjects with greater ids, by id. Raises TemplateDamaged."""
+    """The newest ``MOST_FUSED`` templates of at most ``limit`` subjects with greater ids, by id.
+
+    Raises TemplateDamaged.
+    """
     found = connection.execute(
         "SELECT key FROM subjects WHERE collection = ? AND id > ? ORDER BY id LIMIT ?", (collection, after, limit)
     )

@@ -175,6 +175,15 @@ def test_duplicates_and_look_alikes_are_judged_with_their_crowding(tmp_path: Pat
     assert report.confusable[1].false_match_rate == 0.01
 
 
+def test_a_template_is_compared_with_as_many_others_as_there_are_rates_of(gallery: SqliteGallery) -> None:
+    vectors = [axis(0), axis(1), axis(2), axis(3), axis(4), axis(0, 1, 0.5)]
+    enrol(gallery, "ada", *vectors)
+    newest = unit(np.sum(vectors[2:5], axis=0))
+    found = {outlier.template_id: outlier.distance for outlier in looked_over(gallery).outliers}
+    assert CALIBRATION.most_templates == 3
+    assert found["ada-5"] == pytest.approx(float(np.square(vectors[5] - newest).sum()), abs=1e-6)
+
+
 def test_the_threshold_of_an_outlier_is_less_by_the_crowding_of_both_sides(tmp_path: Path) -> None:
     crowding = AxisCrowding()
     gallery = SqliteGallery(tmp_path, encoder_digest="d", crowding=crowding)

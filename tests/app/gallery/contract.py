@@ -126,10 +126,14 @@ def crowding_of(gallery: Gallery, subject_id: str, collection: str = DEFAULT_COL
     return compared
 
 
+OpenedWith = Callable[[int], contextlib.AbstractContextManager[Gallery]]
+
+
 class GalleryContract:
     """Subclasses provide the fixtures ``gallery``, empty, and ``crowded``, likewise with the fixture ``crowding``.
 
-    Both tell the time by the fixture ``clock``.
+    Both tell the time by the fixture ``clock``. ``opened_with`` opens one gallery again and again, empty at first, with
+    ``crowding``, to compare so many templates of a subject at most.
     """
 
     @pytest.fixture
@@ -1024,6 +1028,53 @@ class GalleryContract:
         gallery.create_collection("a")
         gallery.enroll("a", "ada", [template(one)])
         assert crowding_of(gallery, "ada", "a") == expected(one)
+
+    def test_as_many_templates_are_compared_as_have_rates(
+        self, opened_with: OpenedWith, crowding: MadeUpCrowding, random: np.random.Generator
+    ) -> None:
+        many, probe = [random_embedding(random) for _ in range(4)], random_embedding(random)
+
+        def has(gallery: Gallery, most: int, *embeddings: Embedding) -> None:
+            fused = unit(sum_of(embeddings[-most:]))
+            found = gallery.compare("default", "ada", probe)
+            assert found.templates == min(len(embeddings), most)
+            assert found.distance == pytest.approx(float(np.square(probe - fused).sum()), abs=1e-5)
+            assert crowding_of(gallery, "ada") == pytest.approx(crowding.of(fused), abs=1e-5)
+            (searched,) = (c for c in gallery.search("default", probe, 99) if c.subject_id == "ada")
+            assert (searched.distance, searched.templates) == (found.distance, found.templates)
+            assert gallery.size("default").most_templates == min(len(embeddings), most)
+            gallery.check()
+
+        with opened_with(MOST_FUSED) as gallery:
+            gallery.enroll("default", "ada", [template(each, f"ada-{n}") for n, each in enumerate(many)])
+            has(gallery, MOST_FUSED, *many)
+        for most in (2, 3, MOST_FUSED, 2):
+            with opened_with(most) as gallery:
+                has(gallery, most, *many)
+        with opened_with(2) as gallery:
+            gallery.delete_template("default", "ada", "ada-3")
+            has(gallery, 2, *many[:3])
+            gallery.enroll("default", "ada", [template(many[3])])
+            has(gallery, 2, *many)
+            gallery.enroll("default", "other", [template(each) for each in many])
+            gallery.merge_subjects("default", "ada", "other")
+            has(gallery, 2, *many, *many)
+            (listed,) = gallery.subject_vectors("default", after=None, limit=9)
+            assert len(listed.template_ids) == MOST_FUSED
+        with opened_with(MOST_FUSED) as gallery:
+            has(gallery, MOST_FUSED, *many, *many)
+
+    def test_who_is_found_depends_on_the_templates_that_are_compared(self, opened_with: OpenedWith) -> None:
+        with opened_with(MOST_FUSED) as gallery:
+            gallery.enroll("default", "ada", [template(axis(0)), template(axis(1))])
+            for number in range(40):
+                gallery.enroll(
+                    "default", f"s{number:02}", [template(unit(axis(1) + np.float32(0.4) * axis(2 + number)))]
+                )
+            assert gallery.search("default", axis(1), 1, crowded=False)[0].subject_id != "ada"
+        with opened_with(1) as gallery:
+            (found,) = gallery.search("default", axis(1), 1, crowded=False)
+            assert (found.subject_id, found.distance) == ("ada", pytest.approx(0, abs=1e-6))
 
     def test_an_enrolment_that_fails_leaves_the_crowding_as_it_was(
         self, crowded: Gallery, random: np.random.Generator

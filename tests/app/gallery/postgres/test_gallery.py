@@ -8,7 +8,7 @@ import pytest
 from app.gallery import Gallery
 from app.gallery.postgres.gallery import PostgresGallery
 from benchmarks.postgres_server import PostgresServer
-from tests.app.gallery.contract import Clock, GalleryContract, MadeUpCrowding
+from tests.app.gallery.contract import Clock, GalleryContract, MadeUpCrowding, OpenedWith
 from tests.app.gallery.sqlite.support import DIGEST
 from tests.app.postgres import emptied
 
@@ -29,3 +29,7 @@ class TestPostgresGallery(GalleryContract):
         ):
             yield gallery
             gallery.check()
+
+    @pytest.fixture
+    def opened_with(self, url: str, crowding: MadeUpCrowding) -> OpenedWith:
+        return lambda most: closing(PostgresGallery(url, encoder_digest=DIGEST, crowding=crowding, most_fused=most))

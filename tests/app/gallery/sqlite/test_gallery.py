@@ -39,6 +39,7 @@ from tests.app.gallery.contract import (
     Clock,
     GalleryContract,
     MadeUpCrowding,
+    OpenedWith,
     axis,
     crowding_of,
     ids,
@@ -65,6 +66,12 @@ class TestSqliteGallery(GalleryContract):
         ) as gallery:
             yield gallery
             gallery.check()
+
+    @pytest.fixture
+    def opened_with(self, tmp_path: Path, crowding: MadeUpCrowding) -> OpenedWith:
+        return lambda most: closing(
+            SqliteGallery(tmp_path / "again", encoder_digest=DIGEST, crowding=crowding, most_fused=most)
+        )
 
 
 # Opening

@@ -16,7 +16,7 @@ from app.gallery import EncryptionKeyMissing, Gallery, GalleryUnavailable, OnCon
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.inspection import inspect_directory
 from app.gallery.sqlite.vault import VAULT_NAME, FileKeyWrapper, Vault, load_wrapper
-from tests.app.gallery.contract import Clock, GalleryContract, MadeUpCrowding, axis, template
+from tests.app.gallery.contract import Clock, GalleryContract, MadeUpCrowding, OpenedWith, axis, template
 from tests.app.gallery.sqlite.support import DIGEST, editing, enrol, everyone, is_on_disk, opened, people
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -66,6 +66,13 @@ class TestEncryptedGallery(GalleryContract):
         with closing(SqliteGallery(data, encoder_digest=DIGEST, clock=clock, crowding=crowding, keys=keys)) as gallery:
             yield gallery
             gallery.check()
+
+    @pytest.fixture
+    def opened_with(self, tmp_path: Path, crowding: MadeUpCrowding, wrapper: FileKeyWrapper) -> OpenedWith:
+        data = tmp_path / "again"
+        return lambda most: closing(
+            SqliteGallery(data, encoder_digest=DIGEST, crowding=crowding, most_fused=most, keys=Vault(data, wrapper))
+        )
 
 
 def test_nothing_is_readable_and_everybody_is_found_again(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
