@@ -207,8 +207,13 @@ class Vault:
 
         Raises GalleryUnavailable.
         """
-        with self._lock, _answering():
-            return self._emptied_log(_LOG_WAIT_S)
+        uri = f"{self._path.absolute().as_uri()}?mode=rw"
+        # A connection of its own, so that nobody who needs a key waits for the disk meanwhile.
+        with _answering(), closing(sqlite3.connect(uri, uri=True, timeout=_LOG_WAIT_S, isolation_level=None)) as other:
+            # Only a connection that has read knows of the log.
+            other.execute("SELECT MAX(key) FROM roots").fetchone()
+            busy: int = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not busy
 
     def forget(self, seals: Iterable[bytes]) -> None:
         """Destroys the keys of erased templates, by their seals.
@@ -322,7 +327,8 @@ class Vault:
             except (KeyError, ValueError, InvalidTag) as error:
                 raise EncryptionKeyMissing(
                     f"The template keys in {self._path} are wrapped by master key {master_key}, which is not the one "
-                    "given. Put it back; without it the templates cannot be read."
+                    "given. Put it back, and restart a service that reads a copy of the file; without it the templates "
+                    "cannot be read."
                 ) from error
         return self._roots[root]
 
