@@ -250,11 +250,11 @@ def test_the_answer_that_the_readme_shows_is_the_services(shell: Shell) -> None:
         assert answer[name] == pytest.approx(expected[name], rel=0.05)
 
 
-@pytest.mark.usefixtures("running")
 def outside_containers(document: str) -> list[str]:
     return [command for command, _ in RUN[document] if not command.startswith("docker ")]
 
 
+@pytest.mark.usefixtures("running")
 def test_backups(shell: Shell) -> None:
     shell.replaced |= {"/var/backups/tessera": str(shell.folder / "backups"), "/tmp/tried": str(shell.folder / "tried")}
     (shell.folder / "backups").mkdir()
