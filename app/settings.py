@@ -239,7 +239,7 @@ class GallerySettings(_Section):
     )
     connections: PositiveInt = Field(default=16, description="most connections to PostgreSQL of one replica")
     search_exact_up_to: NonNegativeInt = Field(
-        default=20_000,
+        default=30_000,
         description="PostgreSQL only: collections of at most so many subjects are compared one by one, larger ones "
         "searched by the index, which is faster and misses some",
     )

@@ -13,7 +13,7 @@ from app.gallery.postgres.templates import COLUMNS, NEWEST, Reading, sound, vect
 from app.gallery.sqlite.ranking import SPARE, RankedSubject, is_settled, rank
 from app.postgres import Connection, constant
 
-EXACT_UP_TO = 20_000
+EXACT_UP_TO = 30_000
 """Collections of at most so many subjects are compared one by one; in larger ones the index is faster."""
 LEAST_INDEXED = 64
 """Candidates that the index is asked for: a few more than needed cost little, and are compared exactly."""
