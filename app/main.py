@@ -85,8 +85,13 @@ def load_encoder_files(settings: Settings) -> EncoderFiles:
     return EncoderFiles(weights, calibration, load_crowding(directory, calibration.cohort_sha256))
 
 
-def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding, most_fused: int = MOST_FUSED) -> Gallery:
-    """The gallery in PostgreSQL if the settings name one, else that of the data directory. Raises GalleryError."""
+def open_gallery(
+    settings: Settings, encoder_sha256: str, crowding: Crowding, most_fused: int = MOST_FUSED, *, serves: bool = True
+) -> Gallery:
+    """The gallery in PostgreSQL if the settings name one, else that of the data directory.
+
+    serves: as a service, whose encoder and calibration the gallery takes. Raises GalleryError.
+    """
     chosen = settings.gallery
     if chosen.url is not None:
         gallery = postgres_part("gallery.postgres.gallery").PostgresGallery(
@@ -99,6 +104,7 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding, mo
             index=postgres_part("gallery.postgres.search").IndexUse(
                 chosen.search_exact_up_to, chosen.search_breadth, audit_seconds=chosen.search_audit_seconds or None
             ),
+            rebinds=serves,
         )
         return cast(Gallery, gallery)
     return SqliteGallery(
@@ -110,10 +116,15 @@ def open_gallery(settings: Settings, encoder_sha256: str, crowding: Crowding, mo
     )
 
 
+def open_beside(settings: Settings, encoder_sha256: str, crowding: Crowding, most_fused: int = MOST_FUSED) -> Gallery:
+    """As ``open_gallery``, for a command: the gallery of services that compute otherwise is refused."""
+    return open_gallery(settings, encoder_sha256, crowding, most_fused, serves=False)
+
+
 def open_copy(settings: Settings, encoder_sha256: str, crowding: Crowding, most_fused: int = MOST_FUSED) -> Gallery:
     """What is in the gallery, for reading; services may be using it. Raises GalleryError."""
     if settings.gallery.url is not None:
-        return open_gallery(settings, encoder_sha256, crowding, most_fused)
+        return open_beside(settings, encoder_sha256, crowding, most_fused)
     keys = open_vault(settings, create=False)
     return GalleryCopy(
         settings.gallery.data_dir, encoder_digest=encoder_sha256, crowding=crowding, most_fused=most_fused, keys=keys
@@ -276,7 +287,7 @@ def build_components(
     return Components(
         settings=settings,
         recognition=service,
-        subjects=SubjectService(service.gallery, service.calibration),
+        subjects=SubjectService(service.gallery, service.calibration, service.crowding),
         collections=CollectionService(service.gallery, service.criteria),
         audits=AuditJobs(service.gallery, service.calibration, service.crowding),
         admission=AdmissionControl(

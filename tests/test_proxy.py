@@ -7,8 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -124,19 +123,6 @@ def test_a_503_reaches_the_client_and_counts_against_no_replica(tmp_path: Path, 
     refused = [a for a in answers if a.status_code == 503]
     assert len(refused) == busy.asked == 6
     assert {a.headers["retry-after"] for a in refused} == {"1"}
-
-
-def test_the_replica_with_the_fewest_requests_gets_the_next_one(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        one, two = (stack.enter_context(closing(Replica(name))) for name in ("one", "two"))
-        client = stack.enter_context(proxy(tmp_path, one.port, two.port))
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        slow = pool.submit(client.get, "/slow")
-        wait_until(lambda: one.asked + two.asked == 1, "a replica works")
-        busy, idle = (one, two) if one.asked else (two, one)
-        assert {client.get("/quick").text for _ in range(6)} == {idle.name}
-        busy.go_on.set()
-        assert slow.result(PATIENCE).text == busy.name
 
 
 def test_an_erasure_that_takes_long_is_not_sent_to_a_second_replica(tmp_path: Path) -> None:

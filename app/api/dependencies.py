@@ -27,7 +27,7 @@ from app.recognition.subjects import SubjectService
 from app.security.errors import SecurityStoreUnavailable
 from app.security.keys import Caller, Scope
 from app.security.lockout import Lockout
-from app.security.store import SecurityStore
+from app.security.store import SecurityStore, Statements
 from app.security.trail import AuditTrail, Entry, Receipt
 from app.settings import Settings
 
@@ -162,15 +162,15 @@ class Components:
         self.security.check()
         outcome = Outcome(collection, subject, details=dict(details or {}))
         if erases:
-            await self._durably(self._entry(request, action, outcome, STARTED))
+            await self._durably(self.trail.appending(self._entry(request, action, outcome, STARTED)))
         with self._failures(request, action, outcome):
             yield outcome
-        entry = self._entry(request, action, outcome, outcome.value)
+        append = self.trail.appending(self._entry(request, action, outcome, outcome.value))
         try:
-            outcome.receipt = await self._durably(entry)
+            outcome.receipt = await self._durably(append)
         except SecurityStoreUnavailable:
             # The change stands: its record follows as soon as it can be written.
-            self.trail.record_later(entry)
+            self.security.change_later(append)
             raise
         finally:
             await self._afterwards(outcome)
@@ -200,8 +200,8 @@ class Components:
         with suppress(SecurityStoreUnavailable):
             self.trail.record_later(self._entry(request, f"{request.method} {route}", Outcome(None, None), "forbidden"))
 
-    async def _durably(self, entry: Entry) -> Receipt:
-        return await self.on_thread(self.trail.record(entry).result)
+    async def _durably(self, append: Callable[[Statements], Receipt]) -> Receipt:
+        return await self.on_thread(self.security.change_soon(append).result)
 
     def _entry(self, request: Request, action: str, outcome: Outcome, value: str) -> Entry:
         caller = caller_of(request)

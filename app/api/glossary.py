@@ -8,7 +8,7 @@ GLOSSARY = {
     "box": "the rectangle around the face",
     "calibrated": "the false match rate that the calibration states for the threshold",
     "calibration_version": "of the calibration that thresholds and rates follow from",
-    "candidates": "subjects compared with this face, nearest first",
+    "candidates": "subjects compared with this face, best first",
     "checks": "each part of the service by name",
     "code": "stable and machine-readable, as that of an error",
     "collection": "the isolated set of subjects that is meant",

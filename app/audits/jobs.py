@@ -132,13 +132,18 @@ class AuditJobs:
         """Stops the running audit and drops the waiting ones."""
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        if self._heart is not None:
-            self._heart.join()
+        heart = self._heart
+        if heart is not None:
+            heart.join()
         # So that nobody waits for what has stopped.
         self._tell(under_way=False)
 
     def _beat(self) -> None:
         while not self._stopping.wait(BEAT_SECONDS):
+            with self._lock:
+                if not any(job.status in UNDER_WAY for job in self._jobs.values()):
+                    self._heart = None
+                    return
             self._tell(under_way=True)
 
     def _tell(self, *, under_way: bool) -> None:

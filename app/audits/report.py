@@ -147,7 +147,8 @@ def audit(
         for candidate in gallery.search(collection, subject.embeddings[-1], NEIGHBOURS):
             names = min(subject.subject_id, candidate.subject_id), max(subject.subject_id, candidate.subject_id)
             # Both may find each other: the one with fewer templates is the probe, whatever the distances.
-            first = (len(subject.template_ids), subject.subject_id) < (candidate.templates, candidate.subject_id)
+            fused = min(len(subject.template_ids), calibration.most_templates)
+            first = (fused, subject.subject_id) < (candidate.templates, candidate.subject_id)
             if candidate.subject_id != subject.subject_id and (first or names not in pairs):
                 pairs[names] = _found(subject, candidate, own, calibration)
         progress(0.9 * min((number + 1) / total, 1))
@@ -182,8 +183,7 @@ def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowd
     count = len(subject.template_ids)
     if count == 1:
         return
-    point = calibration.curve(min(count - 1, calibration.most_templates)).at_rate(calibration.default_fmr)
-    assert point is not None
+    point = calibration.default_point(count - 1)
     own = crowding(subject.embeddings).tolist()
     for place, id_ in enumerate(subject.template_ids):
         rest = fused_template(np.delete(subject.embeddings, place, axis=0), calibration.most_templates)
@@ -195,8 +195,7 @@ def _outliers(subject: SubjectVectors, calibration: Calibration, crowding: Crowd
 
 def _found(subject: SubjectVectors, candidate: Candidate, crowding: float, calibration: Calibration) -> _Found:
     templates = min(candidate.templates, calibration.most_templates)
-    default = calibration.curve(templates).at_rate(calibration.default_fmr)
-    assert default is not None
+    default = calibration.default_point(templates)
     crowded = candidate.distance + crowding + candidate.crowding
     ends = (subject.subject_id, subject.template_ids[-1]), (candidate.subject_id, candidate.template_id)
     (_, one), (_, other) = sorted(ends)

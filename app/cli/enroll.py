@@ -24,7 +24,7 @@ from app.cli.refusals import Refusal, Refusals, ReportOption, refusals_of
 from app.errors import TesseraError
 from app.faces import FacePolicy
 from app.gallery import DEFAULT_COLLECTION
-from app.main import THREADS_A_CORE, build_service
+from app.main import THREADS_A_CORE, build_service, open_beside
 from app.openvino import available_cores
 from app.recognition.results import Enrolment, EnrolmentRequest
 from app.recognition.service import RecognitionService
@@ -65,7 +65,7 @@ def enroll(
         settings = load_settings(data_dir=data_dir)
         with refusals_of(report) as refusals:
             people = photographs_by_subject(source, refusals, settings.server.max_metadata_bytes)
-            with closing(build_service(settings)) as service, recorder(settings) as trail:
+            with closing(build_service(settings, open_beside)) as service, recorder(settings) as trail:
                 service.gallery.size(collection)
                 run = _Run(settings, service, trail, refusals, collection, face_policy)
                 outcome = run.all_of(people)

@@ -247,7 +247,11 @@ def rotate_key(data_dir: DataDirOption = None) -> None:
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
-        with opened_vault(settings) as keys:
-            count = _existing(keys).rotate()
-        record(settings, "rotate_key", keys=count)
-    typer.echo(f"{count} keys of templates and chips are wrapped by a new root key under the current master key")
+        with opened_vault(settings) as vault:
+            keys = _existing(vault)
+            count = keys.rotate()
+            record(settings, "rotate_key", keys=count)
+            typer.echo(
+                f"{count} keys of templates and chips are wrapped by a new root key under the current master key"
+            )
+            keys.require_empty_log()

@@ -163,7 +163,8 @@ def _say_identification(answer: schemas.IdentifyResponse) -> None:
                 ],
             )
     rate = answer.false_positive_identification_rate
-    strangers = "" if rate is None else f"; a stranger would match somebody in at most {rate:.2g} of such searches"
+    bound = "at most " if answer.false_positive_identification_rate_at_most else ""
+    strangers = "" if rate is None else f"; a stranger would match somebody in {bound}{rate:.2g} of such searches"
     typer.echo(f"{answer.gallery_subjects} subjects searched{strangers}")
 
 

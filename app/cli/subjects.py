@@ -16,7 +16,7 @@ from app.cli.recording import recorder
 from app.gallery import DEFAULT_COLLECTION
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.snapshot import snapshot
-from app.main import load_encoder_files, open_gallery
+from app.main import load_encoder_files, open_beside
 from app.recognition.results import Merger
 from app.recognition.subjects import SubjectService
 from app.security.lockout import Lockout
@@ -89,7 +89,7 @@ def delete_subject(
             _confirm(f"Erase {subject_id} in {collection} with {templates} templates?")
         files = load_encoder_files(settings)
         with (
-            closing(open_gallery(settings, files.weights.sha256, files.crowding, files.most_fused)) as gallery,
+            closing(open_beside(settings, files.weights.sha256, files.crowding, files.most_fused)) as gallery,
             recorder(settings) as trail,
         ):
             # Before it begins, too: whatever happens, the trail names it.
@@ -135,13 +135,13 @@ def merge_subjects(
             )
         files = load_encoder_files(settings)
         with (
-            closing(open_gallery(settings, files.weights.sha256, files.crowding, files.most_fused)) as gallery,
+            closing(open_beside(settings, files.weights.sha256, files.crowding, files.most_fused)) as gallery,
             recorder(settings) as trail,
         ):
             details: dict[str, object] = {DUPLICATE: trail.name_of(collection, duplicate)}
             # Before it begins, too: whatever happens, the trail names it.
             trail.record("merge_subjects", "started", collection=collection, subject=subject_id, details=details)
-            service = SubjectService(gallery, files.calibration)
+            service = SubjectService(gallery, files.calibration, files.crowding)
             merger = service.merge(collection, subject_id, duplicate, force=force)
             assert isinstance(merger, Merger)
             Lockout(trail.store).forget(collection, duplicate)

@@ -205,6 +205,12 @@ class Calibration(Table):
             return ClaimedThreshold(most.threshold, None)
         return ClaimedThreshold(shifted, strictest.group)
 
+    def default_point(self, templates: int) -> OperatingPoint:
+        """The point over all pairs at the default rate, for subjects with this many templates or the most measured."""
+        point = self.curve(min(templates, self.most_templates)).at_rate(self.default_fmr)
+        assert point is not None  # checked when the table was read
+        return point
+
     def shift(self, templates: int) -> float:
         """How much larger the threshold for this many templates may be than that for one: 0 or less, mostly.
 

@@ -151,7 +151,8 @@ class DecisionPolicy:
 
         Subjects of many templates have stricter thresholds, so the nearest subject need not be the best match.
         """
-        return compared.distance - self.threshold(compared)
+        # As ``ranking_distance`` is rounded, which this is held against.
+        return self.ranking_distance(compared) - self.bound(compared.templates).threshold
 
     def search_key(self, compared: Comparison) -> tuple[bool, float]:
         """Orders the candidates of a search: those within their thresholds, the farthest within first; then by

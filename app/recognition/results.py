@@ -113,7 +113,10 @@ class EnrolmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject."""
+    """Outcome of 1:1. ``reference`` is set for two photographs, ``candidate`` for a photograph and a subject.
+
+    pairs: of faces, of which the nearest was taken.
+    """
 
     outcome: Outcome
     compared: Comparison
@@ -121,6 +124,7 @@ class Verification:
     probe: Probe
     reference: Probe | None = None
     candidate: Candidate | None = None
+    pairs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class FaceIdentification:
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """Outcome of 1:N; one entry per face used, the one with the nearest candidate first."""
+    """Outcome of 1:N; one entry per face used, the one with the best candidate first."""
 
     policy: DecisionPolicy
     faces: tuple[FaceIdentification, ...]

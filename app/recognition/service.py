@@ -205,7 +205,8 @@ class RecognitionService:
         pairs = [(p, r, compare_probes(p, r)) for p in probes for r in references]
         policy = verification_policy(self.calibration, criterion, 1, len(pairs))
         probe, other, best = min(pairs, key=lambda pair: policy.ranking_distance(pair[2]))
-        return Verification(self._final(policy.outcome(best), probe, other), best, policy, probe, reference=other)
+        outcome = self._final(policy.outcome(best), probe, other)
+        return Verification(outcome, best, policy, probe, reference=other, pairs=len(pairs))
 
     def verify_subject(
         self,
@@ -230,7 +231,8 @@ class RecognitionService:
         policy = verification_policy(self.calibration, chosen, pairs[0][1].templates, len(pairs))
         probe, found = min(pairs, key=lambda pair: policy.ranking_distance(compared(*pair)))
         best = compared(probe, found)
-        return Verification(self._final(policy.outcome(best), probe), best, policy, probe, candidate=found)
+        outcome = self._final(policy.outcome(best), probe)
+        return Verification(outcome, best, policy, probe, candidate=found, pairs=len(pairs))
 
     def identify(
         self,
@@ -259,11 +261,11 @@ class RecognitionService:
         reason = None if any(f.candidates for f in found) else EMPTY_GALLERY
         return Identification(policy, tuple(found), reason)
 
-    def is_match(self, collection: str, pair: Comparison) -> bool:
-        """Whether a comparison with a subject matches by the targets of its collection, whatever a request asks for."""
+    def is_match(self, collection: str, found: Verification) -> bool:
+        """Whether what was compared with a subject matches by the targets of its collection, whatever was asked for."""
         criterion = self.criteria.verification(RequestedCriterion(), self.gallery.targets(collection))
-        policy = verification_policy(self.calibration, criterion, pair.templates)
-        return policy.threshold_decision(pair) is Decision.MATCH
+        policy = verification_policy(self.calibration, criterion, found.compared.templates, found.pairs)
+        return policy.threshold_decision(found.compared) is Decision.MATCH
 
     def search_policy(self, collection: str) -> DecisionPolicy:
         """What decides a search by the targets of the collection, whatever a request asks for."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from app.crowding import Crowding
 from app.decisions import Calibration
 from app.embeddings import fused_template, squared_distance
 from app.errors import TesseraError
@@ -35,8 +38,8 @@ class SubjectService:
     Methods raise CollectionNotFound and SubjectNotFound for what is not there.
     """
 
-    def __init__(self, gallery: Gallery, calibration: Calibration) -> None:
-        self._gallery, self._calibration = gallery, calibration
+    def __init__(self, gallery: Gallery, calibration: Calibration, crowding: Crowding) -> None:
+        self._gallery, self._calibration, self._crowding = gallery, calibration, crowding
 
     def list(self, collection: str, *, after: str | None, limit: int) -> SubjectPage:
         """At most ``limit`` subjects with ids greater than ``after``."""
@@ -67,7 +70,7 @@ class SubjectService:
     ) -> Merger | Replay:
         """Gives a subject the templates of its duplicate, who is gone then; metadata of the duplicate are erased.
 
-        Raises SubjectsNotAlike, unless ``force``, for two whose fused templates are beyond the default threshold;
+        Raises SubjectsNotAlike, unless ``force``, for two whom an audit would not call possible duplicates;
         TooManyTemplates; IdempotencyMismatch; TemplateDamaged, SubjectDamaged; ValueError if both are the same.
         """
         if idempotency is not None and (replay := replay_of(self._gallery, idempotency)) is not None:
@@ -104,10 +107,20 @@ class SubjectService:
             return replay
 
     def _likeness(self, one: SubjectVectors, other: SubjectVectors) -> tuple[float, float]:
-        """The squared distance of the fused templates of two subjects, and the default threshold for it."""
+        """The squared distance of two subjects as audits measure it, and up to which they call them duplicates.
+
+        The newest template of the one with fewer is compared with those of the other.
+        """
         most = self._calibration.most_templates
-        distance = squared_distance(fused_template(one.embeddings, most), fused_template(other.embeddings, most))
-        return distance, self._calibration.default.threshold - one.crowding - other.crowding
+
+        def compared(subject: SubjectVectors) -> int:
+            return min(len(subject.template_ids), most)
+
+        fewer, more = sorted((one, other), key=lambda subject: (compared(subject), subject.subject_id))
+        probe = fewer.embeddings[-1]
+        distance = squared_distance(probe, fused_template(more.embeddings, most))
+        threshold = self._calibration.default_point(compared(more)).threshold
+        return distance, threshold - float(self._crowding(probe[np.newaxis])[0]) - more.crowding
 
     def delete_template(self, collection: str, subject_id: str, template_id: str) -> Subject:
         """Erases one template. Raises TemplateNotFound, LastTemplate."""

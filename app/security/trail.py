@@ -88,13 +88,14 @@ class AuditTrail:
 
     def record_later(self, entry: Entry) -> None:
         """Writes a record within about a second. Raises SecurityStoreUnavailable if too many wait."""
-        self._store.change_later(self._appending(entry))
+        self._store.change_later(self.appending(entry))
 
     def record(self, entry: Entry) -> Future[Receipt]:
         """Writes a record; the future is done when it is on disk."""
-        return self._store.change_soon(self._appending(entry))
+        return self._store.change_soon(self.appending(entry))
 
-    def _appending(self, entry: Entry) -> Callable[[Statements], Receipt]:
+    def appending(self, entry: Entry) -> Callable[[Statements], Receipt]:
+        """What appends a record, once, however often the store is given it: a try that failed may be stored."""
         at = self._clock().isoformat(timespec="milliseconds")
         content = {name: value for name, value in asdict(entry).items() if value not in (None, {})}
         written: Receipt | None = None
@@ -153,7 +154,7 @@ class AuditTrail:
             count = connection.execute("DELETE FROM trail WHERE sequence <= ?", (last[0],)).rowcount
             set_end(connection, self._store.secret, "start", last[0], last[1])
             details = {"records": count, "before": limit}
-            self._appending(Entry("service", PRUNED, "done", details=details))(connection)
+            self.appending(Entry("service", PRUNED, "done", details=details))(connection)
             return int(count)
 
         removed: int = self._store.change(change)

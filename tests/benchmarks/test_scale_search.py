@@ -97,6 +97,7 @@ def test_costs_are_shown_for_a_million() -> None:
     assert lines[2:] == [
         "| disk: templates, GiB | 1.00 | 2.00 |",
         "| memory of the server, GiB | 2.00 | |",
+        "| enrolling one more, embedded, ms | 0.5 | |",
         "| waiting, minutes (of processor time) | 2.0 (1.0) | 4.0 (2.0) |",
     ]
 

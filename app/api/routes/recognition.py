@@ -192,9 +192,8 @@ async def verify(
                 body.image, body.collection, body.subject_id, face_policy=policy, requested=requested
             )
             # By the collection's own targets: a request that asks for a loose threshold resets nothing.
-            attempt.matched = result.outcome.decision is Decision.MATCH and service.is_match(
-                body.collection, result.compared
-            )
+            matched = result.outcome.decision is Decision.MATCH
+            attempt.matched = matched and service.is_match(body.collection, result)
         return result
 
     def answer() -> tuple[Verification, str]:
@@ -221,7 +220,7 @@ async def verify(
 async def identify(
     request: Request, body: IdentifyBody, components: ComponentsDependency, caller: CallerDependency
 ) -> Response:
-    """Searches a collection; returns one candidate per subject, nearest first, each with its own decision.
+    """Searches a collection; returns one candidate per subject, best first, each with its own decision.
 
     The threshold follows from `target_fpir`, the highest share of searches for people who are not enrolled that may
     return a match, and from the number of subjects; or from `max_distance` or `min_similarity`. Who a candidate is that

@@ -192,7 +192,7 @@ class IdentifiedFace(BaseModel):
 
 
 class IdentifyResponse(Versions):
-    """The outcome of a 1:N search. Top-level members are for the face with the nearest candidate; ``faces`` has all."""
+    """The outcome of a 1:N search. Top-level members are for the face with the best candidate; ``faces`` has all."""
 
     model_config = examples.config(examples.IDENTIFY)
 

@@ -24,6 +24,12 @@ def lock_binding(connection: Connection) -> None:
     connection.execute("SELECT 1 FROM cohorts FOR UPDATE")
 
 
+def is_bound(connection: Connection) -> bool:
+    """Whether anybody has opened the gallery."""
+    stored = _read(connection)
+    return stored is not None and stored.encoder is not None
+
+
 def bind(connection: Connection, encoder: str) -> Binding:
     """Binds the gallery to an encoder, by digest, and to the cohort that it has: replicas with others are refused."""
     connection.execute("UPDATE cohorts SET encoder = %(e)s WHERE encoder IS DISTINCT FROM %(e)s", {"e": encoder})
@@ -46,16 +52,18 @@ def refuse_other(mine: Binding, stored: Binding | None) -> None:
     """Raises GalleryUnavailable unless what is stored comes from this replica's encoder and cohort."""
     if stored != mine:
         raise GalleryUnavailable(
-            f"This replica computes with {_text(mine)}, but the gallery was opened with {_text(stored)} since: another "
-            "release or encoder took its place. Send the request again, to another replica; stop this one, or start "
-            "it with the encoder and the files of the others.",
+            f"This process computes with {_text(mine)}, but the gallery was opened with {_text(stored)}: the services "
+            "that use it have another release, encoder or calibration. Send requests to those; start this one as they "
+            "are (TESSERA_ENCODING__ENCODER, TESSERA_DECISIONS__CALIBRATION).",
             retry_after=RETRY_AFTER_SECONDS,
         )
 
 
 def _text(binding: Binding | None) -> str:
     encoder, cohort = binding or Binding(None, "none")
-    return f"encoder {short(encoder or 'none')} and cohort {short(cohort)}"
+    digest, _, most = cohort.partition(" of ")
+    fused = f" of {most} templates a subject" if most else ""
+    return f"encoder {short(encoder or 'none')} and cohort {short(digest)}{fused}"
 
 
 def _read(connection: Connection, lock: str = "") -> Binding | None:

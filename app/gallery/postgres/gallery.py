@@ -13,7 +13,7 @@ from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, Undefined
 from app.crowding import Crowding, NoCrowding
 from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding
 from app.gallery.postgres import audits, queries, receipts
-from app.gallery.postgres.binding import bind, check_binding, hold_binding, lock_binding
+from app.gallery.postgres.binding import Binding, bind, check_binding, hold_binding, is_bound, lock_binding
 from app.gallery.postgres.damage import DamageWatch
 from app.gallery.postgres.recall import SearchAuditCounts, SearchAudits
 from app.gallery.postgres.search import IndexUse, nearest_subjects
@@ -60,6 +60,7 @@ from app.gallery.records import (
 from app.gallery.sqlite.gallery import utc_now
 from app.gallery.sqlite.migration import shipped_scripts
 from app.gallery.sqlite.ranking import RankedSubject, checked, rank
+from app.gallery.sqlite.templates import cohort_digest
 from app.gallery.sqlite.values import dump_metadata, load_metadata
 from app.postgres import RETRY_AFTER_SECONDS, Connection, Postgres, PostgresUnavailable, without_time_limit
 
@@ -99,6 +100,8 @@ class PostgresGallery:
         read_url: of a standby to search in; such searches may miss the last writes.
         connections: most at once, to each of the two.
         index: which searches use the index, and how.
+        rebinds: binds the gallery to this encoder and cohort, as a service does that starts; otherwise one that is
+            bound to others is refused, as for a command beside services.
         clock: returns the current time in UTC.
 
     Raises:
@@ -106,7 +109,7 @@ class PostgresGallery:
         GalleryUnavailable: it cannot be reached, lacks pgvector, is of a newer release or may lose writes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         url: str,
         *,
@@ -116,12 +119,13 @@ class PostgresGallery:
         read_url: str | None = None,
         connections: int = CONNECTIONS,
         index: IndexUse = IndexUse(),  # noqa: B008
+        rebinds: bool = True,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not encoder_digest:
             raise ValueError("The encoder's digest is empty.")
         self._clock, self._crowding, self._digest, self._index = clock, crowding, encoder_digest, index
-        self._most_fused = most_fused
+        self._most_fused, self._rebinds = most_fused, rebinds
         self._damage, self._audits = DamageWatch(), None
         self._database = Postgres(url, unavailable, connections=connections)
         self._searched = self._database
@@ -141,8 +145,12 @@ class PostgresGallery:
         lock_binding(connection)
         encoder = queries.bind_encoder(connection, self._database.place, self._digest)
         self.maker = Maker(encoder, self._digest, self._crowding, self._most_fused)
-        bind_cohort(connection, self._crowding, self._most_fused)
-        self.binding = bind(connection, self._digest)
+        if self._rebinds or not is_bound(connection):
+            bind_cohort(connection, self._crowding, self._most_fused)
+            self.binding = bind(connection, self._digest)
+        else:
+            self.binding = Binding(self._digest, cohort_digest(self._crowding, self._most_fused))
+            check_binding(connection, self.binding)
         queries.insert_collection(connection, DEFAULT_COLLECTION, self._clock())
 
     def _write(self, work: Callable[[Connection, datetime], T]) -> T:

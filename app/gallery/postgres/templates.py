@@ -260,8 +260,11 @@ def bind_cohort(connection: Connection, crowding: Crowding, most: int) -> None:
     row, digest = connection.execute("SELECT digest FROM cohorts").fetchone(), cohort_digest(crowding, most)
     if row is not None and row[0] == digest:
         return
-    connection.execute("DELETE FROM cohorts")
-    connection.execute("INSERT INTO cohorts (digest) VALUES (%s)", (digest,))
+    # The row stays: who waits for it finds what it says then.
+    if row is None:
+        connection.execute("INSERT INTO cohorts (digest) VALUES (%s)", (digest,))
+    else:
+        connection.execute("UPDATE cohorts SET digest = %s", (digest,))
     for (collection,) in connection.execute("SELECT key FROM collections").fetchall():
         after = -1
         while keys := connection.execute(

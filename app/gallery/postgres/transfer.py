@@ -81,7 +81,9 @@ def copy_records(
     that another subject has there.
     """
     # Brings the schema up.
-    opened = PostgresGallery(url, encoder_digest=encoder_digest, crowding=crowding, most_fused=most_fused)
+    opened = PostgresGallery(
+        url, encoder_digest=encoder_digest, crowding=crowding, most_fused=most_fused, rebinds=False
+    )
     with closing(opened) as gallery:
         maker, binding = gallery.maker, gallery.binding
     changed = 0

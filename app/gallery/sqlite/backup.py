@@ -78,9 +78,10 @@ def _verified(
         if not copy.execute("PRAGMA user_version").fetchone()[0]:
             raise BackupError(f"{path} holds no gallery.")
         migrate(copy, shipped_scripts())
-        require_vault(copy, keys)
         left_out = 0
-        if keys is not None:
+        if keys is None:
+            require_vault(copy, None)
+        else:
             copy.execute("BEGIN IMMEDIATE")
             left_out = erase_unreadable(copy, keys, present)
             copy.commit()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from app.gallery.protocol import BackupError
 from app.gallery.sqlite import chips
-from app.gallery.sqlite.vault import VAULT_NAME, Vault
+from app.gallery.sqlite.vault import VAULT_NAME, WITHOUT_LOG, Vault
 
 _SEALED = "SELECT key FROM templates WHERE seal = ?"
 
@@ -29,15 +29,15 @@ def erase_unreadable(connection: sqlite3.Connection, keys: Vault, present: sqlit
         if lost and len(lost) == sealed:
             raise BackupError(
                 f"{VAULT_NAME} in the data directory has none of the keys of the {sealed} encrypted templates in this "
-                "backup. Put a copy of that file that goes with it there first. If all were erased since, there is "
-                "nothing to restore."
+                f"backup. Put a copy of that file that goes with it there first, {WITHOUT_LOG}. If all were erased "
+                "since, there is nothing to restore."
             )
     elif missing := [seal for seal in lost if not was_erased(present, seal)] + [
         seal for template, seal in lost_chips if not chips.was_erased(present, template, seal)
     ]:
         raise BackupError(
             f"{VAULT_NAME} lacks the keys of {len(missing)} templates or chips that nobody erased; `tessera gallery "
-            "check` names them. Put a copy of that file back, or erase them."
+            f"check` names them. Put a copy of that file back, {WITHOUT_LOG}, or erase them."
         )
     connection.executemany("DELETE FROM chips WHERE template = ?", [(template,) for template, _ in lost_chips])
     _erase(connection, [key for seal in lost for (key,) in connection.execute(_SEALED, (seal,))])

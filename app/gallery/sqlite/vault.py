@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from app.gallery.protocol import EncryptionKeyMissing, GalleryUnavailable
 
 VAULT_NAME = "template-keys.sqlite3"
+WITHOUT_LOG = f"and remove {VAULT_NAME}-wal and {VAULT_NAME}-shm, which belong to the file of before"
 VAULT_FILES = (VAULT_NAME, f"{VAULT_NAME}-wal", f"{VAULT_NAME}-shm")
 _ID, _NONCE, _TAG, _KEY = 16, 12, 16, 32
 _WAIT_S = 2.0
@@ -128,6 +129,12 @@ class Vault:
             )
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
+            report = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if report != "ok":
+                raise GalleryUnavailable(
+                    f"The database of template keys {self._path} is damaged: {report.splitlines()[-1]}. Put a copy of it back, "
+                    f"{WITHOUT_LOG}."
+                )
             self._connection.executescript(_SCHEMA)
             with self._writing():
                 root = self._newest_root()
@@ -248,7 +255,10 @@ class Vault:
             return [s for s in seals if self._connection.execute(query, (s[:_ID],)).fetchone() is None]
 
     def rotate(self) -> int:
-        """Wraps all data keys by a new root key under the current master key; returns how many. Services may run."""
+        """Wraps all data keys by a new root key under the current master key; returns how many. Services may run.
+
+        The log still holds them as they were: ``require_empty_log``.
+        """
         with self._lock, _answering():
             with self._writing():
                 new = self._new_root()
@@ -261,8 +271,15 @@ class Vault:
                 self._connection.executemany("UPDATE keys SET root = ?, wrapped = ? WHERE id = ?", renewed)
                 self._connection.execute("DELETE FROM roots WHERE key <> ?", (new,))
             self._roots = {new: root}
-            self._require_empty_log(_WAIT_S)
         return len(renewed)
+
+    def require_empty_log(self) -> None:
+        """Moves its log, which may hold keys from before, into its one file.
+
+        Raises GalleryUnavailable if others need it.
+        """
+        with self._lock, _answering():
+            self._require_empty_log(_WAIT_S)
 
     def copy(self, target: Path) -> int:
         """Copies all keys as they are at one moment, wrapped, into an empty file; returns how many.
@@ -360,7 +377,8 @@ def require_vault(connection: sqlite3.Connection, vault: Vault | None) -> None:
         )
     if vault.is_empty:
         raise EncryptionKeyMissing(
-            f"The stored templates are encrypted, and {VAULT_NAME} beside them holds no keys. Put a copy of it back."
+            f"The stored templates are encrypted, and {VAULT_NAME} beside them holds no keys. Put a copy of it back, "
+            f"{WITHOUT_LOG}."
         )
 
 

@@ -103,7 +103,7 @@ export class Audit {
   pairs(collection, title, total, found, none, offered = () => null) {
     return section(title, total, found, none, ({ first, second, distance: apart, false_match_rate: rate }) => [
       h("span", null, h("strong", null, first), " and ", h("strong", null, second)),
-      h("span", { class: "hint" }, `distance ${distance(apart)}; strangers as close: ${rate === null ? "more than half" : oneIn(rate)}`),
+      h("span", { class: "hint" }, `distance ${distance(apart)}; strangers as close: ${rate === null ? "more than half" : `at most ${oneIn(rate)}`}`),
       h("span", { class: "row" }, [
         offered(first, second),
         ...[first, second].map((id) => this.changer(`Erase ${id}`, () => eraseSubject(collection, id))),

@@ -79,7 +79,7 @@ function searched({ gallery_subjects: subjects, margin, ...answer }) {
   const rate = answer.false_positive_identification_rate;
   const bound = answer.false_positive_identification_rate_at_most ? "at most " : "";
   const often = rate ? ` Of searches for people who are not enrolled, ${bound}${oneIn(rate)} would find somebody.` : "";
-  return among + often + (margin === null ? "" : ` The next candidate is ${distance(margin)} farther.`);
+  return among + often + (margin === null ? "" : ` The next candidate fits less well by ${distance(margin)}.`);
 }
 
 function candidates(found) {
@@ -98,5 +98,5 @@ function candidates(found) {
     ),
   );
   const table = h("table", null, h("thead", null, h("tr", null, head)), h("tbody", null, rows));
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Candidates, nearest first" }, table);
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Candidates, best first" }, table);
 }

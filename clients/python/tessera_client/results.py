@@ -240,7 +240,7 @@ class IdentifiedFace(_Decided):
 
 @dataclass(frozen=True)
 class Identification(_Decided):
-    """The outcome of a 1:N search, for the face with the nearest candidate; ``faces`` has all."""
+    """The outcome of a 1:N search, for the face with the best candidate; ``faces`` has all."""
 
     decision: Decision
     subject_id: str | None

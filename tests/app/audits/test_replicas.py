@@ -117,3 +117,17 @@ def test_a_replica_that_was_silent_for_long_does_not_speak_for_another_ones_audi
         assert gallery.begin_audit("default", identity, second) is None
         gallery.renew_audit("default", identity, StoredAudit("running", first.started_at, progress=0.9))
         assert gallery.audit("default") == second
+
+
+def test_nobody_beats_once_nothing_is_under_way(filled: str, go_on: threading.Event) -> None:
+    def beats() -> bool:
+        return any(thread.name == "audits" for thread in threading.enumerate())
+
+    with replica(filled) as one:
+        for _ in range(2):
+            one.start("default")
+            assert beats()
+            go_on.set()
+            assert ended(one).status is AuditStatus.DONE
+            wait_until(lambda: not beats(), "the thread ends")
+            go_on.clear()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -490,3 +491,18 @@ def test_all_pairs_of_faces_share_the_target(service: RecognitionService, ada: b
     # Two faces, with one and with two others.
     assert thresholds(two_faces(), grace) == (at(5e-4), at(5e-4))
     assert thresholds(two_faces(), two_faces()) == (at(2.5e-4), at(5e-4))
+
+
+def test_a_match_by_the_targets_of_the_collection_counts_all_faces(service: RecognitionService, grace: bytes) -> None:
+    enrol(service, grace, subject_id="grace")
+    found = service.verify_subject(two_faces(), "default", "grace", face_policy=FacePolicy.ALL)
+    assert found.pairs == 2
+    rate = service.criteria.target_fmr
+    wide, narrow = (service.calibration.bound(Claim.EVERY_GROUP, rate / pairs, 1) for pairs in (1, 2))
+    assert wide is not None
+    assert narrow is not None
+    assert narrow.threshold < wide.threshold
+    between = (narrow.threshold + wide.threshold) / 2 - found.compared.crowding
+    near = replace(found, compared=replace(found.compared, distance=between))
+    assert not service.is_match("default", near)
+    assert service.is_match("default", replace(near, pairs=1))

@@ -206,3 +206,12 @@ def test_a_long_trail_is_checked_a_page_at_a_time(
     assert trail.verify() == ["records 1000 to 1001 are missing"]
     store.change(lambda connection: connection.execute("UPDATE trail SET record = ? WHERE sequence = 999", ("{}",)))
     assert trail.verify() == ["record 999 was changed, or one before it"]
+
+
+def test_a_record_that_is_given_again_is_written_once(store: SecurityStore, trail: AuditTrail) -> None:
+    append_it = trail.appending(Entry("k1", "erase", "done"))
+    first = store.change_soon(append_it).result(30)
+    store.change_later(append_it)
+    write(trail, 1)
+    assert (trail.length(), trail.head() is not None, first.sequence) == (2, True, 1)
+    assert trail.verify() == []

@@ -129,7 +129,7 @@ def test_a_face_is_identified(page: Page, server: Server, collection: str, ada: 
     page.get_by_role("group", name="Who is this?").get_by_role("button", name="Sample: Grace Hopper").click()
     expect(result.locator("h2")).to_have_text("This is grace")
     expect(result.locator("tbody th")).to_have_text(["grace", "ada"])
-    expect(result).to_contain_text(re.compile(r"The next candidate is \d\.\d\d farther\."))
+    expect(result).to_contain_text(re.compile(r"The next candidate fits less well by \d\.\d\d\."))
 
 
 def test_an_audit_finds_somebody_twice_and_erases_one(

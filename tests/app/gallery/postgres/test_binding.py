@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -10,9 +10,13 @@ import psycopg
 import pytest
 
 from app.crowding import Crowding, NoCrowding
+from app.embeddings import MOST_FUSED
 from app.gallery import EncoderMismatch, GalleryUnavailable
+from app.gallery.postgres.binding import lock_binding
 from app.gallery.postgres.gallery import PostgresGallery
+from app.gallery.postgres.templates import bind_cohort
 from app.gallery.postgres.transfer import copy_records, exporting
+from app.gallery.transfer import Record
 from tests.app.gallery.contract import MadeUpCrowding, axis, crowding_of, template
 from tests.app.gallery.sqlite.support import DIGEST
 from tests.app.process import wait_until
@@ -62,7 +66,7 @@ def test_of_two_encoders_at_an_empty_gallery_the_later_one_has_it(url: str, kind
 
 def test_an_encoder_that_has_stored_nothing_goes_and_one_that_has_stays(url: str) -> None:
     with opened(url) as early, opened(url, OTHER) as late:
-        refused(lambda: early.enroll("default", "ada", [template(axis(0))]), "another release or encoder")
+        refused(lambda: early.enroll("default", "ada", [template(axis(0))]), "another release, encoder or calibration")
         with opened(url) as again:
             fill(again)
             early.check()
@@ -81,7 +85,7 @@ def test_a_replica_of_the_old_cohort_stores_and_compares_nothing_more(url: str, 
         fill(old)
         with opened(url, crowding=cohort) as new:
             before = crowding_of(new, "ada")
-            refused(lambda: (WRITES | READS)[kind](old), "another release or encoder")
+            refused(lambda: (WRITES | READS)[kind](old), "another release, encoder or calibration")
             assert crowding_of(new, "ada") == before != 0
             new.check()
         # Erasing needs neither, and must never wait for anybody's update.
@@ -118,11 +122,13 @@ def test_a_copy_into_a_gallery_that_another_encoder_has_taken_stops(url: str, tm
     with opened(url) as source:
         source.delete_collection("default", force=True)
 
-    def taken_meanwhile() -> object:
+    def taken_meanwhile() -> Iterator[Record]:
         PostgresGallery(url, encoder_digest=OTHER).close()
         yield from everything
 
-    refused(lambda: copy_records(url, digest, NoCrowding(), taken_meanwhile()), "another release or encoder")  # type: ignore[arg-type]
+    refused(
+        lambda: copy_records(url, digest, NoCrowding(), taken_meanwhile()), "another release, encoder or calibration"
+    )
     with opened(url, OTHER) as now:
         assert now.size("default").subjects == 0
 
@@ -135,3 +141,40 @@ def test_a_gallery_of_before_is_bound_when_it_is_opened(url: str) -> None:
     with opened(url) as gallery:
         gallery.check()
         assert gallery.search("default", axis(0), 1)[0].subject_id == "ada"
+
+
+def test_a_command_binds_nothing_and_says_in_what_it_differs(url: str) -> None:
+    def command(most: int) -> PostgresGallery:
+        return PostgresGallery(url, encoder_digest=DIGEST, most_fused=most, rebinds=False)
+
+    # Nobody has opened it yet: then it is the command's.
+    with closing(command(3)) as first:
+        fill(first)
+    with closing(PostgresGallery(url, encoder_digest=DIGEST, most_fused=3)) as service:
+        with pytest.raises(GalleryUnavailable, match=r"but the gallery .* of 3 templates a subject: .*CALIBRATION"):
+            command(MOST_FUSED)
+        with closing(command(3)) as again:
+            assert again.search("default", axis(0), 1)[0].subject_id == "ada"
+        service.check()
+        assert service.search("default", axis(0), 1)[0].subject_id == "ada"
+
+
+def test_an_enrolment_that_waited_for_another_cohort_is_told_of_it(url: str) -> None:
+    with opened(url) as early, psycopg.connect(url) as starting, ThreadPoolExecutor(1) as pool:
+        starting.execute("SET search_path = tessera, public")
+        lock_binding(starting)
+        bind_cohort(starting, MadeUpCrowding(), MOST_FUSED)
+        enrolment = pool.submit(early.enroll, "default", "ada", [template(axis(0))])
+        wait_until(lambda: early.size("default").subjects == 0 and is_waiting(url), "the enrolment waits")
+        starting.commit()
+        with pytest.raises(GalleryUnavailable, match=r"opened with encoder .* and cohort made up"):
+            enrolment.result(60)
+
+
+def is_waiting(url: str) -> bool:
+    with psycopg.connect(url) as observer:
+        row = observer.execute(
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ).fetchone()
+    assert row is not None
+    return bool(row[0])

@@ -31,5 +31,6 @@ class TestPostgresGallery(GalleryContract):
             gallery.check()
 
     @pytest.fixture
-    def opened_with(self, url: str, crowding: MadeUpCrowding) -> OpenedWith:
-        return lambda most: closing(PostgresGallery(url, encoder_digest=DIGEST, crowding=crowding, most_fused=most))
+    def opened_with(self, postgres: PostgresServer, crowding: MadeUpCrowding) -> Iterator[OpenedWith]:
+        with emptied(postgres, "second") as url:
+            yield lambda most: closing(PostgresGallery(url, encoder_digest=DIGEST, crowding=crowding, most_fused=most))

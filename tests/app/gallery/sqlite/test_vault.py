@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,8 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from app.gallery import EncryptionKeyMissing, Gallery, GalleryUnavailable, OnConflict, SqliteGallery, TemplateDamaged
-from app.gallery.sqlite.backup import back_up, restore
+from app.gallery import (
+    BackupError,
+    EncryptionKeyMissing,
+    Gallery,
+    GalleryUnavailable,
+    OnConflict,
+    SqliteGallery,
+    TemplateDamaged,
+)
+from app.gallery.sqlite.backup import back_up, back_up_keys, restore
 from app.gallery.sqlite.inspection import inspect_directory
 from app.gallery.sqlite.vault import VAULT_NAME, FileKeyWrapper, Vault, load_wrapper
 from tests.app.gallery.contract import Clock, GalleryContract, MadeUpCrowding, OpenedWith, axis, template
@@ -189,9 +198,24 @@ def test_lost_keys_are_not_taken_for_erasures(tmp_path: Path, wrapper: FileKeyWr
     with pytest.raises(EncryptionKeyMissing, match="no keys"):
         encrypted(data, wrapper)
     keys = Vault(tmp_path / "elsewhere", wrapper)
-    with pytest.raises(EncryptionKeyMissing, match="no keys"):
+    with pytest.raises(BackupError, match=r"none of the keys .* If all were erased since"):
         restore(backup, tmp_path / "elsewhere", replace=False, now=NOW, keys=keys)
     keys.close()
+
+
+def test_a_copy_of_the_keys_beside_the_log_of_later_ones_is_refused(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
+    data, again = tmp_path / "data", tmp_path / "again"
+    with closing(Vault(data, wrapper)) as keys:
+        keys.seal({f"t{number}": bytes(512) for number in range(500)})
+        back_up_keys(keys, tmp_path / "keys")
+        for start in range(0, 5000, 5):
+            keys.seal({f"u{start + number}": bytes(512) for number in range(5)})
+        # As after a crash: the log is still there when the copy is put in the place of the file.
+        again.mkdir()
+        shutil.copy(tmp_path / "keys", again / VAULT_NAME)
+        shutil.copy(data / f"{VAULT_NAME}-wal", again / f"{VAULT_NAME}-wal")
+    with pytest.raises(GalleryUnavailable, match=r"damaged: .*remove template-keys.sqlite3-wal"):
+        Vault(again, wrapper)
 
 
 @pytest.mark.parametrize("column", ["embedding", "seal"])
