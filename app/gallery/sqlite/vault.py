@@ -132,8 +132,8 @@ class Vault:
             report = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if report != "ok":
                 raise GalleryUnavailable(
-                    f"The database of template keys {self._path} is damaged: {report.splitlines()[-1]}. Put a copy of it back, "
-                    f"{WITHOUT_LOG}."
+                    f"The database of template keys {self._path} is damaged: {report.splitlines()[-1]}. Put a "
+                    f"copy of it back, {WITHOUT_LOG}."
                 )
             self._connection.executescript(_SCHEMA)
             with self._writing():
