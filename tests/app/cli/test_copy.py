@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from app.crowding import load_crowding
+from app.crowding import Crowding, load_crowding
 from app.decisions import load_calibration
 from app.encoding import load_weights
 from app.gallery import Candidate, Gallery, OnConflict, SqliteGallery, Targets
@@ -31,7 +31,7 @@ def filled(directory: Path, people: int = 250, keys: Vault | None = None) -> str
     """A gallery of the service's encoder in a folder; the encoder's digest."""
     encoding = EncodingSettings().directory
     weights = load_weights(encoding)
-    crowding = load_crowding(encoding, load_calibration(encoding, weights.sha256).cohort_sha256)
+    crowding = own_crowding(weights.sha256)
     random = np.random.default_rng(5)
     with closing(SqliteGallery(directory, encoder_digest=weights.sha256, crowding=crowding, keys=keys)) as gallery:
         gallery.create_collection("staff", Targets(fmr=1e-3, claim="pooled"))
@@ -39,6 +39,11 @@ def filled(directory: Path, people: int = 250, keys: Vault | None = None) -> str
             new = [template(random_embedding(random), f"t{number}-{i}") for i in range(1 + number % 3)]
             gallery.enroll(("default", "staff")[number % 2], f"s{number}", new, metadata={"z": number, "a": "ü"})
     return weights.sha256
+
+
+def own_crowding(digest: str) -> Crowding:
+    encoding = EncodingSettings().directory
+    return load_crowding(encoding, load_calibration(encoding, digest).cohort_sha256)
 
 
 def recorded(directory: Path) -> list[tuple[str, str, dict[str, object]]]:
@@ -72,8 +77,7 @@ def test_a_gallery_is_copied_there_and_back(tmp_path: Path, url: str) -> None:
         ("copy", "done", {"to": "database", "templates": 499}),
     ]
     assert recorded(tmp_path / "back") == [("import", "done", {"subjects": 250, "on_conflict": "replace"})]
-    encoding = EncodingSettings().directory
-    crowding = load_crowding(encoding, load_calibration(encoding, digest).cohort_sha256)
+    crowding = own_crowding(digest)
     with (
         closing(SqliteGallery(tmp_path / "from", encoder_digest=digest, crowding=crowding)) as first,
         closing(PostgresGallery(url, encoder_digest=digest, crowding=crowding)) as second,
@@ -92,7 +96,7 @@ def test_a_gallery_is_copied_there_and_back(tmp_path: Path, url: str) -> None:
 def test_a_copy_goes_on_where_it_was_interrupted(tmp_path: Path, url: str) -> None:
     digest = filled(tmp_path / "from", 30)
     assert tessera("gallery", "copy", str(tmp_path / "from"), url).returncode == 0
-    with closing(PostgresGallery(url, encoder_digest=digest)) as copy:
+    with closing(PostgresGallery(url, encoder_digest=digest, crowding=own_crowding(digest))) as copy:
         copy.delete_subject("staff", "s1")
         copy.delete_subject("default", "s2")
     with closing(SqliteGallery(tmp_path / "from", encoder_digest=digest)) as gallery:
@@ -136,7 +140,7 @@ def test_a_copy_from_before_a_merger_is_not_gone_on_with(tmp_path: Path, url: st
 
 def test_what_the_source_does_not_have_is_reported(tmp_path: Path, url: str) -> None:
     digest = filled(tmp_path / "from", 3)
-    with closing(PostgresGallery(url, encoder_digest=digest)) as gallery:
+    with closing(PostgresGallery(url, encoder_digest=digest, crowding=own_crowding(digest))) as gallery:
         gallery.enroll(
             "default", "else", [template(random_embedding(np.random.default_rng(2)))], on_conflict=OnConflict.REJECT
         )
@@ -150,3 +154,13 @@ def test_commands_for_a_data_directory_say_so(tmp_path: Path, postgres: Postgres
         done = tessera("gallery", "backup", str(tmp_path / "file"), TESSERA_GALLERY__URL=url)
     assert done.returncode == 3
     assert "data directory" in done.stderr
+
+
+def test_a_gallery_that_services_use_with_another_cohort_is_not_taken_from_them(tmp_path: Path, url: str) -> None:
+    digest = filled(tmp_path / "from", 3)
+    with closing(PostgresGallery(url, encoder_digest=digest)) as serving:
+        done = tessera("gallery", "copy", str(tmp_path / "from"), url)
+        assert done.returncode == 3
+        assert "the services that use it have another release, encoder or calibration" in done.stderr
+        serving.check()
+        assert serving.size("default").subjects == 0
