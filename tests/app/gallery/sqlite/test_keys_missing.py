@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from app.gallery.records import Targets
 from app.gallery.sqlite.backup import back_up, restore
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.inspection import inspect_directory
+from app.gallery.sqlite.migration import migrate
 from app.gallery.sqlite.snapshot import GalleryCopy
 from app.gallery.sqlite.vault import FileKeyWrapper, Vault, require_vault
 from tests.app.gallery.contract import MadeUpCrowding, axis, template
@@ -117,7 +118,7 @@ def after_snapshot(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], No
         def wait(connection: sqlite3.Connection, keys: Vault | None) -> None:
             require_vault(connection, keys)
             if connection.in_transaction:
-                monkeypatch.setattr("app.gallery.sqlite.inspection.require_vault", require_vault)
+                monkeypatch.setattr("app.gallery.sqlite.inspection.require_vault")
                 work()
 
         monkeypatch.setattr("app.gallery.sqlite.inspection.require_vault", wait)
@@ -166,11 +167,11 @@ def test_who_is_erased_while_a_backup_is_copied_is_left_out(
     with encrypted(data, wrapper) as gallery, closing(Vault(data, wrapper)) as keys:
         fill(gallery)
 
-        def wait(connection: sqlite3.Connection, keys: Vault | None) -> None:
+        def wait(connection: sqlite3.Connection, scripts: Sequence[str]) -> None:
             erase(gallery)
-            require_vault(connection, keys)
+            migrate(connection, scripts)
 
-        monkeypatch.setattr("app.gallery.sqlite.backup.require_vault", wait)
+        monkeypatch.setattr("app.gallery.sqlite.backup.migrate", wait)
         found = back_up(data, tmp_path / "backup", keys)
         assert (found.subjects, found.templates, found.problems) == (2, 2, ())
 
