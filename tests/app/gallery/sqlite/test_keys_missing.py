@@ -118,7 +118,7 @@ def after_snapshot(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], No
         def wait(connection: sqlite3.Connection, keys: Vault | None) -> None:
             require_vault(connection, keys)
             if connection.in_transaction:
-                monkeypatch.setattr("app.gallery.sqlite.inspection.require_vault")
+                monkeypatch.setattr("app.gallery.sqlite.inspection.require_vault", require_vault)
                 work()
 
         monkeypatch.setattr("app.gallery.sqlite.inspection.require_vault", wait)
