@@ -25,6 +25,10 @@ from openvino import passes  # noqa: E402
 
 from app.memory import give_back, own_groups  # noqa: E402
 
+# The first tensor that is seen as an array sets up OpenVINO's access to numpy. Two threads that are the first at once
+# may wait for each other for ever: one for Python's lock, the other one for that of the set-up.
+_ = ov.Tensor(np.zeros(1, np.float32)).data
+
 __all__ = ["CpuNetwork", "Floats", "Processor", "available_cores", "ov", "passes"]
 
 DEVICE = "CPU"
