@@ -90,7 +90,7 @@ def _from_folder(photographs: Path, settings: Settings, report: Path | None) -> 
 def _from_gallery(collection: str, settings: Settings) -> Calibration:
     (weights, crowding), encoding = _weights_of(settings), settings.encoding
     run = EncoderRun(weights.name, weights.version, weights.sha256, encoding.runtime, encoding.precision)
-    # What PostgreSQL keeps for searches goes by the table in use, and stays as it is.
+    # As the services compare, which have another table than the one that is made: a database of theirs refuses others.
     most = MOST_FUSED if settings.decisions.calibration is None else load_encoder_files(settings).most_fused
     with closing(open_copy(settings, weights.sha256, crowding, most)) as gallery:
         return calibrate_gallery(gallery, collection, run, crowding)

@@ -334,7 +334,11 @@ class Erasure:
 
 @dataclass(frozen=True)
 class SubjectPair:
-    """Two subjects and the squared distance between them."""
+    """Two subjects, how far apart they are, and how often at most two different people are as near.
+
+    distance: squared, from the newest template of the one with fewer to the fused templates of the other.
+    false_match_rate: None beyond 50 %.
+    """
 
     first: str
     second: str
