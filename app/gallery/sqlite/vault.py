@@ -44,6 +44,10 @@ CREATE TABLE IF NOT EXISTS keys (
     root    INTEGER NOT NULL REFERENCES roots (key),
     wrapped BLOB NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS totals (keys INTEGER NOT NULL);
+INSERT INTO totals SELECT counted FROM (SELECT COUNT(*) AS counted FROM keys) WHERE NOT EXISTS (SELECT 1 FROM totals);
+CREATE TRIGGER IF NOT EXISTS key_added AFTER INSERT ON keys BEGIN UPDATE totals SET keys = keys + 1; END;
+CREATE TRIGGER IF NOT EXISTS key_removed AFTER DELETE ON keys BEGIN UPDATE totals SET keys = keys - 1; END;
 COMMIT;
 """
 
@@ -129,20 +133,27 @@ class Vault:
             )
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
-            report = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if report != "ok":
-                raise GalleryUnavailable(
-                    f"The database of template keys {self._path} is damaged: {report.splitlines()[-1]}. Put a "
-                    f"copy of it back, {WITHOUT_LOG}."
-                )
+            self._require_sound(self._connection.execute("PRAGMA quick_check(1)").fetchone()[0])
             self._connection.executescript(_SCHEMA)
+            # The log of another file has the total of that one, and only some of its pages.
+            held, total = self._connection.execute("SELECT (SELECT COUNT(*) FROM keys), keys FROM totals").fetchone()
+            self._require_sound("ok" if held == total else f"it holds {held} of {total} keys")
             with self._writing():
                 root = self._newest_root()
                 self._root_key(self._new_root() if root is None else root)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise GalleryUnavailable(
                 f"The database of template keys {self._path} cannot be opened: {error}."
             ) from error
+        except sqlite3.Error as error:
+            self._require_sound(str(error))
+
+    def _require_sound(self, report: str) -> None:
+        if report != "ok":
+            raise GalleryUnavailable(
+                f"The database of template keys {self._path} is damaged: {report.splitlines()[-1]}. Put a copy of it "
+                f"back, {WITHOUT_LOG}."
+            )
 
     def seal(self, embeddings: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
         """Encrypts embeddings by template id, each under a new key that is on the disk when this returns.

@@ -203,15 +203,18 @@ def test_lost_keys_are_not_taken_for_erasures(tmp_path: Path, wrapper: FileKeyWr
     keys.close()
 
 
-def test_a_copy_of_the_keys_beside_the_log_of_later_ones_is_refused(tmp_path: Path, wrapper: FileKeyWrapper) -> None:
+@pytest.mark.parametrize(("before", "after"), [(4000, 1), (4000, 200), (300, 3)])
+def test_a_copy_of_the_keys_beside_the_log_of_later_ones_is_refused(
+    tmp_path: Path, wrapper: FileKeyWrapper, before: int, after: int
+) -> None:
     data, again = tmp_path / "data", tmp_path / "again"
     with closing(Vault(data, wrapper)) as keys:
         keys.seal({f"t{number}": bytes(512) for number in range(500)})
         back_up_keys(keys, tmp_path / "keys")
-        keys.seal({f"u{number}": bytes(512) for number in range(4000)})
-        # The pages of these lie in the data directory's file alone, a few later ones in its log.
+        keys.seal({f"u{number}": bytes(512) for number in range(before)})
+        # The pages of these lie in the data directory's file alone, those of later ones in its log.
         assert keys.empty_log()
-        keys.seal({"last": bytes(512)})
+        keys.seal({f"v{number}": bytes(512) for number in range(after)})
         # As after a crash: the log is still there when the copy is put in the place of the file.
         again.mkdir()
         shutil.copy(tmp_path / "keys", again / VAULT_NAME)
