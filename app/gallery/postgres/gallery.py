@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Collection as AnyOf
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,9 +13,9 @@ from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, Undefined
 
 from app.crowding import Crowding, NoCrowding
 from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding
+from app.gallery.damage import DamageWatch
 from app.gallery.postgres import audits, queries, receipts
 from app.gallery.postgres.binding import Binding, bind, check_binding, hold_binding, is_bound, lock_binding
-from app.gallery.postgres.damage import DamageWatch
 from app.gallery.postgres.recall import SearchAuditCounts, SearchAudits
 from app.gallery.postgres.search import IndexUse, nearest_subjects
 from app.gallery.postgres.subjects import (
@@ -26,7 +27,15 @@ from app.gallery.postgres.subjects import (
     merge_subjects,
     store_subject,
 )
-from app.gallery.postgres.templates import Reading, bind_cohort, read_templates, read_vectors
+from app.gallery.postgres.templates import (
+    NO_SUBJECT,
+    Reading,
+    bind_cohort,
+    find_damage,
+    is_damaged,
+    read_templates,
+    read_vectors,
+)
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     ChipsNeedEncryption,
@@ -126,7 +135,7 @@ class PostgresGallery:
             raise ValueError("The encoder's digest is empty.")
         self._clock, self._crowding, self._digest, self._index = clock, crowding, encoder_digest, index
         self._most_fused, self._rebinds = most_fused, rebinds
-        self._damage, self._audits = DamageWatch(), None
+        self._damage, self._audits = DamageWatch(NO_SUBJECT), None
         self._database = Postgres(url, unavailable, connections=connections)
         self._searched = self._database
         try:
@@ -449,7 +458,7 @@ class PostgresGallery:
             broken = queries.broken_indexes(connection)
             if broken:
                 raise GalleryUnavailable(broken[0])
-            self._damage.review(connection)
+            self._damage.review(partial(find_damage, connection), partial(is_damaged, connection))
         self.search(DEFAULT_COLLECTION, _ANY_PROBE, 1)
         self._damage.refuse()
 

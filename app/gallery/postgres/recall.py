@@ -11,10 +11,10 @@ import numpy as np
 
 from app.embeddings import MOST_FUSED, Embedding
 from app.errors import TesseraError
+from app.gallery.damage import Damage
 from app.gallery.postgres.search import IndexUse, nearest_subjects
 from app.gallery.postgres.templates import Reading, stored_rows
 from app.gallery.sqlite.ranking import vectors_of
-from app.gallery.sqlite.templates import Damage
 from app.postgres import Connection, Postgres
 
 NEAREST, FARTHEST = 0.2, 0.8

@@ -11,6 +11,7 @@ import numpy as np
 
 from app.crowding import Crowding
 from app.embeddings import MOST_FUSED
+from app.gallery.damage import Damage
 from app.gallery.postgres import queries
 from app.gallery.postgres.audits import delete_findings
 from app.gallery.postgres.receipts import delete_receipts_naming
@@ -24,7 +25,6 @@ from app.gallery.postgres.templates import (
 )
 from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite.ranking import vectors_of
-from app.gallery.sqlite.templates import Damage
 from app.postgres import Connection
 
 

@@ -16,17 +16,19 @@ import numpy.typing as npt
 
 from app.crowding import Crowding
 from app.embeddings import MOST_FUSED, Embedding, fused_template
+from app.gallery.damage import Damage, OnDamage, refuse
 from app.gallery.postgres import queries
 from app.gallery.postgres.binding import Binding, refuse_other
 from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite.digests import matches, template_digest
 from app.gallery.sqlite.ranking import StoredTemplate, vectors_of
-from app.gallery.sqlite.templates import Damage, OnDamage, cohort_digest, refuse
+from app.gallery.sqlite.templates import cohort_digest
 from app.gallery.sqlite.values import is_metadata
 from app.postgres import Connection, constant
 
 _BATCH = 2048
-_START = (0, 0)
+NO_SUBJECT = (0, 0)
+"""Collection and key before those of all subjects."""
 """Before the first subject."""
 
 
@@ -297,10 +299,10 @@ _REVIEWED = """
 """
 
 
-def find_damage(connection: Connection, after: tuple[int, int], limit: int) -> tuple[list[Damage], tuple[int, int]]:
-    """The damaged ones of at most ``limit`` subjects beyond a place, by collection and key; how far that came.
+def find_damage(connection: Connection, after: tuple[int, int], limit: int, on_damage: OnDamage) -> tuple[int, int]:
+    """Hands over the damaged ones of at most ``limit`` subjects beyond a place, by collection and key.
 
-    After the last subject it begins with the first.
+    Returns how far that came; ``NO_SUBJECT`` after the last subject.
     """
     subjects = connection.execute(
         """
@@ -309,14 +311,16 @@ def find_damage(connection: Connection, after: tuple[int, int], limit: int) -> t
         (*after, limit),
     ).fetchall()
     if not subjects:
-        return [], _START
+        return NO_SUBJECT
     query = f"""
         SELECT {COLUMNS} FROM subjects s {_REVIEWED}
         WHERE (s.collection, s.key) > (%s, %s) AND (s.collection, s.key) <= (%s, %s) ORDER BY s.key
     """  # noqa: S608
     rows = connection.execute(constant(query), (*after, *subjects[-1])).fetchall()
-    damaged = [damage for own in by_subject(rows) if (damage := _damage_of(own)) is not None]
-    return damaged, _START if len(subjects) < limit else subjects[-1]
+    for own in by_subject(rows):
+        if (damage := _damage_of(own)) is not None:
+            on_damage(damage)
+    return NO_SUBJECT if len(subjects) < limit else subjects[-1]
 
 
 def is_damaged(connection: Connection, damage: Damage) -> bool:

@@ -16,23 +16,15 @@ SIZE = 16
 _EMPTY = hashlib.blake2b(digest_size=SIZE, person=b"tessera-template")
 
 
-def digest_of(id_: bytes, subject: bytes, collection: bytes, encoder: bytes, embedding: bytes, norm: float) -> bytes:
-    """The same as ``template_digest``, of texts as they are stored: UTF-8.
-
-    Raises TypeError or struct.error for values that no template has.
-    """
-    lengths = _LENGTHS.pack(len(id_), len(subject), len(collection), len(encoder), len(embedding), norm)
-    found = _EMPTY.copy()
-    found.update(b"".join((lengths, id_, subject, collection, encoder, embedding)))
-    return found.digest()
-
-
 def template_digest(id_: str, subject: str, collection: str, encoder: str, embedding: bytes, norm: float) -> bytes:
     """16 bytes of BLAKE2b over a template's id, those of its subject and collection, its encoder, embedding and norm.
 
     Raises TypeError, ValueError, AttributeError or struct.error for values that no template has.
     """
-    return digest_of(id_.encode(), subject.encode(), collection.encode(), encoder.encode(), embedding, norm)
+    texts = [text.encode() for text in (id_, subject, collection, encoder)]
+    found = _EMPTY.copy()
+    found.update(b"".join((_LENGTHS.pack(*map(len, texts), len(embedding), norm), *texts, embedding)))
+    return found.digest()
 
 
 def matches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from collections.abc import Collection as AnyOf
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import numpy as np
 
 from app.crowding import Crowding, NoCrowding
 from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding
+from app.gallery.damage import Damage, DamageWatch, OnDamage, refuse
 from app.gallery.protocol import (
     DEFAULT_COLLECTION,
     CollectionExists,
@@ -51,16 +52,14 @@ from app.gallery.sqlite.locks import DirectoryLock
 from app.gallery.sqlite.ranking import RankedSubject, checked, nearest_subjects, rank
 from app.gallery.sqlite.reenrolment import discard_unfinished
 from app.gallery.sqlite.templates import (
-    Damage,
-    OnDamage,
     all_vectors,
     bind_cohort,
+    damage_of,
+    find_damage,
     insert_templates,
-    log_damage,
     move_templates,
     read_templates,
     read_vectors,
-    refuse,
     renew_crowding,
     seal_templates,
     subject_keys,
@@ -69,7 +68,6 @@ from app.gallery.sqlite.values import dump_metadata, load_metadata
 from app.gallery.sqlite.vault import Vault
 
 _NO_KEYS: Keys = np.empty(0, dtype=np.int64)
-_MOST_NAMED = 5
 # For a search whose result does not matter.
 _ANY_PROBE: Embedding = np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, dtype=np.float32)
 
@@ -125,7 +123,7 @@ class SqliteGallery:
             raise ValueError("The encoder's digest is empty.")
         self._clock, self._crowding, self._most_fused, self._keys = clock, crowding, most_fused, keys
         self._indexes: dict[str, CollectionIndex] = {}
-        self._damaged: dict[int, Damage] = {}
+        self._damage = DamageWatch(0)
         with ExitStack() as opened:
             if keys is not None:
                 opened.callback(keys.close)
@@ -156,16 +154,11 @@ class SqliteGallery:
     def _index_of(self, collection: str, key: int) -> CollectionIndex:
         def load() -> Generator[Batch, None, None]:
             with self._database.reading() as connection:
-                yield from load_vectors(connection, key, self._found_damage, self._most_fused)
+                yield from load_vectors(connection, key, self._damage.found, self._most_fused)
 
         index = CollectionIndex(collection, load)
         index.rebuild()
         return index
-
-    def _found_damage(self, damage: Damage) -> None:
-        if self._damaged.get(damage.subject) != damage:
-            log_damage(damage)
-        self._damaged[damage.subject] = damage
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[sqlite3.Connection, datetime]]:
@@ -290,12 +283,8 @@ class SqliteGallery:
             queries.delete_collection(connection, key)
             index.drop(self._database.commit)
             del self._indexes[collection]
-        self._forget_damage(subjects.tolist())
+        self._damage.forget(subjects.tolist())
         return templates
-
-    def _forget_damage(self, subjects: Sequence[int]) -> None:
-        for subject in subjects:
-            self._damaged.pop(subject, None)
 
     def enroll(
         self,
@@ -330,7 +319,7 @@ class SqliteGallery:
             if receipt is not None:
                 receipts.insert_receipt(connection, receipt, subject, enrolled, [t.id for t in templates], now)
             self._indexes[collection].follow(self._database.commit, removed=indexed, added=added)
-            self._forget_damage([subject])
+            self._damage.forget([subject])
         return enrolled
 
     def _renew_crowding(self, connection: sqlite3.Connection, subject: int, on_damage: OnDamage = refuse) -> Batch:
@@ -380,10 +369,10 @@ class SqliteGallery:
             queries.touch_subject(connection, subject, encoded, now)
             updated = queries.read_subject(connection, collection, subject_id)
             # Damaged metadata left the subject out of searches; what replaces them lets it in again.
-            added = self._renew_crowding(connection, subject) if subject in self._damaged else None
+            added = self._renew_crowding(connection, subject) if self._damage.knows(subject) else None
             removed = _NO_KEYS if added is None else _key(subject)
             self._indexes[collection].follow(self._database.commit, removed=removed, added=added)
-            self._forget_damage([subject])
+            self._damage.forget([subject])
         return updated
 
     def delete_subject(self, collection: str, subject_id: str) -> int:
@@ -392,7 +381,7 @@ class SqliteGallery:
             erased = queries.count_templates_of_subject(connection, subject)
             queries.delete_subject(connection, subject)
             self._indexes[collection].follow(self._database.commit, removed=_key(subject))
-            self._forget_damage([subject])
+            self._damage.forget([subject])
             return erased
 
         return self._erasing(delete)
@@ -411,9 +400,9 @@ class SqliteGallery:
             damage: list[Damage] = []
             added = self._renew_crowding(connection, subject, damage.append)
             self._indexes[collection].follow(self._database.commit, removed=_key(subject), added=added)
-            self._forget_damage([subject])
+            self._damage.forget([subject])
             for found in damage:
-                self._found_damage(found)
+                self._damage.found(found)
             return remaining
 
         return self._erasing(delete)
@@ -451,7 +440,7 @@ class SqliteGallery:
                 receipts.insert_receipt(connection, receipt, kept, merged, [t.id for t in merged.templates], now)
             removed = np.array([kept, gone], dtype=np.int64)
             self._indexes[collection].follow(self._database.commit, removed=removed, added=entry)
-            self._forget_damage([kept, gone])
+            self._damage.forget([kept, gone])
             return merged
 
         return self._erasing(merge)
@@ -478,7 +467,7 @@ class SqliteGallery:
         with self._index(collection).reading() as vectors, self._database.reading() as connection:
             found = nearest_subjects(
                 vectors,
-                lambda keys: read_templates(connection, keys, self._found_damage, most=self._most_fused),
+                lambda keys: read_templates(connection, keys, self._damage.found, most=self._most_fused),
                 probe,
                 top_k,
                 crowded=crowded,
@@ -490,9 +479,7 @@ class SqliteGallery:
         # The index keeps writes out meanwhile: keys of erased templates are destroyed with the write.
         with self._index(collection).reading(), self._database.reading() as connection:
             subject = queries.subject_key(connection, collection, subject_id)
-            if (damage := self._damaged.get(subject)) is not None:
-                raise damage.error()
-            templates = read_templates(connection, [subject], most=self._most_fused)
+            templates = read_templates(connection, [subject], self._refuse, most=self._most_fused)
         return _candidate(rank(probe, templates)[0])
 
     def make_room(self) -> bool:
@@ -500,7 +487,7 @@ class SqliteGallery:
         return self._database.release_reserve()
 
     def statistics(self) -> GalleryStatistics:
-        return GalleryStatistics(len(self._damaged), *self._database.checkpoints)
+        return GalleryStatistics(self._damage.count, *self._database.checkpoints)
 
     def check(self) -> None:
         for collection, index in list(self._indexes.items()):
@@ -520,14 +507,27 @@ class SqliteGallery:
                 )
         if self._keys is not None:
             self._keys.check()
-        if damaged := list(self._damaged.values()):
-            named = " ".join(damage.error().message for damage in damaged[:_MOST_NAMED])
-            more = f" And {len(damaged) - _MOST_NAMED} more." if len(damaged) > _MOST_NAMED else ""
-            damage_found = GalleryUnavailable(
-                f"{len(damaged)} subject(s) are damaged and left out of searches. {named}{more}"
-            )
-            damage_found.names_subjects = True
-            raise damage_found
+        self._damage.review(self._find_damage)
+        self._damage.refuse()
+
+    def _find_damage(self, after: int, limit: int, on_damage: OnDamage) -> int:
+        """Hands over the damaged ones of the next subjects after a key; returns the key that was reached."""
+        suspects: list[Damage] = []
+        with self._database.reading() as connection:
+            reached = find_damage(connection, after, limit, suspects.append)
+        for suspect in suspects:
+            # Once more, with writes kept out: it may have been put right meanwhile.
+            with ExitStack() as reading:
+                reading.enter_context(suppress(CollectionNotFound))
+                reading.enter_context(self._index(suspect.collection).reading())
+                connection = reading.enter_context(self._database.reading())
+                if (damage := damage_of(connection, suspect.subject)) is not None:
+                    on_damage(damage)
+        return reached
+
+    def _refuse(self, damage: Damage) -> None:
+        self._damage.found(damage)
+        refuse(damage)
 
     def close(self) -> None:
         self._opened.close()

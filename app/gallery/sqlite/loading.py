@@ -1,43 +1,35 @@
-"""What the index needs of a collection, read when a service starts: as lean as may be, for there may be a million.
+"""What the index needs of a collection, read when a service starts: as little as may be, for there may be a million.
 
-Texts stay bytes, since they are read for their digests alone, and only keys are sorted. Whatever is not sound is read
-once more, to say what is wrong with it.
+Digests are not verified here but whenever a template is read: a search verifies what it finds, and every check of the
+gallery the next subjects.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import struct
 from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from app.embeddings import MOST_FUSED, fused_template
-from app.gallery.sqlite.digests import digest_of
+from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, fused_template, have_unit_norm
+from app.gallery.damage import OnDamage
 from app.gallery.sqlite.index import Batch
 from app.gallery.sqlite.ranking import vectors_of
-from app.gallery.sqlite.templates import EMBEDDING, OWNERS, OnDamage, damage_in
-from app.gallery.sqlite.values import is_metadata
+from app.gallery.sqlite.templates import EMBEDDING, damage_in
 
 _BATCH = 8192
-
-
-def _utf8(column: str) -> str:
-    """SQL for a text as bytes; NULL for anything that is no text."""
-    return f"CASE typeof({column}) WHEN 'text' THEN CAST({column} AS BLOB) END"
-
-
+_BYTES = 4 * EMBEDDING_SIZE
+# Only keys are sorted.
 _ENTRIES = f"""
-    SELECT s.key, s.crowding, {_utf8("s.metadata")}, t.digest, {_utf8("t.id")}, {_utf8("s.id")}, {_utf8("c.id")},
-           {_utf8("e.digest")}, {EMBEDDING}, t.norm
+    SELECT t.subject, s.crowding, {EMBEDDING}
     FROM (SELECT key AS wanted FROM templates WHERE collection = ? ORDER BY subject, key LIMIT -1)
-    CROSS JOIN templates t ON t.key = wanted JOIN subjects s ON s.key = t.subject {OWNERS}
+    CROSS JOIN templates t ON t.key = wanted JOIN subjects s ON s.key = t.subject
 """  # noqa: S608
-_DIGEST, _DIGESTED, _VECTOR = 3, slice(4, None), 8
-"""Columns: the digest, what it is of, and the embedding among that."""
+
+_Entry = tuple[int, Any, Any]
+"""The key of a subject, its crowding and one of its embeddings; damage may have given these any type."""
 
 
 def load_vectors(
@@ -45,47 +37,62 @@ def load_vectors(
 ) -> Iterator[Batch]:
     """The index entries of all subjects in a collection, with the newest ``most`` templates of each fused.
 
-    Damaged ones are left out and handed to ``on_damage``.
+    Those that cannot be in an index are left out and handed to ``on_damage``.
     """
-    subjects = groupby(connection.execute(_ENTRIES, (collection,)), key=itemgetter(0))
     last = -1
-    while batch := [(key, list(entries)) for key, entries in islice(subjects, _BATCH)]:
-        keys = [key for key, _ in batch]
-        if last >= keys[0] or keys != sorted(set(keys)):
+    for entries in _whole_subjects(connection.execute(_ENTRIES, (collection,))):
+        subjects = np.array([subject for subject, _, _ in entries], dtype=np.int64)
+        if last >= subjects[0] or np.any(np.diff(subjects) < 0):
             raise RuntimeError("the templates of a collection were not read by subject")
-        last = keys[-1]
-        sound = [entries for _, entries in batch if _is_sound(entries)]
-        suspects = sorted(set(keys).difference(entries[0][0] for entries in sound))
+        last = int(subjects[-1])
+        suspects = _suspects(entries)
         for subject in suspects:
             on_damage(damage_in(connection, subject))
+        sound = [entry for entry in entries if entry[0] not in suspects] if suspects else entries
         yield _batch(sound, suspects, most)
 
 
-def _is_sound(entries: Sequence[Sequence[Any]]) -> bool:
-    """Whether these rows are a whole subject; damage may have given any value any type."""
-    _, crowding, metadata, *_ = entries[0]
-    try:
-        return (
-            isinstance(crowding, float)
-            and (metadata == b"{}" or is_metadata(metadata.decode()))
-            and all(entry[_DIGEST] == digest_of(*entry[_DIGESTED]) for entry in entries)
+def _whole_subjects(cursor: sqlite3.Cursor) -> Iterator[list[_Entry]]:
+    """The rows in lists that end where another subject begins."""
+    held: list[_Entry] = []
+    while rows := cursor.fetchmany(_BATCH):
+        held += rows
+        # More of the last subject may follow.
+        end = len(held)
+        while end and held[end - 1][0] == held[-1][0]:
+            end -= 1
+        if end:
+            yield held[:end]
+            held = held[end:]
+    if held:
+        yield held
+
+
+def _suspects(entries: Sequence[_Entry]) -> list[int]:
+    """The subjects, in order, with an embedding that is none, or without crowding."""
+    suspects = {
+        subject
+        for subject, crowding, embedding in entries
+        if type(embedding) is not bytes or len(embedding) != _BYTES or type(crowding) is not float
+    }
+    whole = [entry for entry in entries if entry[0] not in suspects] if suspects else entries
+    vectors = vectors_of([embedding for _, _, embedding in whole])
+    if not have_unit_norm(vectors):
+        suspects.update(
+            subject
+            for (subject, _, _), vector in zip(whole, vectors, strict=True)
+            if not have_unit_norm(vector[np.newaxis])
         )
-    except (TypeError, ValueError, AttributeError, struct.error):
-        return False
+    return sorted(suspects)
 
 
-def _batch(subjects: Sequence[Sequence[Sequence[Any]]], left_out: Sequence[int], most: int) -> Batch:
+def _batch(entries: Sequence[_Entry], left_out: Sequence[int], most: int) -> Batch:
     """The rows of sound subjects as entries of the index."""
-    vectors = vectors_of([entries[-1][_VECTOR] for entries in subjects])
-    several = [place for place, entries in enumerate(subjects) if len(entries) > 1]
-    if several:
-        vectors = vectors.copy()  # what it was made of cannot be written
-        for place in several:
-            vectors[place] = fused_template(vectors_of([entry[_VECTOR] for entry in subjects[place]]), most)
-    return Batch(
-        np.array([entries[0][0] for entries in subjects], dtype=np.int64),
-        vectors,
-        np.array([entries[0][1] for entries in subjects], dtype=np.float32),
-        np.array([min(len(entries), most) for entries in subjects], dtype=np.int64),
-        np.array(left_out, dtype=np.int64),
-    )
+    subjects = np.array([subject for subject, _, _ in entries], dtype=np.int64)
+    vectors = vectors_of([embedding for _, _, embedding in entries])
+    keys, first, counts = np.unique(subjects, return_index=True, return_counts=True)
+    fused: npt.NDArray[np.float32] = vectors[first]
+    for place in np.flatnonzero(counts > 1).tolist():
+        fused[place] = fused_template(vectors[first[place] : first[place] + counts[place]], most)
+    crowding = np.array([crowding for _, crowding, _ in entries], dtype=np.float32)
+    return Batch(keys, fused, crowding[first], np.minimum(counts, most), np.array(left_out, dtype=np.int64))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.crowding import Crowding
 from app.embeddings import MOST_FUSED
+from app.gallery.damage import DamageWatch
 from app.gallery.protocol import GalleryUnavailable
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME, Database, answering, configure, connect
@@ -112,7 +113,7 @@ class GalleryCopy(SqliteGallery):
     ) -> None:
         # Without keys of its own: templates that are not encrypted yet stay so.
         self._clock, self._crowding, self._most_fused, self._keys = utc_now, crowding, most_fused, None
-        self._indexes, self._damaged = {}, {}
+        self._indexes, self._damage = {}, DamageWatch(0)
         with ExitStack() as opened:
             if keys is not None:
                 opened.callback(keys.close)

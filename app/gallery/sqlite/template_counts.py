@@ -15,14 +15,13 @@ class TemplateCounts:
 
     def __init__(self) -> None:
         self._several: dict[int, int] = {}
-        self._subjects_with = [0] * (MOST_FUSED + 1)
+        self._subjects_with = np.zeros(MOST_FUSED + 1, dtype=np.int64)
 
     def add(self, keys: Ints, templates: Ints) -> None:
         """Adds new subjects by key, [N], with the number of compared templates of each, [N]."""
-        for key, count in zip(keys.tolist(), templates.tolist(), strict=True):
-            if count > 1:
-                self._several[key] = count
-            self._subjects_with[count] += 1
+        several = templates > 1
+        self._several.update(zip(keys[several].tolist(), templates[several].tolist(), strict=True))
+        self._subjects_with += np.bincount(templates, minlength=MOST_FUSED + 1)
 
     def remove(self, keys: Ints) -> None:
         """Removes subjects that were added."""
@@ -32,4 +31,4 @@ class TemplateCounts:
     @property
     def most(self) -> int:
         """The largest number of compared templates of any subject; 0 if there are no subjects."""
-        return max((count for count, subjects in enumerate(self._subjects_with) if subjects), default=0)
+        return int(np.max(np.flatnonzero(self._subjects_with), initial=0))

@@ -6,10 +6,8 @@ Every function works inside the transaction of the connection it is given.
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
@@ -19,7 +17,7 @@ import numpy as np
 
 from app.crowding import Crowding
 from app.embeddings import EMBEDDING_SIZE, MOST_FUSED, Embedding, fused_template
-from app.gallery.protocol import SubjectDamaged, TemplateDamaged
+from app.gallery.damage import Damage, OnDamage, refuse
 from app.gallery.records import NewTemplate, SubjectVectors
 from app.gallery.sqlite import chips
 from app.gallery.sqlite.digests import matches, template_digest
@@ -30,7 +28,6 @@ from app.gallery.sqlite.values import is_metadata, timestamp
 from app.gallery.sqlite.vault import Vault
 
 _LOAD_BATCH = 8192
-_LOGGER = logging.getLogger("tessera")
 
 
 class _Row(NamedTuple):
@@ -54,41 +51,6 @@ _COLUMNS = f"t.key, t.id, {EMBEDDING}, t.norm, t.digest, s.key, s.id, s.metadata
 # Not inner joins: a damaged reference must not hide a template.
 OWNERS = "LEFT JOIN collections c ON c.key = s.collection LEFT JOIN encoders e ON e.key = t.encoder"
 _ROWS = f"SELECT {_COLUMNS} FROM templates t JOIN subjects s ON s.key = t.subject {OWNERS}"  # noqa: S608
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """A subject that cannot be compared: which of its templates are damaged; none: its record is."""
-
-    subject: int
-    subject_id: str
-    collection: str
-    templates: tuple[str, ...]
-
-    def error(self) -> TemplateDamaged | SubjectDamaged:
-        """What a comparison with the subject raises."""
-        subject = f"subject {self.subject_id!r} in collection {self.collection!r}"
-        details = {"collection": self.collection, "subject_id": self.subject_id}
-        if not self.templates:
-            return SubjectDamaged(
-                f"The stored record of {subject} is damaged: replace its metadata, erase the subject, or restore a "
-                "backup.",
-                **details,
-            )
-        return TemplateDamaged(
-            f"{len(self.templates)} stored template(s) of {subject} are damaged: enrol the subject again with "
-            "on_conflict=replace, erase it, or restore a backup.",
-            **details,
-            templates=list(self.templates),
-        )
-
-
-OnDamage = Callable[[Damage], None]
-
-
-def refuse(damage: Damage) -> None:
-    """Raises the error of the damage."""
-    raise damage.error()
 
 
 def _damage_of(rows: Sequence[_Row], *, crowding: bool = True) -> Damage | None:
@@ -115,6 +77,31 @@ def damage_in(connection: sqlite3.Connection, subject: int) -> Damage:
     """What is wrong with a subject that is not sound; if none of its templates is, its record."""
     rows = _rows_of(connection, subject)
     return _damage_of(rows) or Damage(subject, str(rows[0].subject_id), str(rows[0].collection), ())
+
+
+def damage_of(connection: sqlite3.Connection, subject: int) -> Damage | None:
+    """What is wrong with a subject; None if it is sound, or gone."""
+    rows = _rows_of(connection, subject)
+    return _damage_of(rows) if rows else None
+
+
+def find_damage(connection: sqlite3.Connection, after: int, limit: int, on_damage: OnDamage) -> int:
+    """Hands over the damaged ones of at most ``limit`` subjects with greater keys than ``after``.
+
+    Returns the last key; 0 after the last subject.
+    """
+    query = "SELECT key FROM subjects WHERE key > ? ORDER BY key LIMIT ?"
+    keys = [key for (key,) in connection.execute(query, (after, limit))]
+    if not keys:
+        return 0
+    rows = connection.execute(
+        f"{_ROWS} WHERE t.subject > ? AND t.subject <= ? ORDER BY t.subject, t.key",
+        (after, keys[-1]),
+    )
+    for own in _by_subject(rows):
+        if (damage := _damage_of(own)) is not None:
+            on_damage(damage)
+    return keys[-1] if len(keys) == limit else 0
 
 
 def _by_subject(cursor: Iterable[Sequence[Any]]) -> Iterator[list[_Row]]:
@@ -375,13 +362,6 @@ def damaged_subjects(connection: sqlite3.Connection, present: sqlite3.Connection
             damage = _damage_of(rest, crowding=False) if rest else None
         if damage is not None:
             yield damage
-
-
-def log_damage(damage: Damage) -> None:
-    """One line of the log, which names nobody: it outlives erasures."""
-    _LOGGER.error(
-        "A subject of collection %r is damaged and left out of searches. %s", damage.collection, damage.error().reason
-    )
 
 
 def subject_keys(connection: sqlite3.Connection, collection: int) -> Keys:

@@ -11,8 +11,7 @@ import psycopg
 import pytest
 from psycopg.errors import QueryCanceled
 
-from app.gallery import GalleryUnavailable, OnConflict
-from app.gallery.postgres import damage
+from app.gallery import GalleryUnavailable, OnConflict, damage
 from app.gallery.postgres.gallery import PostgresGallery
 from tests.app.gallery.contract import axis, template
 from tests.app.gallery.sqlite.support import DIGEST

@@ -12,8 +12,11 @@ import pytest
 
 from app.crowding import Crowding, NoCrowding
 from app.gallery import GalleryUnavailable, OnConflict, SqliteGallery, SubjectDamaged, TemplateDamaged
+from app.gallery import damage as watch
+from app.gallery.damage import Damage, OnDamage
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.inspection import inspect_directory
+from app.gallery.sqlite.templates import find_damage
 from tests.app.gallery.contract import MadeUpCrowding, axis, template
 from tests.app.gallery.sqlite.support import editing, enrol, everyone, opened, people
 
@@ -66,7 +69,6 @@ def assert_left_out(gallery: SqliteGallery, error: type[GalleryUnavailable], cod
     assert refusal.value.details.items() >= {"collection": "default", "subject_id": VICTIM}.items()
     with pytest.raises(GalleryUnavailable, match=rf"{VICTIM}.*restore a backup"):
         gallery.check()
-    assert gallery.size("default").subjects == 9
     assert gallery.statistics().damaged_subjects == 1
 
 
@@ -78,6 +80,8 @@ def test_a_damaged_template_is_left_out_and_named(
     with editing(filled) as connection:
         TEMPLATE_DAMAGES[damage](connection)
     with caplog.at_level(logging.ERROR), opened(filled, crowding=crowding) as gallery:
+        with pytest.raises(GalleryUnavailable, match=VICTIM):
+            gallery.check()
         assert caplog.text.count("A subject of collection 'default' is damaged and left out of searches.") == 1
         # The log outlives erasures.
         assert VICTIM not in caplog.text
@@ -120,6 +124,45 @@ def test_damage_while_the_service_runs_is_noticed_when_it_is_read(filled: Path) 
         gallery.enroll("default", VICTIM, [template(PEOPLE[VICTIM])], on_conflict=OnConflict.REPLACE)
         assert gallery.search("default", PEOPLE[VICTIM], 1)[0].subject_id == VICTIM
         gallery.check()
+
+
+def test_damage_that_nobody_reads_is_found_by_checks_going_round(
+    filled: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watch, "AT_ONCE", 4)
+    monkeypatch.setattr(watch, "REVIEW_SECONDS", 0.0)
+    with editing(filled) as connection:
+        connection.execute("UPDATE templates SET norm = norm + 1 WHERE subject IN (4, 9)")
+    counts = []
+    with opened(filled) as gallery:
+        for _ in range(5):
+            with pytest.raises(GalleryUnavailable, match=VICTIM):
+                gallery.check()
+            counts.append(gallery.statistics().damaged_subjects)
+        assert counts == [1, 1, 2, 2, 2]
+        assert caplog.text.count("is damaged and left out of searches") == 2
+        for name in (VICTIM, "person-08"):
+            gallery.enroll("default", name, [template(PEOPLE[name])], on_conflict=OnConflict.REPLACE)
+        for _ in range(4):
+            gallery.check()
+
+
+def test_what_is_put_right_during_a_check_is_not_reported(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with editing(filled) as connection:
+        TEMPLATE_DAMAGES["another vector"](connection)
+    suspects: list[Damage] = []
+
+    def find_then_mend(connection: Connection, after: int, limit: int, on_damage: OnDamage) -> int:
+        reached = find_damage(connection, after, limit, suspects.append)
+        gallery.enroll("default", VICTIM, [template(PEOPLE[VICTIM])], on_conflict=OnConflict.REPLACE)
+        for suspect in suspects:
+            on_damage(suspect)
+        return reached
+
+    monkeypatch.setattr("app.gallery.sqlite.gallery.find_damage", find_then_mend)
+    with opened(filled) as gallery:
+        gallery.check()
+    assert [suspect.subject_id for suspect in suspects] == [VICTIM]
 
 
 @pytest.mark.parametrize("way", ["replace", "erase", "empty"])
