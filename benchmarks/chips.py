@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from app.composition import build_encoder, build_finder, build_service, open_vault
 from app.encoding import load_weights
 from app.errors import TesseraError
 from app.faces import FacePolicy
@@ -25,7 +26,6 @@ from app.gallery import Targets
 from app.gallery.sqlite.chips import pack
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.reenrolment import reenrolling
-from app.main import build_encoder, build_finder, build_service, open_vault
 from app.recognition.reenrolment import ChipEncoder
 from app.recognition.results import EnrolmentRequest
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings, FacesSettings, GallerySettings, Settings

@@ -68,11 +68,11 @@ def commands() -> Iterator[str]:
 
 def _described(command: Any, name: str) -> Iterator[str]:
     """A command, or all those of a group. Typer's own classes: it does not export them."""
-    if found := getattr(command, "commands", None):
-        for own, one in found.items():
-            yield from _described(one, f"{name} {own}")
-        return
     context = typer.Context(command)
+    if hasattr(command, "list_commands"):
+        for own in command.list_commands(context):
+            yield from _described(command.get_command(context, own), f"{name} {own}")
+        return
     records = [parameter.get_help_record(context) for parameter in command.params]
     arguments = [p.get_help_record(context)[0].split()[0] for p in command.params if p.param_type_name == "argument"]
     yield f"### `{' '.join([name, *arguments])}`\n"

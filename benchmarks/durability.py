@@ -24,8 +24,8 @@ from typing import Annotated
 import httpx
 import typer
 
+from app.composition import load_encoder_files, open_gallery, open_security
 from app.gallery import Gallery, SubjectNotFound
-from app.main import load_encoder_files, open_gallery, open_security
 from app.security.trail import AuditTrail, Receipt
 from app.settings import EncodingSettings, GallerySettings, Settings
 from benchmarks.running import process

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from app.cli.server import EXIT_SECONDS
+from app.cli.web_server import EXIT_SECONDS
+from app.composition import THREADS_A_CORE
 from app.faces import yunet
-from app.main import THREADS_A_CORE
 from app.settings import EncodingSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent

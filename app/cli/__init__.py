@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from app.cli import calibrate, doctor, enroll, gallery, keys, recognition, reenrolment, server, subjects, trail
 from app.version import VERSION
 
+COMMANDS = {
+    "serve": "server:serve",
+    "health": "health:health",
+    "doctor": "doctor:doctor",
+    "verify": "recognition:verify",
+    "identify": "recognition:identify",
+    "enroll": "enroll:enroll",
+    "calibrate": "calibrate:calibrate",
+    "version": "version:version",
+    "subjects": "subjects:commands",
+    "gallery": "gallery:commands",
+    "keys": "keys:commands",
+    "audit": "trail:commands",
+}
+"""Where each command is: a module of this package, and in it a function or a group of commands."""
+
+
+class _Commands(TyperGroup):
+    """Loads the module of a command when it is asked for: a health check needs nothing of what a calibration does."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Those of `COMMANDS`, in their order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, name: str) -> Any:  # noqa: ARG002
+        """A command by its name; None if there is none."""
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        found = getattr(import_module(f"{__name__}.{module}"), attribute)
+        holder = typer.Typer(rich_markup_mode=None)
+        holder.callback()(lambda: None)
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=name)
+        else:
+            holder.command(name)(found)
+        return typer.main.get_group(holder).commands[name]
+
+
 cli = typer.Typer(
+    cls=_Commands,
     help="Self-hosted face verification.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,29 +72,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _version() -> None:
-    """Shows the version."""
-    _show_version(True)
-
-
-for command in (
-    server.serve,
-    server.health,
-    doctor.doctor,
-    recognition.verify,
-    recognition.identify,
-    enroll.enroll,
-    calibrate.calibrate,
-):
-    cli.command()(command)
-cli.command("version")(_version)
-cli.add_typer(subjects.commands, name="subjects")
-gallery.commands.command("reenroll")(reenrolment.reenroll)
-cli.add_typer(gallery.commands, name="gallery")
-cli.add_typer(keys.commands, name="keys")
-cli.add_typer(trail.commands, name="audit")
 
 
 def main() -> None:

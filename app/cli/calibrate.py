@@ -12,12 +12,12 @@ import typer
 from app.cli.options import DataDirOption, load_settings, read_photograph, refusing, settings_without_data
 from app.cli.output import replacing, say, steps
 from app.cli.refusals import Refusal, ReportOption, refusals_of
+from app.composition import THREADS_A_CORE, build_encoder, build_finder, load_encoder_files, open_copy
 from app.crowding import Crowding, crowding_beside
 from app.decisions import Calibration
 from app.embeddings import MOST_FUSED
 from app.encoding import EncoderWeights, load_weights
 from app.evaluation.calibration import EncoderRun, describe
-from app.main import THREADS_A_CORE, build_encoder, build_finder, load_encoder_files, open_copy
 from app.openvino import available_cores
 from app.recognition.site_calibration import (
     NEEDED,

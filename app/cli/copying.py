@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import load_settings, opened_vault, refusing, settings_of
+from app.cli.options import load_settings, refusing, settings_of
 from app.cli.output import say
 from app.cli.recording import Recorder, recorder
+from app.composition import EncoderFiles, load_encoder_files, opened_vault, postgres_part
 from app.gallery.protocol import DEFAULT_COLLECTION, BackupError
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.sqlite.vault import VAULT_NAME
 from app.gallery.transfer import CollectionLine, Record, TrailerLine, write_export
-from app.main import EncoderFiles, load_encoder_files, postgres_part
 
 _URL = ("postgresql://", "postgres://")
 PlaceArgument = Annotated[str, typer.Argument(help="a data directory, or postgresql://...")]

@@ -23,13 +23,13 @@ from pydantic_settings import SettingsError
 from app.cli.host import check_certificate
 from app.cli.options import DataDirOption, load_settings, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table
+from app.composition import build_authenticator, build_encoder, load_encoder_files, open_security, postgres_part
 from app.errors import TesseraError
 from app.faces import YunetDetector
 from app.gallery import Collection, EncoderMismatch
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.snapshot import snapshot
-from app.main import build_authenticator, build_encoder, load_encoder_files, open_security, postgres_part
 from app.memory import limit_bytes
 from app.openvino import available_cores
 from app.security.store import DATABASE_NAME as SECURITY_NAME

@@ -21,10 +21,10 @@ from app.cli.output import ExitCode, JsonOption, print_json, say, steps
 from app.cli.people import Photograph, photographs_by_subject
 from app.cli.recording import Recorder, recorder
 from app.cli.refusals import Refusal, Refusals, ReportOption, refusals_of
+from app.composition import THREADS_A_CORE, build_service, open_beside
 from app.errors import TesseraError
 from app.faces import FacePolicy
 from app.gallery import DEFAULT_COLLECTION
-from app.main import THREADS_A_CORE, build_service, open_beside
 from app.openvino import available_cores
 from app.recognition.results import Enrolment, EnrolmentRequest
 from app.recognition.service import RecognitionService

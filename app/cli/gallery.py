@@ -15,9 +15,11 @@ from app.api.schemas import AuditReportOut
 from app.audits.page import audit_page
 from app.audits.report import audit
 from app.cli.copying import copy_gallery
-from app.cli.options import DataDirOption, data_directory, load_settings, opened_vault, refuse, refusing
+from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table, replacing, steps
 from app.cli.recording import record
+from app.cli.reenrolment import reenroll
+from app.composition import load_encoder_files, open_copy, opened_vault, postgres_part
 from app.encoding import load_weights
 from app.gallery import DEFAULT_COLLECTION
 from app.gallery.encryption import read_passphrase
@@ -30,7 +32,6 @@ from app.gallery.sqlite.snapshot import snapshot
 from app.gallery.sqlite.transfer import OnImportConflict, exporting, import_records
 from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import export_reader, export_writer, read_export, write_export
-from app.main import load_encoder_files, open_copy, postgres_part
 
 FileArgument = Annotated[Path, typer.Argument(help="the file", metavar="FILE")]
 PassphraseOption = Annotated[
@@ -255,3 +256,6 @@ def rotate_key(data_dir: DataDirOption = None) -> None:
                 f"{count} keys of templates and chips are wrapped by a new root key under the current master key"
             )
             keys.require_empty_log()
+
+
+commands.command("reenroll")(reenroll)

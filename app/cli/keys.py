@@ -13,7 +13,7 @@ import typer
 
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
 from app.cli.output import JsonOption, print_json, print_table
-from app.main import open_security
+from app.composition import open_security
 from app.security.keys import ApiKey, KeyStore, Scope
 from app.security.rates import RATE_PATTERN
 from app.security.store import SecurityStore

@@ -16,8 +16,6 @@ from app.cli.host import give_to_owner
 from app.cli.output import ExitCode
 from app.errors import TesseraError
 from app.gallery import BackupError
-from app.gallery.sqlite.vault import Vault
-from app.main import open_vault
 from app.settings import Settings
 
 DataDirOption = Annotated[
@@ -99,14 +97,3 @@ def data_directory(settings: Settings) -> Path:
             "(docs/scale.md), or `tessera gallery copy` to have a data directory."
         )
     return settings.gallery.data_dir
-
-
-@contextmanager
-def opened_vault(settings: Settings, *, create: bool = False) -> Iterator[Vault | None]:
-    """The keys of encrypted templates, for one command; ``create``: it may be the first to encrypt any."""
-    keys = open_vault(settings, create=create)
-    try:
-        yield keys
-    finally:
-        if keys is not None:
-            keys.close()

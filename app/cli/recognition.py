@@ -15,10 +15,10 @@ from app.api.schemas.decisions import RateOut, WorstGroupOut
 from app.cli.options import DataDirOption, load_settings, read_photograph, refusing, settings_without_data
 from app.cli.output import ExitCode, JsonOption, print_json, print_table
 from app.cli.recording import recorder
+from app.composition import build_service, no_gallery, open_copy
 from app.decisions import Claim, Decision, Reason
 from app.faces import FacePolicy
 from app.gallery import DEFAULT_COLLECTION
-from app.main import build_service, no_gallery, open_copy
 
 Request = TypeVar("Request", bound=BaseModel)
 

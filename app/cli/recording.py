@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from app.main import open_security
+from app.composition import open_security
 from app.security.store import SecurityStore
 from app.security.trail import AuditTrail, Entry, Receipt
 from app.settings import Settings

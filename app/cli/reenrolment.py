@@ -15,8 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.options import DataDirOption, data_directory, load_settings, opened_vault, refuse, refusing
+from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
 from app.cli.recording import record
+from app.composition import build_encoder, opened_vault
 from app.crowding import load_crowding
 from app.decisions import load_calibration
 from app.encoding import EncoderWeights, load_weights
@@ -25,7 +26,6 @@ from app.gallery.sqlite.reenrolment import Missing, Reenrolment, forget_others, 
 from app.gallery.sqlite.transfer import exporting
 from app.gallery.sqlite.vault import Vault
 from app.gallery.transfer import SubjectLine
-from app.main import build_encoder
 from app.recognition.criteria import Criteria
 from app.recognition.reenrolment import ChipEncoder, require_targets
 from app.settings import Settings

@@ -13,10 +13,10 @@ from app.api.routes.subjects import decode_cursor, encode_cursor
 from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table
 from app.cli.recording import recorder
+from app.composition import load_encoder_files, open_beside
 from app.gallery import DEFAULT_COLLECTION
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.snapshot import snapshot
-from app.main import load_encoder_files, open_beside
 from app.recognition.results import Merger
 from app.recognition.subjects import SubjectService
 from app.security.lockout import Lockout

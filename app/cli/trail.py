@@ -10,8 +10,8 @@ import typer
 
 from app.cli.options import DataDirOption, load_settings, refuse, refusing
 from app.cli.output import ExitCode
+from app.composition import open_security
 from app.gallery import DEFAULT_COLLECTION
-from app.main import open_security
 from app.security.trail import AuditTrail, Receipt
 
 commands = typer.Typer(help="The audit trail: who did what.", no_args_is_help=True)

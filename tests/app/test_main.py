@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
+from app.composition import build_service
 from app.decisions.calibration import CALIBRATION_FILE
 from app.faces import FacePolicy
 from app.gallery.protocol import TooManyTemplates
-from app.main import build_service, create_app
+from app.main import create_app
 from app.recognition.results import EnrolmentRequest
 from app.recognition.service import RecognitionService
 from app.settings import Settings

@@ -15,8 +15,9 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from app.api.gate import REFRESH_SECONDS, host_name
+from app.composition import open_security
 from app.gallery import GalleryUnavailable
-from app.main import create_app, open_security
+from app.main import create_app
 from app.recognition.service import RecognitionService
 from app.security.keys import KeyStore, Scope
 from app.settings import GallerySettings, SecuritySettings, ServerSettings, Settings

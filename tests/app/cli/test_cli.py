@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,3 +246,20 @@ def test_an_audit_prints_json_and_writes_its_page(tmp_path: Path) -> None:
 def test_an_audit_of_a_folder_in_use_reads_a_copy(server: Server) -> None:
     result = tessera("gallery", "audit", "--data-dir", str(server.log.parent / "data"))
     assert (result.returncode, json.loads(result.stdout)["subjects"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [("version", ("fastapi", "numpy")), ("health", ("fastapi", "app.composition")), ("keys list", ("fastapi",))],
+)
+def test_commands_load_only_what_they_need(tmp_path: Path, command: str, absent: tuple[str, ...]) -> None:
+    script = (
+        "import sys\nfrom app.cli import cli\n"
+        f"try:\n    cli({command.split()!r})\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {absent!r} if name in sys.modules])"
+    )
+    environment = {**os.environ, "TESSERA_GALLERY__DATA_DIR": str(tmp_path), "TESSERA_SERVER__PORT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

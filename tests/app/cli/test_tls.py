@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app.cli.server import own_address
+from app.cli.health import own_address
 from app.settings import ServerSettings
 from tests.app.process import PATIENCE, Server, tessera
 

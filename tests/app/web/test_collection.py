@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app.main import open_security
+from app.composition import open_security
 from app.security.keys import KeyStore, Scope
 from app.settings import GallerySettings, Settings
 from tests.app.process import Server

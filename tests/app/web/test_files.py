@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from app.composition import open_security
 from app.decisions import Reason
 from app.faces import FORMATS
-from app.main import create_app, open_security
+from app.main import create_app
 from app.recognition.service import RecognitionService
 from app.security.keys import KeyStore, Scope
 from app.settings import GallerySettings, ServerSettings, Settings

@@ -10,13 +10,13 @@ import numpy as np
 import psycopg
 import pytest
 
+from app.composition import open_gallery
 from app.crowding import NoCrowding
 from app.embeddings import squared_distance
 from app.gallery.postgres import recall, search
 from app.gallery.postgres.gallery import PostgresGallery, unavailable
 from app.gallery.postgres.recall import FARTHEST, NEAREST, audit_search, photograph_like
 from app.gallery.postgres.search import IndexUse
-from app.main import open_gallery
 from app.postgres import Postgres
 from app.settings import Settings
 from benchmarks.postgres_server import IN_MEMORY, PostgresServer
