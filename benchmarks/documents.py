@@ -244,12 +244,13 @@ def all_tables() -> dict[str, Table]:
     for directory in sorted(path.parent for path in DEFAULT_WEIGHTS.glob("*/calibration.json")):
         for make in tables.TABLES:
             found[f"{directory.name} {make.__name__.replace('_', ' ')}"] = _of_calibration(directory.name, make)
-    if (RESULTS / "peers" / "results.json").is_file():
-        peers = Results.load(RESULTS / "peers")
+    for folder in sorted(path.parent for path in RESULTS.rglob("results.json")):
+        peers = Results.load(folder)
         for part in PARTS:
-            found[f"peers {part.__name__.replace('_', ' ')}"] = partial(_of_peers, part, peers)
-    for path in sorted(RESULTS.glob("*.md")):
-        found[path.name] = _of_file(path)
+            name = f"{folder.relative_to(RESULTS).as_posix()} {part.__name__.replace('_', ' ')}"
+            found[name] = partial(_of_peers, part, peers)
+    for path in sorted(RESULTS.rglob("*.md")):
+        found[path.relative_to(RESULTS).as_posix()] = _of_file(path)
     return found
 
 
