@@ -1,4 +1,4 @@
-"""The client against the OpenAPI document: every operation, every field of a request, no field that no answer has."""
+"""The client against the OpenAPI document: every operation, every field of a request and of an answer, no other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -47,10 +48,20 @@ def test_every_operation_with_every_field_is_there(name: str) -> None:
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 def test_both_clients_have_every_operation_with_its_signature_and_description(client: type) -> None:
+    service = client("http://127.0.0.1:9")
     for name in OPERATIONS:
-        method = getattr(client, name)
-        assert inspect.signature(method) == inspect.signature(getattr(operations, name))
+        method, build = getattr(service, name), getattr(operations, name)
+        shown, of_build = inspect.signature(method), inspect.signature(build)
+        assert shown.parameters == of_build.parameters
+        assert f"Call[{shown.return_annotation}]" == of_build.return_annotation
         assert method.__doc__
+
+
+def test_mocks_of_a_client_take_what_it_takes() -> None:
+    made_up = create_autospec(Client, instance=True)
+    made_up.verify("a.jpg", "b.jpg")
+    with pytest.raises(TypeError, match="image"):
+        made_up.verify()
 
 
 def properties(schema: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +88,7 @@ def names_listed(schema: dict[str, Any]) -> set[str]:
 
 
 def differences(kind: Any, schema: dict[str, Any], at: str) -> list[str]:
-    """Fields of a result that the schema does not have, or whose names are others."""
+    """Fields of a result that the schema does not have, or that only it has, or whose names are others."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in {typing.Union, types.UnionType}:
         inner = next(a for a in arguments if a is not type(None))
@@ -88,7 +99,8 @@ def differences(kind: Any, schema: dict[str, Any], at: str) -> list[str]:
     if not dataclasses.is_dataclass(kind):
         return []
     known, hints = properties(schema), typing.get_type_hints(kind)
-    wrong = []
+    names = {field.name for field in dataclasses.fields(kind)}
+    wrong = [f"{at} leaves out {name}" for name in known if name not in names]
     for field in dataclasses.fields(kind):
         if field.name in known:
             wrong += differences(hints[field.name], known[field.name], f"{at}.{field.name}")
@@ -121,10 +133,16 @@ def test_errors_are_of_codes_that_exist() -> None:
 
 
 def test_a_field_that_no_answer_has_would_be_found() -> None:
-    made_up = dataclasses.make_dataclass("MadeUp", [("decision", results.Decision), ("mood", str)], frozen=True)
+    made_up = dataclasses.make_dataclass("MadeUp", [("mood", str)], bases=(results.Verification,), frozen=True)
     answer = DOCUMENT["components"]["schemas"]["VerifyResponse"]
     assert differences(made_up, answer, "verify") == ["verify.mood"]
     assert differences(results.Verification, answer, "verify") == []
+
+
+def test_a_field_that_is_left_out_would_be_found() -> None:
+    kept = [(f.name, f.type) for f in dataclasses.fields(results.Erasure) if f.name != "receipt"]
+    less = dataclasses.make_dataclass("Less", kept, frozen=True)
+    assert differences(less, DOCUMENT["components"]["schemas"]["Erased"], "delete") == ["delete leaves out receipt"]
 
 
 def test_names_that_the_document_does_not_list_would_be_found() -> None:
@@ -134,5 +152,6 @@ def test_names_that_the_document_does_not_list_would_be_found() -> None:
         typing.Literal["match", "no_match"],
         typing.Literal["match", "no_match", "inconclusive", "maybe"],
     ):
-        wrong = differences(dataclasses.make_dataclass("Wrong", [("decision", kind)]), answer, "verify")
+        made_up = dataclasses.make_dataclass("Wrong", [("decision", kind)], bases=(results.Verification,), frozen=True)
+        wrong = differences(made_up, answer, "verify")
         assert [w.partition(" ")[0] for w in wrong] == ["verify.decision"]

@@ -73,6 +73,19 @@ def script() -> Iterator[Script]:
     server.server_close()
 
 
+def test_where_a_redirection_points_is_said(script: Script) -> None:
+    script.answers.append((308, {}, {"Location": "https://faces.example/livez"}))
+    with Client(script.url) as client, pytest.raises(TesseraError, match=r"points to https://faces\.example/livez"):
+        client.livez()
+
+
+def test_an_answer_that_cannot_be_unpacked_is_an_error_of_the_client(script: Script) -> None:
+    script.answers.append((200, OK, {"Content-Encoding": "gzip"}))
+    with Client(script.url, retries=Retries(times=0)) as client, pytest.raises(TesseraError) as failed:
+        client.livez()
+    assert (failed.value.code, failed.value.status) == ("unexpected_answer", 0)
+
+
 @pytest.mark.parametrize(("status", "code"), [(503, "overloaded"), (503, "deadline_exceeded"), (429, "rate_limited")])
 def test_what_is_refused_for_a_while_is_sent_again(script: Script, status: int, code: str) -> None:
     script.refuse(status, code, times=2)

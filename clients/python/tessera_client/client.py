@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -14,13 +15,14 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from tessera_client import operations, results
-from tessera_client.errors import ConnectionFailedError
+from tessera_client.errors import ConnectionFailedError, TesseraError
 from tessera_client.operations import Call, error_in
 from tessera_client.retries import Retries, Schedule
 from tessera_client.version import VERSION
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 CONNECT_SECONDS = 5.0
 TIMEOUT = 60.0
@@ -31,7 +33,7 @@ PAGE = 100
 def _options(
     url: str, key: str | None, timeout: float, tls: ssl.SSLContext | bool, headers: dict[str, str]
 ) -> dict[str, Any]:
-    if not url.startswith(("http://", "https://")):
+    if not _is_address(url):
         raise ValueError(f"{url!r} is no address of a service, such as https://faces.example")
     authorization = {} if key is None else {"Authorization": f"Bearer {_sendable(key)}"}
     return {
@@ -42,6 +44,14 @@ def _options(
     }
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host) and not parsed.query and not parsed.fragment
+
+
 def _sendable(key: str) -> str:
     """A key without the white space around it. Raises ValueError, which does not quote it: it is a secret."""
     key = key.strip()
@@ -50,9 +60,20 @@ def _sendable(key: str) -> str:
     return key
 
 
-def _failed(failure: httpx.TransportError, url: httpx.URL) -> ConnectionFailedError:
-    what = "did not answer in time" if isinstance(failure, httpx.TimeoutException) else "was not reached"
+def _failed(failure: httpx.RequestError, url: httpx.URL) -> TesseraError:
+    if isinstance(failure, httpx.DecodingError):
+        return TesseraError("unexpected_answer", f"the answer of {url} cannot be read: {failure}")
+    what = "did not answer in time" if isinstance(failure, httpx.TimeoutException) else "gave no answer"
     return ConnectionFailedError("connection_failed", f"{url} {what}: {failure or type(failure).__name__}")
+
+
+def _signed(method: F, build: Callable[..., Any]) -> F:
+    """Gives a method the signature that ``help`` and mocks show, which ``wraps`` alone takes for one without self."""
+    of_build = inspect.signature(build)
+    of_method = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *of_build.parameters.values()
+    result = str(of_build.return_annotation).removeprefix("Call[").removesuffix("]")
+    method.__dict__["__signature__"] = of_build.replace(parameters=of_method, return_annotation=result)
+    return method
 
 
 def _blocking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
@@ -60,21 +81,22 @@ def _blocking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._send(build(*args, **kwargs))
 
-    return method
+    return _signed(method, build)
 
 
-def _awaited(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+def _awaited(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
     @wraps(build)
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._send(build(*args, **kwargs))
 
-    return method
+    return _signed(method, build)
 
 
 class Client:
     """A service, asked by blocking calls. May be used by several threads; use ``with`` or ``close`` to end it.
 
-    Every method raises ``TesseraError``, by its ``code`` one of the subclasses in ``tessera_client.errors``.
+    Every method raises ``TesseraError``, by its ``code`` one of the subclasses in ``tessera_client.errors``; OSError
+    for a file that cannot be read; TypeError or ValueError for what no request can hold.
     """
 
     def __init__(
@@ -141,7 +163,7 @@ class Client:
         while True:
             try:
                 response = self._http.request(call.method, call.path, **call.arguments)
-            except httpx.TransportError as failure:
+            except httpx.RequestError as failure:
                 wait = schedule.after_failure(failure)
                 if wait is None:
                     raise _failed(failure, self._http.base_url) from failure
@@ -170,7 +192,8 @@ class Client:
 class AsyncClient:
     """A service, asked with ``await`` under asyncio. Use ``async with`` or ``aclose`` to end it.
 
-    Every method raises ``TesseraError``, by its ``code`` one of the subclasses in ``tessera_client.errors``.
+    Every method raises ``TesseraError``, by its ``code`` one of the subclasses in ``tessera_client.errors``; OSError
+    for a file that cannot be read; TypeError or ValueError for what no request can hold.
     """
 
     def __init__(
@@ -226,7 +249,7 @@ class AsyncClient:
         while True:
             try:
                 response = await self._http.request(call.method, call.path, **call.arguments)
-            except httpx.TransportError as failure:
+            except httpx.RequestError as failure:
                 wait = schedule.after_failure(failure)
                 if wait is None:
                     raise _failed(failure, self._http.base_url) from failure

@@ -28,9 +28,13 @@ class TesseraError(Exception):
         details: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(f"{code}: {detail}")
+        # The arguments that the class is called with, else it can be neither pickled nor copied.
+        super().__init__(code, detail)
         self.code, self.detail, self.status, self.request_id = code, detail, status, request_id
         self.details, self.retry_after = dict(details or {}), retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
 
 
 class ConnectionFailedError(TesseraError):
@@ -38,7 +42,10 @@ class ConnectionFailedError(TesseraError):
 
 
 class InvalidRequestError(TesseraError):
-    """The request is not one that the service takes; ``details["errors"]`` has the fields."""
+    """The request is not one that the service takes; ``details["errors"]`` has the fields.
+
+    Its ``status`` is 0 where it would have been another request than the one meant, and so was not sent.
+    """
 
 
 class UnauthorizedError(TesseraError):
@@ -135,7 +142,8 @@ def error_of(status: int, body: Any, headers: Mapping[str, str]) -> TesseraError
     """The error that an answer describes; ``body`` is its JSON, or None if it is none, as from a proxy."""
     problem = body if isinstance(body, dict) else {}
     code = str(problem.get("code") or "unexpected_answer")
-    detail = str(problem.get("detail") or f"the answer has status {status} and is not from the service")
+    elsewhere = f", but points to {headers['location']}" if "location" in headers else ""
+    detail = str(problem.get("detail") or f"the answer has status {status} and is not from the service{elsewhere}")
     return ERRORS.get(code, TesseraError)(
         code,
         detail,

@@ -84,8 +84,13 @@ class Quality:
 
 @dataclass(frozen=True)
 class Face:
-    """One face of a photograph."""
+    """One face of a photograph.
 
+    ``turned``: 0, or by how many degrees, clockwise, the photograph had to be turned to be upright; box and landmarks
+    are in the photograph as it was sent.
+    """
+
+    turned: int
     box: Box
     landmarks: Landmarks
     confidence: float

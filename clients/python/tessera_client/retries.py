@@ -39,7 +39,7 @@ class Schedule:
         self._left, self._repeatable, self._sent = retries.times, repeatable, 0
         self._end = time.monotonic() + retries.seconds
 
-    def after_failure(self, failure: httpx.TransportError) -> float | None:
+    def after_failure(self, failure: httpx.RequestError) -> float | None:
         """Seconds until the next attempt; None if there should be none."""
         return self._next(None) if self._repeatable or isinstance(failure, NOT_SENT) else None
 
