@@ -202,6 +202,8 @@ EVERYWHERE = ("unknown_host", "cross_origin", "internal_error")
 """What any route may answer."""
 WITH_KEY = ("invalid_request", "unauthenticated", "forbidden", "rate_limited", "security_store_unavailable")
 """What any route that needs a key may answer."""
+TEMPORARY = {429, 503}
+WAIT = "seconds after which the same request may succeed; absent where nobody knows"
 
 
 def problems(*codes: str, key: bool = True) -> dict[int | str, dict[str, Any]]:
@@ -216,6 +218,8 @@ def problems(*codes: str, key: bool = True) -> dict[int | str, dict[str, Any]]:
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
+        if kind.status in TEMPORARY:
+            response["headers"] = {"Retry-After": {"description": WAIT, "schema": {"type": "integer", "minimum": 0}}}
         response["description"] = "; ".join(filter(None, [response["description"], kind.title]))
         response["content"][MEDIA_TYPE]["examples"][code] = {
             "summary": kind.title,

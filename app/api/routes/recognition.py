@@ -30,6 +30,7 @@ BODY_CODES = (
     "malformed_body",
     "unsupported_media_type",
     "body_too_large",
+    "too_many_images",
     "invalid_request",
 )
 IMAGE_CODES = (
@@ -87,7 +88,6 @@ def fingerprint(body: schemas.EnrollRequest) -> str:
     openapi_extra=openapi_body(schemas.EnrollRequest),
     responses=problems(
         *FACE_CODES,
-        "too_many_images",
         "low_quality",
         "no_usable_image",
         "face_policy_not_allowed",

@@ -27,7 +27,7 @@ from app.api.problems import KINDS, MEDIA_TYPE, Problem
 from app.encoding import EncoderWeights
 from app.main import create_app
 from app.settings import GallerySettings, ServerSettings, Settings
-from tests.app.api.helpers import base64_of, files, ok
+from tests.app.api.helpers import base64_of, files, ok, problem
 from tests.app.conftest import MakeService
 
 pytestmark = pytest.mark.slow
@@ -102,9 +102,16 @@ def test_every_error_is_a_problem_with_its_code(name: str) -> None:
         if status.startswith("2"):
             continue
         assert list(response["content"]) == [MEDIA_TYPE]
+        assert ("Retry-After" in response.get("headers", {})) == (status in {"429", "503"})
         for code, example in response["content"][MEDIA_TYPE]["examples"].items():
             problem = Problem.model_validate(example["value"])
             assert (problem.code, problem.status, KINDS[code].status) == (code, int(status), int(status))
+
+
+@pytest.mark.parametrize("path", ["/enroll", "/verify", "/identify", "/detect"])
+def test_that_there_are_too_many_photographs_is_documented(client: TestClient, ada: bytes, path: str) -> None:
+    code = problem(client.post(path, files=files(*[ada] * 20)), 413, "too_many_images")["code"]
+    assert code in OPERATIONS[f"POST {path}"]["responses"]["413"]["content"][MEDIA_TYPE]["examples"]
 
 
 @pytest.mark.parametrize("name", [n for n, o in OPERATIONS.items() if "requestBody" in o])
