@@ -19,7 +19,7 @@ class DetectRequest(RequestModel):
 
 
 class BoxOut(AttributesModel):
-    """Pixels of the upright photograph; the box may reach beyond it for a face at its border."""
+    """Pixels of the photograph, turned as its EXIF says; the box may reach beyond it for a face at its border."""
 
     x: numbers.Tenth
     y: numbers.Tenth
@@ -73,7 +73,7 @@ class ProbeOut(BaseModel):
 
 
 class DetectResponse(BaseModel):
-    """All faces, largest first; width and height of the upright photograph in pixels."""
+    """All faces, largest first; width and height of the photograph in pixels, turned as its EXIF says."""
 
     model_config = examples.config(examples.DETECT)
 

@@ -50,7 +50,7 @@ class _Decided:
 
 @dataclass(frozen=True)
 class Box:
-    """Pixels of the upright photograph."""
+    """Pixels of the photograph, turned as its EXIF says."""
 
     x: float
     y: float
@@ -108,7 +108,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Detection:
-    """All faces, largest first; width and height of the upright photograph in pixels."""
+    """All faces, largest first; width and height of the photograph in pixels, turned as its EXIF says."""
 
     width: int
     height: int
