@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -47,6 +49,22 @@ class _Commands(TyperGroup):
         else:
             holder.command(name)(found)
         return typer.main.get_group(holder).commands[name]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Output that cannot be written is no answer: left to typer, it would end as a "no" does."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            from app.cli.options import refuse  # noqa: PLC0415
+            from app.cli.output import ExitCode  # noqa: PLC0415
+
+            # What is still to be written would fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise typer.Exit(ExitCode.UNREAD) from error
+            raise refuse(f"the output cannot be written: {error.strerror or error}") from error
 
 
 cli = typer.Typer(

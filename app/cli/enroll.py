@@ -61,6 +61,8 @@ def enroll(
     """
     if face_policy is FacePolicy.ALL:
         raise typer.BadParameter("a subject is one person: face-policy is dominant, single or largest")
+    if report is not None and report.exists() and report.samefile(source):
+        raise typer.BadParameter(f"the report would replace {source}, which says whom to enrol; give it another name")
     with refusing():
         settings = load_settings(data_dir=data_dir)
         with refusals_of(report) as refusals:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, as the API would")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 SECONDS_A_LINE = 10.0
 WIDE = 10_000
@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     CANNOT = 3
     STOPPED = 130
+    UNREAD = 141
 
 
 MEANINGS = {
@@ -43,6 +44,7 @@ MEANINGS = {
     ExitCode.USAGE: "the command line is wrong",
     ExitCode.CANNOT: "it cannot be done, and nothing was decided: the one line on stderr says why",
     ExitCode.STOPPED: "stopped with Ctrl-C; what was done is kept",
+    ExitCode.UNREAD: "whoever reads the output, such as `head`, ended before it did; what was done is kept",
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.cli.output import replacing
+from tests.app.process import PATIENCE, environment
+from tests.shared_data import ROOT
 
 
 def test_a_file_is_replaced_whole_with_its_mode_and_by_its_own_name(tmp_path: Path) -> None:
@@ -55,6 +59,27 @@ def test_what_is_no_file_is_written_and_not_replaced(tmp_path: Path) -> None:
     assert os.read(reader, 100) == b"report"
     os.close(reader)
     assert pipe.is_fifo()
+
+
+def into(stdout: int) -> tuple[int, str]:
+    """Exit code and stderr of a command that has something to say."""
+    command = [sys.executable, "-m", "app.cli", "version"]
+    try:
+        ended = subprocess.run(
+            command, check=False, cwd=ROOT, env=environment(), stdout=stdout, stderr=subprocess.PIPE, timeout=PATIENCE
+        )
+    finally:
+        os.close(stdout)
+    return ended.returncode, ended.stderr.decode()
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_written_is_no_answer() -> None:
+    code, said = into(os.open("/dev/full", os.O_WRONLY))
+    assert (code, said) == (3, "tessera: the output cannot be written: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert into(writer) == (141, "")
 
 
 @pytest.mark.parametrize("command", ["calibrate OUT --photographs NONE", "gallery audit --page OUT --data-dir NONE"])

@@ -169,6 +169,17 @@ def test_a_table_names_people_and_what_to_keep_with_them(people: Path, tmp_path:
     assert not (tmp_path / "other").exists()
 
 
+def test_a_report_does_not_replace_the_table_it_is_about(tmp_path: Path) -> None:
+    table, link = tmp_path / "people.csv", tmp_path / "link.csv"
+    table.write_text("subject_id,path\nada,1.jpg\n")
+    link.symlink_to(table)
+    for report in (table, link):
+        said = run("enroll", table, "--report", report, "--data-dir", tmp_path / "data", code=2)
+        assert "the report would replace" in said.stderr
+    assert table.read_text() == "subject_id,path\nada,1.jpg\n"
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_file_whose_name_is_not_utf_8_is_reported(tmp_path: Path) -> None:
     folder, report = tmp_path / "people" / "ada", tmp_path / "report.csv"
     folder.mkdir(parents=True)
