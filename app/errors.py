@@ -21,6 +21,11 @@ class TesseraError(Exception):
         self.message = message
         self.details = details
 
+    def about(self, what: str) -> None:
+        """Says what the failure is about, before the message."""
+        self.message = f"{what}: {self.message}"
+        self.args = (self.message,)
+
     @property
     def reason(self) -> str:
         """The message as the log may have it, which outlives erasures: without names of people."""

@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from app.api.schemas import numbers
 from app.decisions import (
     Calibration,
     Claim,
@@ -43,6 +44,11 @@ def percent(estimate: Estimate | Interval | None) -> str:
     if estimate is None:
         return ""
     return f"{100 * estimate.value:.3g} [{100 * estimate.low:.3g}, {100 * estimate.high:.3g}]"
+
+
+def lowest(fmr: float) -> str:
+    """For example ``7.5e-06``; rounded up, since a claim of less would be refused."""
+    return f"{numbers.significant(fmr, 2, numbers.UP):.1e}"
 
 
 def matches_at(curve: TemplateCurve | Group, threshold: float) -> str:
@@ -79,7 +85,7 @@ def targets(table: Calibration) -> Iterator[str]:
             bound = table.bound(claim, target, 1)
             if bound is None:
                 smallest = table.smallest_supported(claim, 1)
-                yield f"| {target:.0e} | {claim} | refused: {smallest:.1e} at least | | | |"
+                yield f"| {target:.0e} | {claim} | refused: {lowest(smallest)} at least | | | |"
                 continue
             curve, threshold = table.curve(1), bound.threshold
             yield (
@@ -107,7 +113,7 @@ def _groups(table: Calibration, *, claimed: bool) -> Iterator[str]:
         matches, misses = matches_at(group, bound.threshold), percent(misses_at(group, bound.threshold))
         yield (
             f"| {group.name} | {group.subjects:,} | {group.faces:,} | {matches} | {misses} | "
-            f"{group.smallest_supported:.1e} |"
+            f"{lowest(group.smallest_supported)} |"
         )
 
 
@@ -145,7 +151,9 @@ def weak_faces(table: Calibration) -> Iterator[str]:
         yield f"| {band.shortest:.2f} to {band.longest:.2f} | {band.false_match_rate.value:.1e} | {misses:.1f} |"
     yield ""
     limit = table.quality.limit
-    yield f"Limit {limit:.2f}; below it false matches are {table.quality.inflation:.2g} times as frequent."
+    inflation = table.quality.inflation
+    often = "no more frequent" if inflation == 1 else f"{inflation:.2g} times as frequent"
+    yield f"Limit {numbers.decimals(limit, 2, numbers.UP):.2f}; below it false matches are {often}."
 
 
 def margins(table: Calibration) -> Iterator[str]:

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from app.api.field_errors import FILE_FIELDS
+from app.api.examples import PATH
+from app.api.field_errors import FILE_FIELDS, in_order
 from app.api.glossary import describe_fields, describe_parameter
 from app.api.middleware import ACCEPTED_ID
 from app.api.problems import Problem
@@ -124,10 +125,7 @@ def request_definitions() -> dict[str, Any]:
     )[1]["$defs"]
     for model in REQUESTS:
         schema = definitions[model.__name__]
-        # Photographs first, then whom they are of, then everything that has a default.
-        order = [*FILE_FIELDS, "id", "subject_id"]
-        names = sorted(schema["properties"], key=lambda name: order.index(name) if name in order else len(order))
-        schema["properties"] = {name: schema["properties"][name] for name in names}
+        schema["properties"] = {name: schema["properties"][name] for name in in_order(schema["properties"])}
     return definitions | {form_name(model): _form(definitions[model.__name__]) for model in FORMS}
 
 
@@ -172,6 +170,8 @@ def document(app: FastAPI) -> dict[str, Any]:
             for parameter in operation.get("parameters", []):
                 parameter["schema"] = _without_null(parameter["schema"])
                 describe_parameter(parameter)
+                if parameter["in"] == "path":
+                    parameter["example"] = PATH[parameter["name"]]
     described["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "tessera_..., from `tessera keys create`"}
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, get_origin
 
 from pydantic import BaseModel
@@ -16,9 +16,10 @@ FILE_FIELDS = ("image", "reference")
 ID_MESSAGE = "must be 1 to 128 letters, digits or any of . _ @ : + ~ - and begin with a letter or digit"
 
 
-def unknown_field(name: str, fields: Collection[str], path: str) -> RequestError:
-    """The error for a field of a form that ``path`` does not have."""
-    return invalid_fields([{"field": name, "message": no_such_name(name, fields, kind="field", of=path)}])
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names of fields: photographs first, then whom they are of, then all others as they are."""
+    first = [*FILE_FIELDS, "id", "subject_id"]
+    return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
 
 
 def takes_one(model: type[BaseModel], name: str) -> bool:
@@ -54,11 +55,13 @@ def _in_body(error: ErrorDetails, model: type[BaseModel], path: str) -> str:
     name = str(error["loc"][0]) if error["loc"] else ""
     match error["type"]:
         case "extra_forbidden":
-            return no_such_name(name, model.model_fields, kind="field", of=path)
+            return no_such_name(name, in_order(model.model_fields), kind="field", of=path)
         case "missing" if name in FILE_FIELDS:
             return "is missing: send a photograph, as a file in a form or as base64 text in JSON"
         case "missing":
             return "is missing"
+        case "model_type" | "dict_type":
+            return "must be a JSON object"
         case "bytes_type" if name in FILE_FIELDS and takes_one(model, name):
             return one_photograph(model)
     return message_of(error)

@@ -100,7 +100,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "subjects_not_alike": Remedy(
         "Two subjects that are to be merged are farther apart than the default threshold.",
-        "Make sure that they are one person; `force=true` merges them then, and it cannot be undone.",
+        'Make sure that they are one person; `"force": true` merges them then, and it cannot be undone.',
     ),
     "template_not_found": Remedy("The subject has no template with this id.", "`GET` the subject for its templates."),
     "last_template": Remedy("It is the subject's only template.", "Delete the subject, or enrol another one first."),

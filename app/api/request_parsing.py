@@ -14,7 +14,7 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 from pydantic import BaseModel, ValidationError
 
 from app.api.dependencies import components_of
-from app.api.field_errors import FILE_FIELDS, field_errors, one_photograph, takes_one, unknown_field
+from app.api.field_errors import FILE_FIELDS, field_errors, one_photograph, takes_one
 from app.api.middleware import too_large
 from app.api.problems import RequestError, invalid_fields
 from app.settings import ServerSettings
@@ -58,7 +58,7 @@ def body_of(model: type[Body]) -> Callable[[Request], Awaitable[Body]]:
             return await _on_thread_if_large(data, lambda: _parsed_json(model, path, data, settings))
         boundary = options.get("boundary", "")
         return await _on_thread_if_large(
-            data, lambda: _validated(model, path, _read_form(model, path, data, boundary, settings), settings)
+            data, lambda: _validated(model, path, _read_form(model, data, boundary, settings), settings)
         )
 
     return read
@@ -139,11 +139,9 @@ def _parsed_json(model: type[Body], path: str, data: bytes, settings: ServerSett
     return _validated(model, path, fields, settings)
 
 
-def _read_form(
-    model: type[BaseModel], path: str, data: bytes, boundary: str, settings: ServerSettings
-) -> dict[str, Any]:
+def _read_form(model: type[BaseModel], data: bytes, boundary: str, settings: ServerSettings) -> dict[str, Any]:
     try:
-        return _form_fields(model, path, _segments(data, boundary, settings))
+        return _form_fields(model, _segments(data, boundary, settings))
     except ParserLimitReached as error:
         raise RequestError("malformed_body", f"The form is beyond its limits: {error}.") from error
     except (MultipartError, UnicodeError) as error:
@@ -169,15 +167,13 @@ def _segments(data: bytes, boundary: str, settings: ServerSettings) -> list[tupl
     return found
 
 
-def _form_fields(model: type[BaseModel], path: str, segments: list[tuple[MultipartSegment, bytes]]) -> dict[str, Any]:
+def _form_fields(model: type[BaseModel], segments: list[tuple[MultipartSegment, bytes]]) -> dict[str, Any]:
     fields: dict[str, list[Any]] = {}
     for segment, content in segments:
         if segment.disposition != "form-data" or segment.name is None:
             raise RequestError("malformed_body", "Every part of the form needs a Content-Disposition with its name.")
         name = segment.name
         if name not in model.model_fields:
-            if segment.filename is not None:
-                raise unknown_field(name, model.model_fields, path)
             # The model refuses it, together with whatever else is wrong.
             fields.setdefault(name, [""])
             continue

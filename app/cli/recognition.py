@@ -65,7 +65,11 @@ def verify(
         with closing(build_service(settings, no_gallery)) as service:
             assert request.reference is not None
             result = service.verify(
-                request.image, request.reference, face_policy=face_policy, requested=request.requested()
+                request.image,
+                request.reference,
+                face_policy=face_policy,
+                requested=request.requested(),
+                names=(str(photograph), str(reference)),
             )
             answer = presenters.verification(result, service.encoder, service.calibration)
     if as_json:

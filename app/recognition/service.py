@@ -189,18 +189,21 @@ class RecognitionService:
         face_policy: FacePolicy,
         requested: RequestedCriterion = RequestedCriterion(),  # noqa: B008
         collection: str | None = None,
+        names: tuple[str, str] = ("image", "reference"),
     ) -> Verification:
         """Compares two photographs. With ``all``, the closest pair of faces decides, and all pairs share the target.
 
         What the request leaves open follows from the targets of ``collection``; None: the service's own.
-        Raises TargetUnsupported, CollectionNotFound and what photographs raise.
+        Raises TargetUnsupported, CollectionNotFound and what photographs raise, under the name that ``names`` has for
+        the photograph.
         """
         targets = Targets() if collection is None else self.gallery.targets(collection)
         criterion = self.criteria.verification(requested, targets)
         verification_policy(self.calibration, criterion, 1)
         budget = self._budget()
         probes, references = self._side_by_side(
-            lambda: self._probes(image, face_policy, budget), lambda: self._probes(reference, face_policy, budget)
+            lambda: self._probes(image, face_policy, budget, names[0]),
+            lambda: self._probes(reference, face_policy, budget, names[1]),
         )
         pairs = [(p, r, compare_probes(p, r)) for p in probes for r in references]
         policy = verification_policy(self.calibration, criterion, 1, len(pairs))
@@ -369,8 +372,17 @@ class RecognitionService:
         ranked = sorted(nearest.values(), key=lambda found: (found[0], found[1].subject_id))
         return tuple((candidate, probe) for _, candidate, probe in ranked)
 
-    def _probes(self, image: bytes, face_policy: FacePolicy, budget: WorkBudget) -> list[Probe]:
-        found = self._finder.find(image, face_policy, budget)
+    def _probes(
+        self, image: bytes, face_policy: FacePolicy, budget: WorkBudget, name: str | None = None
+    ) -> list[Probe]:
+        try:
+            found = self._finder.find(image, face_policy, budget)
+        except TesseraError as error:
+            # Too much work is that of all photographs together.
+            if name is not None and not isinstance(error, TooMuchWorkError):
+                error.about(name)
+                error.details["photograph"] = name
+            raise
         return self._encoded([(found, face) for face in found.faces])
 
     def _encode(self, chips: Pixels) -> Encodings:

@@ -22,6 +22,15 @@ def test_misses_are_interpolated_between_the_two_points_beside_a_threshold() -> 
     assert misses_at(found, 1.31) is misses_at(found, 0.89) is None
 
 
+def test_the_lowest_rate_to_claim_is_one_that_may_be_claimed() -> None:
+    lowest = 0.000912
+    made = Calibration.model_validate(
+        table(curves=[curve(1, [point(1.3, 0.01), point(1.1, lowest)])], groups=[group("strict", [point(1.0, lowest)])])
+    )
+    assert list(groups(made))[2].endswith("| 9.2e-04 |")
+    assert any("refused: 9.2e-04 at least" in line for line in targets(made))
+
+
 def test_a_rate_beyond_what_was_measured_is_a_bound() -> None:
     # The group asks for 0.95 at 0.001, where all pairs show nothing below 1.1.
     strict = group("strict", [point(1.0, 0.01), point(0.95, 0.001)])

@@ -30,7 +30,9 @@ def _decode_image(value: object) -> object:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("an image in JSON is base64; in a form it is a file") from error
+        raise ValueError(
+            "an image in JSON is base64 (RFC 4648, section 4) without line breaks; in a form it is a file"
+        ) from error
 
 
 def _no_boolean(value: object) -> object:

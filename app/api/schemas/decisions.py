@@ -132,3 +132,5 @@ class OperatingPointWithGroup(OperatingPointOut):
 CROWDING = (
     "how much lower than usual the threshold is, because many faces look like these two; negative where it is higher"
 )
+RATE_HERE = "at this distance, or at the next larger one that was measured, over all pairs; null beyond 50 %"
+WORST_HERE = "the same in the group of people where it is highest; null beyond 10 % in one of them, or without groups"

@@ -11,6 +11,8 @@ from app.api.schemas import numbers
 from app.api.schemas.common import Identifier, Image, Images, Integer, Metadata, RequestModel
 from app.api.schemas.decisions import (
     CROWDING,
+    RATE_HERE,
+    WORST_HERE,
     CriterionOut,
     OperatingPointWithGroup,
     Rate,
@@ -134,10 +136,8 @@ class CandidateOut(BaseModel):
     similarity: float = Field(description="cosine: 1 - distance / 2")
     threshold: numbers.Threshold = Field(description="a distance up to this is a match, for these two faces")
     crowding: numbers.Distance = Field(description=CROWDING)
-    false_match_rate: RateOut | None = Field(
-        description="of one comparison at this very distance, over all pairs; null beyond 50 %"
-    )
-    worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
+    false_match_rate: RateOut | None = Field(description=f"of one comparison {RATE_HERE}")
+    worst_group: WorstGroupOut | None = Field(description=WORST_HERE)
     decision: Decision
     metadata: dict[str, Any] | None = Field(description="null where subject_id is")
 
@@ -170,8 +170,8 @@ class VerifyResponse(Versions):
     threshold: numbers.Threshold = Field(description="a distance up to this is a match, for these two faces")
     crowding: numbers.Distance = Field(description=CROWDING)
     criterion: CriterionOut
-    false_match_rate: RateOut | None = Field(description="at this very distance, over all pairs; null beyond 50 %")
-    worst_group: WorstGroupOut | None = Field(description="the same in the group of people where it is highest")
+    false_match_rate: RateOut | None = Field(description=RATE_HERE)
+    worst_group: WorstGroupOut | None = Field(description=WORST_HERE)
     operating_point: OperatingPointWithGroup | None = Field(
         description="null for a max_distance beyond the measured range"
     )

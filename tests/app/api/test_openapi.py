@@ -141,6 +141,19 @@ def test_the_examples_of_requests_work_as_they_stand(client: TestClient) -> None
             assert answer.get("decision", "match") == "match"
 
 
+def test_the_examples_of_paths_are_of_what_the_examples_of_bodies_make(client: TestClient) -> None:
+    for name in ("/enroll", "/collections"):
+        body = OPERATIONS[f"POST {name}"]["requestBody"]["content"]["application/json"]
+        ok(client.post(name, json=examples_of(body)[0]), 201)
+    for operation in ("/subjects/{subject_id}", "/collections/{collection}"):
+        examples_by_name = {
+            p["name"]: p["example"] for p in OPERATIONS[f"GET {operation}"]["parameters"] if p["in"] == "path"
+        }
+        assert ok(client.get(operation.format(**examples_by_name)))["id"] in examples_by_name.values()
+    paths = [p for o in OPERATIONS.values() for p in o.get("parameters", []) if p["in"] == "path"]
+    assert all(p["example"] for p in paths)
+
+
 def test_every_schema_field_parameter_and_tag_is_described() -> None:
     schemas_of_all = DOCUMENT["components"]["schemas"]
     fields = {f"{n}.{f}": d for n, s in schemas_of_all.items() for f, d in s.get("properties", {}).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 from collections.abc import Iterator
@@ -338,12 +339,30 @@ def test_a_file_that_is_chosen_and_empty_is_no_absent_field(client: TestClient, 
 
 
 def test_a_photograph_in_a_wrong_field_learns_the_right_ones(client: TestClient, ada: bytes) -> None:
-    for sent in ({"files": files(imag=ada)}, {"json": {"image": base64_of(ada), "imag": "x"}}):
+    for sent in ({"files": files(ada, imag=ada)}, {"json": {"image": base64_of(ada), "imag": "x"}}):
         message = invalid_field(client.post("/verify", **sent), "imag")
         assert "no such field; did you mean `image`?" in message
         assert "The fields of /verify are" in message
         assert {"image", "reference", "subject_id", "target_fmr"} <= set(message.replace(",", "").split())
-    assert "did you mean" not in invalid_field(client.post("/verify", files=files(xyz=ada)), "xyz")
+    assert "did you mean" not in invalid_field(client.post("/verify", files=files(ada, xyz=ada)), "xyz")
+
+
+def test_everything_that_is_wrong_with_a_form_is_said_at_once(client: TestClient, ada: bytes) -> None:
+    sent = files(source_image=ada, target_image=ada)
+    errors = problem(client.post("/verify", files=sent, data={"limit": "1"}), 422, "invalid_request")["errors"]
+    assert {error["field"] for error in errors} == {"image", "source_image", "target_image", "limit"}
+    assert "The fields of /verify are image, reference, subject_id, " in errors[-1]["message"]
+
+
+def test_a_body_that_is_no_object_is_called_so(client: TestClient, ada: bytes) -> None:
+    assert invalid_field(client.post("/verify", json=[]), "body") == "must be a JSON object"
+    sent = {"image": base64_of(ada), "metadata": "Ada"}
+    assert invalid_field(client.post("/enroll", json=sent), "metadata") == "must be a JSON object"
+
+
+def test_wrapped_base64_learns_what_is_wrong_with_it(client: TestClient, ada: bytes) -> None:
+    wrapped = base64.encodebytes(ada).decode()
+    assert "without line breaks" in invalid_field(client.post("/detect", json={"image": wrapped}), "image")
 
 
 def test_two_photographs_where_one_belongs(client: TestClient, ada: bytes) -> None:

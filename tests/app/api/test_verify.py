@@ -135,9 +135,19 @@ def test_unknown_collection(client: TestClient, ada: bytes) -> None:
     problem(response, 404, "collection_not_found")
 
 
-def test_no_face_on_either_side(client: TestClient, ada: bytes) -> None:
-    problem(client.post("/verify", files=files(blank(), reference=ada)), 422, "no_face")
-    problem(client.post("/verify", files=files(ada, reference=blank())), 422, "no_face")
+@pytest.mark.parametrize(
+    ("poor", "status", "code"), [(blank(), 422, "no_face"), (b"x", 415, "unsupported_image_format")]
+)
+def test_an_error_says_which_of_two_photographs_it_is_about(
+    enroll: Enroll, client: TestClient, ada: bytes, poor: bytes, status: int, code: str
+) -> None:
+    for name, sent in (("image", files(poor, reference=ada)), ("reference", files(ada, reference=poor))):
+        refused = problem(client.post("/verify", files=sent), status, code)
+        assert refused["photograph"] == name
+        assert refused["detail"].startswith(f"{name}: ")
+    enroll(ada, subject_id="ada")
+    alone = problem(client.post("/verify", files=files(poor), data={"subject_id": "ada"}), status, code)
+    assert "photograph" not in alone
 
 
 def test_an_empty_reference_is_an_empty_image(client: TestClient, ada: bytes) -> None:

@@ -100,7 +100,8 @@ def test_two_photographs_are_compared_as_the_api_compares_them(tmp_path: Path, a
     ("arguments", "code", "says"),
     [
         (("one.jpg", "none.jpg"), 3, "none.jpg cannot be used"),
-        (("one.jpg", "wall.jpg"), 3, "No face was found"),
+        (("one.jpg", "wall.jpg"), 3, "/wall.jpg: No face was found"),
+        (("wall.jpg", "one.jpg"), 3, "/wall.jpg: No face was found"),
         (("one.jpg", "one.jpg", "--target-fmr", "2"), 2, "--target-fmr"),
         (("one.jpg", "one.jpg", "--target-fmr", "0.1", "--max-distance", "1"), 2, "not several"),
         (("one.jpg", "one.jpg", "--target-fmr", "1e-9"), 3, "smallest"),

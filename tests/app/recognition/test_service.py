@@ -228,8 +228,9 @@ class TestLimits:
             assert refused.value.details["budget"] == "pixels"
         assert two.gallery.collections() == before
         one = limited(WorkLimits(max_pixels=512 * 512))
-        with pytest.raises(TooMuchWorkError):
+        with pytest.raises(TooMuchWorkError) as both:
             one.verify(ada, ada, face_policy=FacePolicy.SINGLE)
+        assert "photograph" not in both.value.details
         enrol(two, ada)
         one.verify_subject(ada, "default", "ada", face_policy=FacePolicy.SINGLE)
         small = limited(WorkLimits(max_pixels=512 * 512 - 1))
