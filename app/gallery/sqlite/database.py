@@ -15,7 +15,7 @@ from app.gallery.sqlite import queries, vault
 from app.gallery.sqlite.locks import LOCK_NAME
 from app.gallery.sqlite.migration import migrate, shipped_scripts
 from app.gallery.sqlite.presence import OpenFiles
-from app.gallery.sqlite.reserve import Reserve
+from app.gallery.sqlite.reserve import RESERVE_SIZE, Reserve
 from app.gallery.sqlite.sequence import SEQUENCE_NAME, Position, SequenceFile, refuse_loss
 from app.gallery.sqlite.upkeep import Upkeep
 from app.gallery.sqlite.vault import Vault
@@ -149,7 +149,8 @@ class Database:
             _LOGGER.warning("There is no space on the disk of %s to keep in reserve for erasing.", self._directory)
         self._upkeep = Upkeep(self._keep_up)
         # A killed process may have left some behind.
-        if not self._destroy_keys():
+        destroyed = self._destroy_keys()
+        if not destroyed or self._reserve.is_released:
             self._upkeep.written()
 
     def _prepare(self) -> None:
@@ -249,8 +250,18 @@ class Database:
         return True
 
     def release_reserve(self) -> bool:
-        """Frees the space kept for erasing; whether there was any."""
-        return self._reserve.release()
+        """Frees the space kept for erasing; whether there was any. It is taken again once there is room."""
+        released = self._reserve.release()
+        self._upkeep.written()
+        return released
+
+    def require_room(self) -> None:
+        """Raises DiskFull while the space kept for erasing is free: what is left of it is for nothing else."""
+        if self._reserve.is_released:
+            raise DiskFull(
+                f"The disk is full, and what was kept on it is for erasing. Make room on it, {2 * RESERVE_SIZE >> 20} "
+                "MiB at least; enrolments go on some seconds later."
+            )
 
     def expect_erasure(self) -> None:
         """Marks the current transaction as erasing data, so that the log is emptied after it.

@@ -306,6 +306,7 @@ class SqliteGallery:
             queries.collection_key(connection, collection)
             # Before the subject is read: a duplicate of this request may have created it.
             _refuse_answered(connection, receipt, now)
+            self._database.require_room()
             subject, indexed = self._admit(connection, collection, subject_id, encoded, on_conflict, now)
             held = len(queries.template_ids(connection, subject))
             if most is not None and held + len(templates) > most:

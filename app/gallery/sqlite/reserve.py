@@ -26,6 +26,14 @@ class Reserve:
         except OSError:
             return False
 
+    @property
+    def is_released(self) -> bool:
+        """Whether its space was given back and is not taken again."""
+        try:
+            return self._path.stat().st_size == 0
+        except OSError:
+            return False
+
     def fill(self) -> bool:
         """Takes the space, unless that would leave less than as much again; whether it holds it now."""
         if self.is_full:

@@ -61,14 +61,26 @@ for number in range(10):
     assert gallery.delete_subject("default", f"s{number:04}") == 1
 assert reserve.stat().st_size == 0
 assert names(gallery) == [f"s{number:04}" for number in range(10, enrolled)]
+try:
+    gallery.enroll("default", "late", new("late"))
+    raise AssertionError("an enrolment takes what is kept for erasing")
+except GalleryUnavailable as error:
+    assert "is for erasing" in error.message, error.message
 gallery.check()
 content = b"".join(path.read_bytes() for path in directory.iterdir())
 assert b"of-s0009" not in content and b"of-s0010" in content
+
+def wait_until_filled():
+    deadline = time.monotonic() + 60
+    while reserve.stat().st_blocks * 512 < RESERVE_SIZE:
+        assert time.monotonic() < deadline, "the reserve is not filled again"
+        time.sleep(0.05)
+
 filler.unlink()
-deadline = time.monotonic() + 60
-while reserve.stat().st_blocks * 512 < RESERVE_SIZE:
-    assert time.monotonic() < deadline, "the reserve is not filled again"
-    time.sleep(0.05)
+wait_until_filled()
+# As the audit trail does it, where no write to the gallery follows.
+assert gallery.make_room() and reserve.stat().st_size == 0
+wait_until_filled()
 gallery.enroll("default", "after", new("after"))
 gallery.close()
 fill()
@@ -76,6 +88,12 @@ gallery = SqliteGallery(directory, encoder_digest=sys.argv[2])
 assert "after" in names(gallery)
 assert gallery.delete_subject("default", "after") == 1
 gallery.check()
+gallery.close()
+gallery = SqliteGallery(directory, encoder_digest=sys.argv[2])
+assert reserve.stat().st_size == 0
+filler.unlink()
+wait_until_filled()
+gallery.enroll("default", "last", new("last"))
 gallery.close()
 print("done")
 """
