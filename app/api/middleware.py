@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.gate import Gate
@@ -53,6 +54,14 @@ logger = logging.getLogger("tessera")
 def server_timing(stages: Mapping[str, float]) -> str:
     """Seconds by stage as a ``Server-Timing`` header (W3C): milliseconds, in the order the stages began."""
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in stages.items())
+
+
+def _route_of(scope: Scope) -> str:
+    """The template of the route that answered; Starlette's own, such as that of the document, are not noted."""
+    route = scope.get("route")
+    if route is None:
+        route = next((known for known in scope["app"].router.routes if known.matches(scope)[0] is Match.FULL), None)
+    return getattr(route, "path", UNMATCHED)
 
 
 class BodyBudget:
@@ -134,7 +143,7 @@ class RequestMiddleware:
         """What became of a request, for the metrics, the log and the collector of traces."""
         # Clients can invent methods, and each would become a permanent time series.
         method = scope["method"] if scope["method"] in METHODS else "other"
-        route = getattr(scope.get("route"), "path", UNMATCHED)
+        route = _route_of(scope)
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(method, route).observe(seconds)
         state = scope["state"]

@@ -160,6 +160,11 @@ def test_requests_are_counted_by_the_template_of_their_route(client: TestClient,
     assert sample("tessera_http_requests_total", **labels, status="404") == 3
 
 
+def test_the_document_is_counted_under_its_route(client: TestClient, sample: Sample) -> None:
+    client.get("/openapi.json")
+    assert sample("tessera_http_requests_total", method="GET", route="/openapi.json", status="200") == 1
+
+
 def test_paths_that_do_not_exist_share_one_label(client: TestClient, sample: Sample) -> None:
     for path in ("/nothing", "/nowhere"):
         client.get(path)
