@@ -115,22 +115,27 @@ def revoke_key(key_id: KeyId, data_dir: DataDirOption = None) -> None:
 def rotate_key(
     key_id: KeyId,
     overlap: Annotated[str, typer.Option(help="how long the old key stays valid: 0h, 24h, 7d")] = "24h",
-    expires: Annotated[str | None, typer.Option(help="the new key, after 12h or 90d; never if left out")] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(help="the new key, after 12h or 90d; as long as the old one was made for if left out"),
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Prints a new key like the old one, which ends after a while."""
-    after = _duration(overlap)
-    end = None if expires is None else datetime.now(UTC) + _duration(expires)
+    after, given = _duration(overlap), None if expires is None else _duration(expires)
     with _store(data_dir) as (store, trail):
         keys = KeyStore(store)
         old = next((key for key in keys.all() if key.id == key_id), None)
         if old is None or not old.valid(datetime.now(UTC)):
             raise refuse(f"there is no valid key {key_id}; `tessera keys list` shows them, `create` makes a new one")
+        lasts = old.expires_at - old.created_at if given is None and old.expires_at is not None else given
+        end = None if lasts is None else datetime.now(UTC) + lasts
         key, text = keys.create(old.name, old.scopes, collections=old.collections, expires_at=end, rate=old.rate)
         _revoke(store, key_id, after)
         trail.record(Entry("command", "rotate_key", "done", details={"key": key_id, "new": key.id})).result()
     typer.echo(text)
-    typer.echo(f"Key {key.id} of {key.name} replaces {key_id}, which ends in {overlap}.", err=True)
+    ends = "never ends" if end is None else f"ends {end:%F}"
+    typer.echo(f"Key {key.id} of {key.name}, which {ends}, replaces {key_id}, which ends in {overlap}.", err=True)
 
 
 def _revoke(store: SecurityStore, key_id: str, after: timedelta) -> ApiKey:

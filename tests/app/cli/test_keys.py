@@ -6,11 +6,14 @@ import json
 import re
 import sqlite3
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import cli
 from app.security.keys import KEY
 from app.security.store import SecurityStore
 from tests.app.api.helpers import files, ok, problem
@@ -137,6 +140,27 @@ def test_a_prefix_that_a_proxy_removes(tmp_path: Path) -> None:
             ok(httpx.get(server.url + path, timeout=PATIENCE))
         document = httpx.get(server.url + "/openapi.json", timeout=PATIENCE).json()
         assert document["servers"] == [{"url": "/faces"}]
+
+
+@pytest.mark.parametrize(
+    ("made", "rotated", "hours"), [("2d", (), 48), ("2d", ("--expires", "12h"), 12), (None, (), None)]
+)
+def test_a_new_key_lasts_as_long_as_the_old_one_was_made_for(
+    tmp_path: Path, made: str | None, rotated: tuple[str, ...], hours: int | None
+) -> None:
+    def invoke(*arguments: str) -> str:
+        result = CliRunner().invoke(cli, ["keys", *arguments, "--data-dir", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        return result.stdout.strip()
+
+    old = invoke("create", "desk", *(() if made is None else ("--expires", made))).split("_")[1]
+    new = invoke("rotate", old, *rotated).split("_")[1]
+    key = next(key for key in json.loads(invoke("list", "--json")) if key["id"] == new)
+    if hours is None:
+        assert key["expires_at"] is None
+    else:
+        lasts = datetime.fromisoformat(key["expires_at"]) - datetime.fromisoformat(key["created_at"])
+        assert abs(lasts - timedelta(hours=hours)) < timedelta(minutes=1)
 
 
 def test_the_head_of_an_empty_trail_is_a_receipt_of_what_follows(tmp_path: Path) -> None:
