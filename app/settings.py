@@ -17,6 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app import addresses
@@ -333,6 +334,10 @@ class Settings(BaseSettings):
         prefix = str(cls.model_config["env_prefix"])
         if unknown := unknown_variables(os.environ, prefix, variable_names()):
             raise ValueError(" ".join(unknown))
+        if empty := [name for name in _needing_a_value() if os.environ.get(name) == ""]:
+            raise ValueError(
+                f"{' and '.join(empty)} without a value: give one, or remove the variable for the default."
+            )
         return values
 
     @model_validator(mode="after")
@@ -364,14 +369,32 @@ class Settings(BaseSettings):
 
 def variable_names() -> frozenset[str]:
     """The names of all variables that set something: ``TESSERA_SERVER__PORT``, or ``TESSERA_SERVER`` with JSON."""
-    prefix, delimiter = str(Settings.model_config["env_prefix"]), str(Settings.model_config["env_nested_delimiter"])
-    names = set()
+    return frozenset(variable_name(section) for section in Settings.model_fields) | _by_variable().keys()
+
+
+def variable_name(*location: str) -> str:
+    """The variable that sets a section, or a setting of one."""
+    config = Settings.model_config
+    return str(config["env_prefix"]) + str(config["env_nested_delimiter"]).join(location).upper()
+
+
+def described(section: str, name: str) -> str:
+    """What a setting means."""
+    return _by_variable()[variable_name(section, name)].description or ""
+
+
+def _by_variable() -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
     for section, field in Settings.model_fields.items():
-        names.add(prefix + section.upper())
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, BaseModel)
-        names |= {prefix + section.upper() + delimiter + name.upper() for name in field.annotation.model_fields}
-    return frozenset(names)
+        found |= {variable_name(section, name): own for name, own in field.annotation.model_fields.items()}
+    return found
+
+
+def _needing_a_value() -> list[str]:
+    """Variables that mean nothing if they are empty, such as a path: as one it would be the folder one stands in."""
+    return sorted(name for name, field in _by_variable().items() if field.default != "")
 
 
 def listed(text: str) -> frozenset[str]:

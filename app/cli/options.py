@@ -10,13 +10,15 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from app.cli.host import give_to_owner
 from app.cli.output import ExitCode
 from app.errors import TesseraError
 from app.gallery import BackupError
-from app.settings import Settings
+from app.security.secret import SECRET_NAME
+from app.settings import Settings, described, variable_name
 
 DataDirOption = Annotated[
     Path | None, typer.Option(help="folder of the database  [default: the setting, else ~/.local/share/tessera]")
@@ -51,11 +53,17 @@ def read_photograph(path: Path, settings: Settings) -> bytes:
 
 
 def _in_one_line(error: ValidationError) -> str:
-    return "; ".join(
-        (f"setting {'.'.join(str(part) for part in e['loc'])}: " if e["loc"] else "")
-        + e["msg"].removeprefix("Value error, ")
-        for e in error.errors(include_url=False)
-    )
+    return "; ".join(_described(e) for e in error.errors(include_url=False))
+
+
+def _described(error: ErrorDetails) -> str:
+    location, message = [str(part) for part in error["loc"]], error["msg"].removeprefix("Value error, ")
+    if not location:
+        return message
+    if error["type"] == "string_pattern_mismatch":
+        section, name = location
+        message = f"{error['input']!r} is not of its form: {described(section, name)}"
+    return f"{variable_name(*location)}: {message}"
 
 
 def load_settings(host: str | None = None, port: int | None = None, data_dir: Path | None = None) -> Settings:
@@ -78,8 +86,13 @@ def _settings(host: str | None, port: int | None, data_dir: Path | None) -> Sett
 
 
 def settings_of(directory: Path) -> Settings:
-    """As ``load_settings``, for what is kept in ``directory``, even where the environment names a database."""
-    settings = Settings(gallery={"data_dir": directory, "url": None, "read_url": None})
+    """As ``load_settings``, for what is kept in ``directory``, even where the environment names a database.
+
+    A secret that lies in the directory is the one that its audit trail is sealed with; the one that the environment
+    names is the database's.
+    """
+    own_secret = {"secret_file": None} if (directory / SECRET_NAME).exists() else {}
+    settings = Settings(gallery={"data_dir": directory, "url": None, "read_url": None}, security=own_secret)
     atexit.register(give_to_owner, directory.absolute())
     return settings
 
@@ -93,7 +106,8 @@ def data_directory(settings: Settings) -> Path:
     """The folder of the gallery. Raises BackupError where PostgreSQL keeps it."""
     if settings.gallery.url is not None:
         raise BackupError(
-            "TESSERA_GALLERY__URL is set, and this command is for a data directory: use PostgreSQL's own backups "
-            "(docs/scale.md), or `tessera gallery copy` to have a data directory."
+            "TESSERA_GALLERY__URL is set, and this command is for a data directory. What is in PostgreSQL the service "
+            "shows and changes (/docs there), and PostgreSQL's own tools back up (docs/scale.md); `tessera gallery "
+            "copy` makes a data directory of it."
         )
     return settings.gallery.data_dir

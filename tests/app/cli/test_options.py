@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,30 @@ def test_what_an_operator_can_mend_is_one_line(
         load_settings()
     assert ended.value.exit_code == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("tessera: setting server.port: ")
+    assert line.startswith("tessera: TESSERA_SERVER__PORT: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("TESSERA_SECURITY__KEY_RATE", "60", "TESSERA_SECURITY__KEY_RATE: '60' .*600/minute"),
+        ("TESSERA_SERVER__ROOT_PATH", "faces", "TESSERA_SERVER__ROOT_PATH: 'faces' .*/faces"),
+        ("TESSERA_GALLERY__DATA_DIR", "", "TESSERA_GALLERY__DATA_DIR without a value"),
+        ("TESSERA_DECISIONS__TARGET_FMR", "", "TESSERA_DECISIONS__TARGET_FMR without a value"),
+    ],
+)
+def test_a_value_of_another_form_is_told_with_its_variable_and_an_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(typer.Exit), refusing():
+        load_settings()
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_a_list_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_SERVER__ALLOWED_HOSTS", "")
+    assert load_settings().server.allowed_hosts == ""
 
 
 def test_an_error_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
