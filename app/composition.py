@@ -20,7 +20,7 @@ from app.errors import TesseraError
 from app.faces import DecodeLimits, DetectorSettings, FaceFinder, QualityLimits, WorkLimits, YunetDetector
 from app.gallery import Gallery, GalleryUnavailable, SqliteGallery
 from app.gallery.sqlite.snapshot import GalleryCopy
-from app.gallery.sqlite.vault import VAULT_NAME, FileKeyWrapper, Vault, load_wrapper
+from app.gallery.sqlite.vault import VAULT_NAME, FileKeyWrapper, KeyWrapper, Vault, load_wrapper
 from app.recognition.criteria import Criteria
 from app.recognition.service import RecognitionService
 from app.security.errors import SecurityStoreUnavailable
@@ -127,11 +127,16 @@ def open_vault(settings: Settings, *, create: bool = True) -> Vault | None:
     chosen = settings.gallery
     if not create and not (chosen.data_dir / VAULT_NAME).exists():
         return None
+    wrapper = open_wrapper(settings)
+    return None if wrapper is None else Vault(chosen.data_dir, wrapper)
+
+
+def open_wrapper(settings: Settings) -> KeyWrapper | None:
+    """What wraps the keys of templates; None if they are not encrypted. Raises EncryptionKeyMissing."""
+    chosen = settings.gallery
     if chosen.key_wrapper is not None:
-        return Vault(chosen.data_dir, load_wrapper(chosen.key_wrapper))
-    if chosen.master_key_file is not None:
-        return Vault(chosen.data_dir, FileKeyWrapper(chosen.master_key_file))
-    return None
+        return load_wrapper(chosen.key_wrapper)
+    return None if chosen.master_key_file is None else FileKeyWrapper(chosen.master_key_file)
 
 
 @contextmanager
@@ -204,11 +209,17 @@ def build_service(settings: Settings, open_gallery: OpenGallery = open_gallery) 
         raise
 
 
-def open_security(settings: Settings, *, create: bool = True) -> SecurityStore:
-    """Keys and audit trail, where the gallery is. Raises SecurityStoreUnavailable."""
+def open_security(settings: Settings, *, create: bool = True, any_secret: bool = False) -> SecurityStore:
+    """Keys and audit trail, where the gallery is. Raises SecurityStoreUnavailable.
+
+    Args:
+        settings: say where, and with which secret.
+        create: begin them where there are none.
+        any_secret: look at a trail in a data directory even if another secret sealed it.
+    """
     directory, secret_file, url = settings.gallery.data_dir, settings.security.secret_file, settings.gallery.url
     if url is None:
-        return SecurityStore(directory, secret_file, create=create)
+        return SecurityStore(directory, secret_file, create=create, any_secret=any_secret)
     store = postgres_part("security.postgres").PostgresSecurityStore
     return cast(SecurityStore, store(url.get_secret_value(), directory, secret_file, create=create))
 

@@ -127,7 +127,8 @@ REMEDIES: dict[str, Remedy] = {
         "Wait as long as `Retry-After` says; ask who tries. [Why](security.md#keys).",
     ),
     "security_store_unavailable": Remedy(
-        "`security.sqlite3` or `secret.key` is missing, damaged, locked or cannot be written: nothing is done unseen.",
+        "`security.sqlite3` or `secret.key` is missing, damaged, another one, locked or cannot be written: nothing is "
+        "done unseen.",
         "The detail says which. Make room on the disk, end what holds it, or restore both files.",
     ),
     "too_many_templates": Remedy("The subject has as many templates as it may.", "Delete some, or `replace` them."),

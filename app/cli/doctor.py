@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import resource
@@ -23,16 +24,25 @@ from pydantic_settings import SettingsError
 from app.cli.host import check_certificate
 from app.cli.options import DataDirOption, load_settings, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table
-from app.composition import build_authenticator, build_encoder, load_encoder_files, open_security, postgres_part
+from app.composition import (
+    build_authenticator,
+    build_encoder,
+    load_encoder_files,
+    open_security,
+    open_wrapper,
+    opened_vault,
+    postgres_part,
+)
 from app.errors import TesseraError
 from app.faces import YunetDetector
 from app.gallery import Collection, EncoderMismatch
 from app.gallery.sqlite import queries
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.snapshot import snapshot
+from app.gallery.sqlite.vault import require_vault
 from app.memory import limit_bytes
 from app.openvino import available_cores
-from app.security.store import DATABASE_NAME as SECURITY_NAME
+from app.security.store import is_begun
 from app.settings import MEBIBYTE, Settings
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
@@ -125,15 +135,21 @@ def _in_force(settings: Settings) -> Iterator[Check]:
 
 def _files(settings: Settings) -> Iterator[Check]:
     """The files that settings name."""
-    server = settings.server
-    if server.tls_certificate is None:
-        return
+    server, gallery = settings.server, settings.gallery
 
-    def load() -> str:
+    def certificate() -> str:
         check_certificate(server)
         return str(server.tls_certificate)
 
-    yield _tried("certificate", load, "Name a PEM file with the chain and one with its key.")
+    def master_key() -> str:
+        wrapper = open_wrapper(settings)
+        return f"{wrapper.key_id} is in use" if wrapper is not None else "none"
+
+    if server.tls_certificate is not None:
+        yield _tried("certificate", certificate, "Name a PEM file with the chain and one with its key.")
+    if gallery.master_key_file is not None or gallery.key_wrapper is not None:
+        advice = "Look at TESSERA_GALLERY__MASTER_KEY_FILE or __KEY_WRAPPER; without the right key templates are lost."
+        yield _tried("master key", master_key, advice)
 
 
 def _weights(settings: Settings) -> Iterator[Check]:
@@ -176,7 +192,8 @@ def _data_directory(settings: Settings) -> Iterator[Check]:
     try:
         median = _fsync_ms(place)
     except OSError as error:
-        advice = f"Give the user that runs the service the right to write {place}."
+        no_room = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        advice = "Make room." if no_room else f"Give the user that runs the service the right to write {place}."
         yield Check("writing", State.MEND, f"{place}: {error.strerror or error}", advice)
         return
     slow = median > SLOW_FSYNC_MS
@@ -206,7 +223,8 @@ def _gallery(settings: Settings) -> Iterator[Check]:
         return
 
     def look() -> str:
-        with snapshot(directory) as connection:
+        with opened_vault(settings) as keys, snapshot(directory) as connection:
+            require_vault(connection, keys)
             stored, collections = queries.stored_encoder(connection), queries.read_collections(connection)
         return _enrolled(settings, stored, collections)
 
@@ -252,7 +270,7 @@ def _has_keys(settings: Settings) -> bool:
     """Whether any key is accepted; nothing is made. Raises TesseraError."""
     url = settings.gallery.url
     if url is None:
-        begun = (settings.gallery.data_dir / SECURITY_NAME).exists()
+        begun = is_begun(settings.gallery.data_dir)
     else:
         with _postgres(url) as connection:
             begun = _has_table(connection, "installation")

@@ -17,7 +17,7 @@ from app.audits.report import audit
 from app.cli.copying import copy_gallery
 from app.cli.options import DataDirOption, data_directory, load_settings, refuse, refusing
 from app.cli.output import ExitCode, JsonOption, print_json, print_table, replacing, steps
-from app.cli.recording import record
+from app.cli.recording import record, require_trail
 from app.cli.reenrolment import reenroll
 from app.composition import load_encoder_files, open_copy, opened_vault, postgres_part
 from app.encoding import load_weights
@@ -112,6 +112,7 @@ def back_up_gallery(file: FileArgument, data_dir: DataDirOption = None) -> None:
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
+        require_trail(settings)
         with opened_vault(settings) as keys:
             found = back_up(settings.gallery.data_dir, file, keys)
         record(settings, "backup", templates=found.templates)
@@ -127,6 +128,7 @@ def back_up_template_keys(file: FileArgument, data_dir: DataDirOption = None) ->
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
+        require_trail(settings)
         with opened_vault(settings) as keys:
             count = back_up_keys(_existing(keys), file)
         record(settings, "backup_keys", keys=count)
@@ -151,6 +153,7 @@ def restore_gallery(
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
+        require_trail(settings)
         directory = settings.gallery.data_dir
         with opened_vault(settings, create=True) as keys:
             done = restore(file, directory, replace=replace, now=datetime.now(UTC), keys=keys)
@@ -170,6 +173,7 @@ def export_gallery(
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
+        require_trail(settings)
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
         with (
             opened_vault(settings) as keys,
@@ -195,6 +199,7 @@ def import_gallery(
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
+        require_trail(settings)
         encoder = load_weights(settings.encoding.directory).sha256
         passphrase = None if passphrase_file is None else read_passphrase(passphrase_file)
         with export_reader(file, passphrase) as stream, opened_vault(settings, create=True) as keys:
@@ -221,6 +226,7 @@ def check_gallery(
             return
         directory = data_directory(settings)
         if accept_loss_:
+            require_trail(settings)
             accept_loss(directory)
             record(settings, "accept_loss")
             typer.echo(f"what is in {directory} is accepted as it is")
@@ -248,6 +254,7 @@ def rotate_key(data_dir: DataDirOption = None) -> None:
     with refusing():
         settings = load_settings(data_dir=data_dir)
         data_directory(settings)
+        require_trail(settings)
         with opened_vault(settings) as vault:
             keys = _existing(vault)
             count = keys.rotate()

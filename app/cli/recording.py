@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from app.composition import open_security
-from app.security.store import SecurityStore
+from app.security.store import SecurityStore, is_begun
 from app.security.trail import AuditTrail, Entry, Receipt
 from app.settings import Settings
 
@@ -41,6 +41,12 @@ def recorder(settings: Settings) -> Iterator[Recorder]:
     """The audit trail of the data directory, made if it is missing. Raises SecurityStoreUnavailable."""
     with closing(open_security(settings)) as store:
         yield Recorder(store, plain_ids=settings.security.audit_plain_ids)
+
+
+def require_trail(settings: Settings) -> None:
+    """Raises SecurityStoreUnavailable where a command would be done and could not be recorded; nothing is made."""
+    if is_begun(settings.gallery.data_dir):
+        open_security(settings, create=False).close()
 
 
 def record(settings: Settings, action: str, outcome: str = "done", **details: object) -> None:

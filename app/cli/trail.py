@@ -28,7 +28,7 @@ ReceiptOption = Annotated[
 def verify_trail(receipt: ReceiptOption = None, data_dir: DataDirOption = None) -> None:
     """Finds records that were changed or removed; exit code 1 if there are any."""
     expected = None if receipt is None or receipt == EMPTY else _receipt(receipt)
-    with refusing(), closing(open_security(load_settings(data_dir=data_dir), create=False)) as store:
+    with refusing(), closing(open_security(load_settings(data_dir=data_dir), create=False, any_secret=True)) as store:
         trail = AuditTrail(store)
         wrong, head = trail.verify(expected), trail.head()
     if wrong:
@@ -39,7 +39,7 @@ def verify_trail(receipt: ReceiptOption = None, data_dir: DataDirOption = None) 
 @commands.command("head")
 def show_head(data_dir: DataDirOption = None) -> None:
     """Prints the last record as SEQUENCE:HASH; kept elsewhere, it proves later that nothing before it was changed."""
-    with refusing(), closing(open_security(load_settings(data_dir=data_dir), create=False)) as store:
+    with refusing(), closing(open_security(load_settings(data_dir=data_dir), create=False, any_secret=True)) as store:
         head = AuditTrail(store).head()
     typer.echo(EMPTY if head is None else f"{head.sequence}:{head.hash}")
 
@@ -57,7 +57,7 @@ def show_trail(
         raise typer.BadParameter("--collection goes with --subject")
     with refusing():
         settings = load_settings(data_dir=data_dir)
-        with closing(open_security(settings, create=False)) as store:
+        with closing(open_security(settings, create=False, any_secret=True)) as store:
             trail = AuditTrail(store, plain_ids=settings.security.audit_plain_ids)
             name = None if subject is None else trail.name_of(collection or DEFAULT_COLLECTION, subject)
             for record in trail.records(subject=name):

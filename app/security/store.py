@@ -5,6 +5,7 @@ It is a file of its own beside the gallery: commands open it while the service r
 
 from __future__ import annotations
 
+import hmac
 import logging
 import queue
 import sqlite3
@@ -100,31 +101,56 @@ class SecurityStore:
 
     ``make_room``, once set, is called when the disk is full, and returns whether there is space now.
 
-    Raises SecurityStoreUnavailable if it cannot be opened, is damaged or is of a newer release.
+    Args:
+        directory: where the database is, and the secret unless ``secret_file`` says.
+        secret_file: the file with the secret.
+        create: begin a new trail, with a new secret if there is none, where there is no database.
+        any_secret: open a trail that another secret sealed, too: to look at it, not to go on with it.
+
+    Raises SecurityStoreUnavailable if it cannot be opened, is damaged, of a newer release or of another secret.
     """
 
-    def __init__(self, directory: Path, secret_file: Path | None = None, *, create: bool = True) -> None:
+    def __init__(
+        self, directory: Path, secret_file: Path | None = None, *, create: bool = True, any_secret: bool = False
+    ) -> None:
         path, secret_path = directory / DATABASE_NAME, secret_file or directory / SECRET_NAME
-        exists = path.exists()
+        exists, new_secret = _has_content(path), not secret_path.exists()
+        if not exists and secret_file is None and not new_secret:
+            raise SecurityStoreUnavailable(
+                f"{path} is missing, but the secret beside it is there: keys and the audit trail are lost. Restore "
+                f"them, or remove {secret_path} to begin anew, without keys."
+            )
         if not create and not exists:
             raise SecurityStoreUnavailable(f"There are no keys and no audit trail in {directory}: {path} is missing.")
         self._lock = threading.Lock()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not exists and secret_file is None and secret_path.exists():
-                raise SecurityStoreUnavailable(
-                    f"{path} is missing, but the secret beside it is there: keys and the audit trail are lost. Restore "
-                    f"them, or remove {secret_path} to begin anew, without keys."
-                )
             self.secret: Secret = read_secret(secret_path, create=create and not exists)
             path.touch(mode=0o600)
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._prepare(path)
+            if not any_secret:
+                self._require_own(path, secret_path)
         except (OSError, sqlite3.Error) as error:
+            if new_secret and not _has_content(path):
+                # Alone it would be taken for one whose database is lost.
+                secret_path.unlink(missing_ok=True)
             raise SecurityStoreUnavailable(f"The database {path} cannot be opened: {error}.") from error
         self._start()
+
+    def _require_own(self, path: Path, secret_path: Path) -> None:
+        """Raises SecurityStoreUnavailable if another secret sealed the trail: records of this one would break it."""
+        head = self._connection.execute("SELECT sequence, hash, seal FROM trail_ends WHERE name = 'head'").fetchone()
+        if head is None or hmac.compare_digest(head[2], seal(self.secret, "head", head[0], head[1])):
+            return
+        self._connection.close()
+        raise SecurityStoreUnavailable(
+            f"The secret {secret_path} is not the one that the keys and the audit trail in {path} were made with: name "
+            "its file in TESSERA_SECURITY__SECRET_FILE, or unset that if it is secret.key in the data directory. If it "
+            "is the right one, the trail was changed: restore both files from a backup."
+        )
 
     def _start(self) -> None:
         self._lock, self._starting = threading.Lock(), threading.Lock()
@@ -262,6 +288,16 @@ class SecurityStore:
                 self._connection.rollback()
             raise
         return results
+
+
+def is_begun(directory: Path) -> bool:
+    """Whether a data directory has a trail, or had one: the secret alone is what is left where the database is lost."""
+    return any((directory / name).exists() for name in (DATABASE_NAME, SECRET_NAME))
+
+
+def _has_content(path: Path) -> bool:
+    """Whether something was ever written into a database: a start on a full disk leaves an empty file."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def _probe(connection: Statements) -> None:

@@ -237,7 +237,8 @@ def _has(connection: Statements, receipt: Receipt) -> bool:
 
 def _broken_seals(secret: Secret, start: _End | None, head: _End) -> list[str]:
     return [
-        f"the seal of the {name} of the trail does not fit"
+        f"the seal of the {name} of the trail does not fit: it was changed, or the secret is another one "
+        "(TESSERA_SECURITY__SECRET_FILE)"
         for name, end in (("start", start), ("head", head))
         if end is not None and not hmac.compare_digest(end[2], seal(secret, name, end[0], end[1]))
     ]

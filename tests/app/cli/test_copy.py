@@ -57,6 +57,19 @@ def answers(gallery: Gallery) -> list[Candidate]:
     return [found for _ in range(5) for found in gallery.search("default", random_embedding(random), 5)]
 
 
+def test_the_trail_of_a_data_directory_goes_on_with_its_own_secret(tmp_path: Path, url: str) -> None:
+    source = tmp_path / "from"
+    filled(source, people=3)
+    SecurityStore(source).close()
+    (tmp_path / "secret of the replicas").write_text("ab" * 32)
+    variables = {"TESSERA_SECURITY__SECRET_FILE": str(tmp_path / "secret of the replicas")}
+    copied = tessera("gallery", "copy", str(source), url, **variables)
+    assert copied.returncode == 0, copied.stderr
+    with closing(SecurityStore(source, create=False)) as store:
+        trail = AuditTrail(store)
+        assert (trail.verify(), trail.length()) == ([], 2)
+
+
 def without_crowding(found: list[Candidate]) -> list[Candidate]:
     return [replace(candidate, crowding=0.0) for candidate in found]
 

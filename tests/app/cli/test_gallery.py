@@ -106,6 +106,20 @@ def test_encrypted_backups_are_restored_with_a_copy_of_the_keys(tmp_path: Path) 
     assert recorded["restore"] == {"replaced": True, "left_out": 1}
 
 
+def test_what_could_not_be_recorded_is_not_done(tmp_path: Path) -> None:
+    data, backup, file = tmp_path / "data", tmp_path / "backup", tmp_path / "file"
+    with closing(SqliteGallery(data, encoder_digest="sha256:" + "a" * 64)) as gallery:
+        enrol(gallery, people(3))
+    run("backup", str(backup), "--data-dir", str(data))
+    (tmp_path / "another.key").write_text("ab" * 32)
+    variables = {"TESSERA_SECURITY__SECRET_FILE": str(tmp_path / "another.key")}
+    for command in (("backup", str(file)), ("export", str(file)), ("restore", str(backup), "--replace")):
+        result = tessera("gallery", *command, "--data-dir", str(data), **variables)
+        assert (result.returncode, "TESSERA_SECURITY__SECRET_FILE" in result.stderr) == (3, True), result.stderr
+    assert not file.exists()
+    assert list(data.glob("replaced-*")) == []
+
+
 def test_a_check_says_what_is_wrong_and_loss_can_be_accepted(server: Server, tmp_path: Path, ada: bytes) -> None:
     data = str(tmp_path / "data")
     run("backup", str(tmp_path / "backup"), "--data-dir", data)

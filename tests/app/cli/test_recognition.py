@@ -406,6 +406,29 @@ def test_the_doctor_says_what_to_mend(monkeypatch: pytest.MonkeyPatch, enrolled:
     assert "encoding.encoder=tessera-s" in settings
 
 
+def test_the_doctor_misses_the_keys_of_encrypted_templates_and_of_the_audit_trail(
+    monkeypatch: pytest.MonkeyPatch, people: Path, tmp_path: Path
+) -> None:
+    data, master = tmp_path / "data", tmp_path / "master"
+    master.write_text("ab" * 32)
+    monkeypatch.setenv("TESSERA_GALLERY__MASTER_KEY_FILE", str(master))
+    run("enroll", people, "--data-dir", data, code=1)
+    run("doctor", "--data-dir", data)
+
+    def to_mend() -> dict[str, str]:
+        checks = json.loads(run("doctor", "--data-dir", data, "--json", code=1).stdout)["checks"]
+        return {check["name"]: check["found"] for check in checks if check["state"] == "mend"}
+
+    master.write_text("cd" * 32)
+    assert "which is not the one given" in to_mend()["gallery"]
+    master.unlink()
+    assert to_mend().keys() == {"gallery", "master key"}
+    monkeypatch.delenv("TESSERA_GALLERY__MASTER_KEY_FILE")
+    assert "MASTER_KEY_FILE" in to_mend()["gallery"]
+    (data / "security.sqlite3").unlink()
+    assert "are lost" in to_mend()["keys"]
+
+
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TESSERA_GALLERY__DATA_DIR", "TESSERA_SERVER__HOST", "TESSERA_ENCODING__ENCODER"):

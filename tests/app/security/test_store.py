@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import sqlite3
 import stat
 import threading
@@ -11,6 +12,7 @@ import pytest
 from app.security.errors import SecurityStoreUnavailable
 from app.security.secret import Secret, read_secret
 from app.security.store import DATABASE_NAME, MOST_WAITING, SecurityStore, Statements
+from app.security.trail import AuditTrail
 
 
 def count(connection: Statements) -> int:
@@ -173,6 +175,36 @@ def test_a_lost_database_is_not_replaced_by_one_without_keys(tmp_path: Path) -> 
         path.unlink()
     with pytest.raises(SecurityStoreUnavailable, match="are lost"):
         SecurityStore(tmp_path)
+
+
+def test_another_secret_opens_a_trail_to_look_at_it_only(tmp_path: Path) -> None:
+    SecurityStore(tmp_path).close()
+    before = (tmp_path / DATABASE_NAME).read_bytes()
+    (tmp_path / "another").write_text("ab" * 32)
+    with pytest.raises(SecurityStoreUnavailable, match="TESSERA_SECURITY__SECRET_FILE"):
+        SecurityStore(tmp_path, tmp_path / "another")
+    looking = SecurityStore(tmp_path, tmp_path / "another", create=False, any_secret=True)
+    assert "the secret is another one" in AuditTrail(looking).verify()[0]
+    looking.close()
+    assert (tmp_path / DATABASE_NAME).read_bytes() == before
+    SecurityStore(tmp_path).close()
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "sqlite3.connect"])
+def test_a_first_start_on_a_full_disk_leaves_nothing_that_stops_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(failing, full)
+        with pytest.raises(SecurityStoreUnavailable, match="No space left"):
+            SecurityStore(tmp_path)
+    assert not (tmp_path / "secret.key").exists()
+    store = SecurityStore(tmp_path)
+    store.change(insert("a"))
+    store.close()
 
 
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
