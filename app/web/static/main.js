@@ -30,7 +30,13 @@ function show(name) {
 const named = () => (location.hash.slice(1) in TABS ? location.hash.slice(1) : "compare");
 
 for (const [place, tab] of tabs.entries()) {
-  tab.addEventListener("click", () => (location.hash = tab.getAttribute("aria-controls")));
+  tab.addEventListener("click", () => {
+    const name = tab.getAttribute("aria-controls");
+    if (name === shown) return;
+    // A new location.hash would take the focus from the tab.
+    history.pushState(null, "", `#${name}`);
+    show(name);
+  });
   tab.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
