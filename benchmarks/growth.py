@@ -193,8 +193,9 @@ def draw(found: list[Growth], path: Path) -> None:
         axes.set(xlabel=f"{growth.thing}{', ' * bool(growth.unit)}{growth.unit}", ylabel="latency, ms")
         axes.grid(alpha=0.3)
         memory = axes.twinx()
-        memory.plot(sizes, [row.peak for row in growth.rows], "C1s:", markersize=4, label="peak memory, MiB")
-        memory.set(ylim=(0, None), ylabel="MiB")
+        peaks = [row.peak for row in growth.rows]
+        memory.plot(sizes, peaks, "C1s:", markersize=4, label="peak memory, MiB")
+        memory.set(ylim=(0, 1.1 * max(peaks)), ylabel="MiB")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

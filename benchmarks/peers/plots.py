@@ -55,7 +55,10 @@ def _queueing(axes: Axes, results: Results) -> None:
                 if high is not None:
                     axes.plot([offered], [high], f"C{number}^", markersize=6)
     axes.set(xscale="log", yscale="log", xlabel="requests a second, at random moments, 50 to 120 % of capacity")
-    axes.set(ylabel="latency from when due, ms: p50 (line), p99 (triangle)", title="latency under load, all cores")
+    axes.set(
+        ylabel="latency from when due, ms: p50 (line), p99 (triangle, of enough requests)",
+        title="latency under load, all cores",
+    )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
