@@ -34,10 +34,11 @@ export async function photographed() {
 
 const stop = (stream) => stream.getTracks().forEach((track) => track.stop());
 
-const refusal = (error) =>
-  error.name === "NotAllowedError"
-    ? "The browser does not let this page use the camera; allow it in the browser's settings for this page."
-    : `The camera cannot be used: ${error.message}`;
+const REFUSALS = {
+  NotAllowedError: "The browser does not let this page use the camera; allow it in the browser's settings for this page.",
+  NotFoundError: "No camera was found. Connect one, or choose a file.",
+};
+const refusal = (error) => REFUSALS[error.name] ?? `The camera cannot be used: ${error.message}`;
 
 async function frameOf(video) {
   const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight });

@@ -81,6 +81,7 @@ export class Compare {
   changed() {
     if (!this.result) return;
     this.asking?.abort();
+    clearTimeout(this.pause);
     this.answer = null;
     const ready = Boolean(this.first.chosen && this.second.chosen);
     this.result.hidden = !ready;

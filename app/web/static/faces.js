@@ -18,11 +18,11 @@ export function overlap(a, b) {
 
 /** A photograph with one of its faces chosen: what is sent to the service for it. */
 export class Chosen {
-  /** faces: of /detect, largest first. The largest is taken from the whole photograph, others are cut out. */
-  constructor(file, faces, index) {
+  /** face: of /detect, the largest one unless `isCut`, which says that the face is cut out. */
+  constructor(file, face, isCut) {
     this.file = file;
-    this.face = faces[index];
-    this.cut = index === 0 ? 0 : 1;
+    this.face = face;
+    this.cut = isCut ? 1 : 0;
     this.sent = null;
   }
 
@@ -37,6 +37,10 @@ export class Chosen {
     return overlap({ ...box, x: box.x + this.sent.x, y: box.y + this.sent.y }, this.face.box) >= SAME_FACE;
   }
 
+  get canBeCutCloser() {
+    return this.cut > 0 && this.cut < CUTS.length - 1;
+  }
+
   closer() {
     if (this.cut === CUTS.length - 1)
       throw new Problem("The service takes another face than the chosen one: cut the photograph to that face and try again.");
@@ -45,13 +49,15 @@ export class Chosen {
   }
 }
 
-/** Sends the photographs; again, cut closer, while the service takes another face than the chosen one. */
+/** Sends the photographs; again, cut closer, while the service takes another face or cannot tell which one is meant. */
 export async function withChosenFaces(chosen, send) {
   for (;;) {
     const { answer, probes } = await send(await Promise.all(chosen.map((one) => one.photograph())));
-    const other = chosen.filter((one, index) => !one.used(probes[index]));
-    if (other.length === 0) return answer;
-    other.forEach((one) => one.closer());
+    const others = chosen.filter((one, index) => !one.used(probes[index]));
+    const unsure = answer.reason === "ambiguous_face" ? chosen.filter((one) => one.canBeCutCloser) : [];
+    const again = others.length > 0 ? others : unsure;
+    if (again.length === 0) return answer;
+    again.forEach((one) => one.closer());
   }
 }
 

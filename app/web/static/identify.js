@@ -7,6 +7,12 @@ import { withChosenFaces } from "./faces.js";
 import { PhotographInput } from "./photograph.js";
 import { REASONS, count, distance, howOften, oneIn } from "./words.js";
 
+/** As where two faces are compared, in the words of a search. */
+const WHY = {
+  ...REASONS,
+  weak_probe: "Too little can be recognised in this face to say that it is nobody of this collection.",
+  weak_reference: "Too little can be recognised in what is kept of the nearest person to say that it is not them.",
+};
 const DECISIONS = { match: "match", no_match: "no match", inconclusive: "cannot say" };
 
 export class Identify {
@@ -58,7 +64,7 @@ export class Identify {
   tell(answer) {
     const nearest = answer.candidates[0];
     const parts = [h("div", { class: `verdict ${answer.decision}` }, h("h2", null, headline(answer)))];
-    if (answer.reason) parts.push(h("p", null, REASONS[answer.reason]));
+    if (answer.reason) parts.push(h("p", null, WHY[answer.reason]));
     if (nearest) parts.push(h("p", null, howOften(nearest.false_match_rate, nearest.worst_group)));
     parts.push(answer.reason === "empty_gallery" ? toPeople() : h("p", { class: "hint" }, searched(answer)));
     if (nearest) parts.push(candidates(answer.candidates));

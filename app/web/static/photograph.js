@@ -133,7 +133,7 @@ export class PhotographInput {
     const percent = (part, whole) => `${(100 * part) / whole}%`;
     this.faces = faces;
     this.boxes = faces.map(({ box }, index) => {
-      const mark = button("", () => this.choose(index), { class: "box", "aria-label": `Face ${index + 1} of ${faces.length}` });
+      const mark = button("", () => this.choose(index, faces.length > 1), { class: "box", "aria-label": `Face ${index + 1} of ${faces.length}` });
       Object.assign(mark.style, {
         left: percent(box.x, width), top: percent(box.y, height),
         width: percent(box.width, width), height: percent(box.height, height),
@@ -145,16 +145,17 @@ export class PhotographInput {
       this.caption.replaceChildren(problemBox({ detail: "No face was found in this photograph." }));
       return;
     }
-    this.choose(0);
+    this.choose(0, false);
   }
 
-  choose(index) {
+  /** Of several faces, the one that somebody chose is cut out: in the whole photograph another one might be meant. */
+  choose(index, isCut) {
     const { quality } = this.faces[index];
     this.boxes.forEach((box, place) => box.setAttribute("aria-pressed", String(place === index)));
     const several = `${count(this.faces.length, "face")}: the one in the coloured frame is meant. Choose another one in the picture.`;
     const poor = quality.issues.length > 0 ? ` This face is poor: ${issues(quality)}.` : "";
     this.caption.replaceChildren(h("p", { class: "hint" }, (this.faces.length > 1 ? several : "1 face.") + poor));
-    this.mean(new Chosen(this.file, this.faces, index));
+    this.mean(new Chosen(this.file, this.faces[index], isCut));
   }
 
   mean(chosen) {

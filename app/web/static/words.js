@@ -9,15 +9,19 @@ export const count = (number, one, many = `${one}s`) => `${ENGLISH.format(number
 export const date = (text) => MOMENT.format(new Date(text));
 export const day = (text) => DAY.format(new Date(text));
 
-/** "1 in 31,000"; from a tenth on, "31 in 100". */
+/** "1 in 31,000", kept on one line; beyond a tenth, "31 in 100". */
 export function oneIn(rate) {
-  if (rate >= 0.1) return `${Math.round(100 * rate)} in 100`;
+  return oneInWords(rate).replaceAll(" ", "\u00a0");
+}
+
+function oneInWords(rate) {
+  if (rate > 0.1) return `${Math.round(100 * rate)} in 100`;
   if (rate <= 0) return "none";
   return `1 in ${ENGLISH.format(Number((1 / rate).toPrecision(2)))}`;
 }
 
 function strangers(rate) {
-  if (rate >= 0.1) return `${Math.round(100 * rate)} strangers in 100 come`;
+  if (rate > 0.1) return `${Math.round(100 * rate)} strangers in 100 come`;
   return `1 stranger in ${ENGLISH.format(Number((1 / rate).toPrecision(2)))} comes`;
 }
 
@@ -31,10 +35,10 @@ export function howOften(rate, worst) {
 }
 
 export const REASONS = {
-  weak_probe: "The encoder recognises too little in the first face to say no by it.",
-  weak_reference: "The encoder recognises too little in the second face to say no by it.",
+  weak_probe: "Too little can be recognised in the first face to say that it is somebody else.",
+  weak_reference: "Too little can be recognised in the second face to say that it is somebody else.",
   ambiguous_subjects: "Two people match, and they are too close to each other to say which one it is.",
-  ambiguous_face: "A photograph shows another face of like size, who may be meant. Choose the face.",
+  ambiguous_face: "A photograph shows another face of like size, who may be meant. Click the face that you mean.",
   empty_gallery: "Nobody is enrolled in this collection yet.",
 };
 

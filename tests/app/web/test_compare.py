@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.app.api.helpers import base64_of
-from tests.app.photographs import two_faces
+from tests.app.photographs import two_alike, two_faces
 from tests.app.process import Server
 from tests.app.web.conftest import Held
 
@@ -49,7 +49,7 @@ def test_a_slider_asks_the_service(page: Page, server: Server, ada: bytes, grace
     slider.focus()
     with page.expect_response(lambda response: response.url.endswith("/verify")) as caught:
         slider.press("End")
-    expect(page.locator("output")).to_have_text("10 in 100")
+    expect(page.locator("output")).to_have_text("1 in 10")
     shown = caught.value.json()
     assert shown["criterion"]["value"] == 0.1
     body = {"image": base64_of(ada), "reference": base64_of(grace), "target_fmr": 0.1}
@@ -69,6 +69,17 @@ def test_another_face_of_a_photograph_is_the_one_compared(page: Page, ada: bytes
     expect(first.get_by_role("button", name="Face 2 of 2")).to_have_attribute("aria-pressed", "true")
     choose(page, "Second face", "ada.jpg", ada)
     expect(headline(page)).to_have_text("Not the same person")
+
+
+def test_the_largest_of_faces_of_like_size_can_be_chosen(page: Page, grace: bytes) -> None:
+    choose(page, "First face", "alike.jpg", two_alike())
+    choose(page, "Second face", "grace.jpg", grace)
+    expect(headline(page)).to_have_text("Cannot say")
+    expect(page.locator(".verdict")).to_contain_text("Click the face that you mean.")
+    place(page, "First face").get_by_role("button", name="Face 1 of 2").click()
+    expect(headline(page)).to_have_text("Not the same person")
+    place(page, "First face").get_by_role("button", name="Face 2 of 2").click()
+    expect(headline(page)).to_have_text("The same person")
 
 
 def test_what_the_service_refuses_is_shown_as_it_says_it(page: Page) -> None:
