@@ -32,7 +32,10 @@ export async function call(method, path, options = {}) {
     try {
       return await once(method, path, options);
     } catch (error) {
-      if (error.status === 401 && (await askForKey(error))) continue;
+      if (error.status === 401) {
+        if (await askForKey(error)) continue;
+        if (!currentKey()) error.detail = "This service asks for a key, and none was entered.";
+      }
       const { patient } = options;
       // Of those who wait for a rate, one is let in each time; of those who wait for a service that is down, nobody.
       const busy = error.status === 429 || (error.status === 503 && attempt < TRIES);

@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { button, during, h, modal, problemBox, problemBoxes, refill } from "./dom.js";
+import { onKey } from "./key.js";
 
 const ID = "[A-Za-z0-9][A-Za-z0-9._@:+~\\-]{0,127}";
 const CHARACTERS = "Letters without accents, digits and . _ @ : + ~ -, a letter or digit first";
@@ -24,10 +25,15 @@ export function collectionControl() {
       const { collections } = await call("GET", "collections");
       refill(place, ...list(collections.map(({ id }) => id), show));
     } catch (error) {
-      refill(place, ...field(), ...(error.code === "forbidden" ? [] : problemBoxes(error, show)));
+      // Whoever left the dialog for a key has the button for one beside this.
+      const isKnown = error.code === "forbidden" || error.status === 401;
+      refill(place, ...field(), ...(isKnown ? [] : problemBoxes(error, show)));
     }
   };
-  return { element: place, refresh: show };
+  let loading = null;
+  const refresh = () => (loading ??= show().finally(() => (loading = null)));
+  onKey(refresh);
+  return { element: place, refresh };
 }
 
 function list(ids, refresh) {

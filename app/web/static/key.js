@@ -6,6 +6,10 @@ const NAME = "tessera-key";
 /** What a header can carry; the browser does not send anything else. */
 const SENDABLE = "[ -~\\xA1-\\xFF]+";
 let asking = null;
+const listeners = [];
+
+/** Called whenever another key was entered. */
+export const onKey = (listener) => listeners.push(listener);
 
 export const currentKey = () => sessionStorage.getItem(NAME);
 export const forgetKey = () => sessionStorage.removeItem(NAME);
@@ -50,6 +54,9 @@ async function ask(error) {
     forgetKey();
     // What was shown with the key goes, too.
     location.reload();
-  } else if (entered) sessionStorage.setItem(NAME, entered);
+  } else if (entered) {
+    sessionStorage.setItem(NAME, entered);
+    listeners.forEach((listener) => listener());
+  }
   return Boolean(entered);
 }
