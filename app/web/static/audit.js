@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
-import { button, during, h, problemBox, refill } from "./dom.js";
+import { button, during, h, problemBox, problemBoxes, refill } from "./dom.js";
 import { eraseSubject, eraseTemplate, mergeSubjects } from "./people.js";
 import { count, date, distance, oneIn } from "./words.js";
 
@@ -39,7 +39,7 @@ export class Audit {
 
   opened() {
     const { hidden } = this.report.closest("[role=tabpanel]");
-    if (!hidden) this.follow("GET");
+    return hidden ? undefined : this.follow("GET");
   }
 
   started() {
@@ -61,7 +61,8 @@ export class Audit {
     } catch (error) {
       if (turn !== this.turn) return;
       const none = error.code === "audit_not_found";
-      refill(this.report, none ? h("p", { class: "empty" }, "This collection has not been audited yet.") : problemBox(error));
+      const empty = h("p", { class: "empty" }, "This collection has not been audited yet.");
+      refill(this.report, ...(none ? [empty] : problemBoxes(error, () => this.follow("GET"))));
     }
   }
 
@@ -86,7 +87,7 @@ export class Audit {
         `distance to the others ${distance(found.distance)}, threshold ${distance(found.threshold)}`),
       this.templates(collection, "Weak templates", report.weak_count, report.weak, "The encoder recognises enough in every template.", (found) =>
         `quality ${found.norm.toFixed(1)}`),
-      this.pairs(collection, "Most alike", report.confusable.length, report.confusable, "There are fewer than two subjects."),
+      this.pairs(collection, "Most alike", null, report.confusable, "There are fewer than two subjects."),
     );
   }
 
@@ -122,11 +123,23 @@ export class Audit {
     ]);
   }
 
+  /** What comes of it is told beside the finding: a report is long. */
   changer(text, change, name = null) {
     const control = button(text, async () => {
-      if (await during(control, this.place, change)) this.opened();
+      const finding = control.closest(".finding");
+      const place = [...this.report.querySelectorAll(".finding")].indexOf(finding);
+      if (!(await during(control, finding.lastElementChild, change))) return;
+      await this.opened();
+      this.focusFinding(place);
     }, { class: "quiet", "aria-label": name });
     return control;
+  }
+
+  /** For whoever was in a finding that has gone, the one in its place, unless they are elsewhere by now. */
+  focusFinding(place) {
+    if (!this.report.contains(document.activeElement)) return;
+    const findings = this.report.querySelectorAll(".finding");
+    findings[Math.min(place, findings.length - 1)]?.querySelector("button").focus();
   }
 }
 
@@ -135,13 +148,14 @@ function underWay(job) {
   return [h("p", { role: "status" }, `${share} % done.`), h("progress", { max: 1, value: job.progress, "aria-label": "Audit" })];
 }
 
+/** total: how many there are; null for a list that always goes on. */
 function section(title, total, found, none, row) {
   const shown = total > found.length ? ` (${found.length} shown)` : "";
-  const rows = found.map((one) => h("li", { class: "finding" }, row(one)));
+  const rows = found.map((one) => h("li", { class: "finding" }, row(one), h("div")));
   return h(
     "div",
     { class: "card" },
-    h("h2", null, `${title}: ${total}${shown}`),
+    h("h2", null, total === null ? title : `${title}: ${total}${shown}`),
     rows.length > 0 ? h("ul", { class: "plain" }, rows) : h("p", { class: "empty" }, none),
   );
 }

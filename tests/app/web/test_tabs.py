@@ -10,7 +10,7 @@ from typing import Literal
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FilePayload, Page, expect
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 from tests.app.process import Server
 from tests.app.web.conftest import enrol, watched
@@ -103,12 +103,12 @@ def test_people_are_turned_page_by_page(page: Page, server: Server, collection: 
     expect(page.locator(".subject")).to_have_count(25)
     back, on = (page.get_by_role("button", name=name) for name in ("Previous", "Next"))
     on.press("Enter")
-    expect(page.get_by_text("1 subject, page 2", exact=True)).to_be_visible()
+    expect(page.get_by_text("Page 2: 1 subject", exact=True)).to_be_visible()
     expect(page.locator(".subject .id")).to_have_text(["s25"])
     # There is no page after it.
     expect(back).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.get_by_text("25 subjects, page 1", exact=True)).to_be_visible()
+    expect(page.get_by_text("Page 1: 25 subjects", exact=True)).to_be_visible()
     expect(on).to_be_focused()
     page.keyboard.press("Enter")
     page.locator("summary", has_text="s25").press("Enter")
@@ -188,6 +188,33 @@ def test_a_merger_that_is_refused_says_why(page: Page, server: Server, collectio
     httpx.delete(f"{server.url}/subjects/ada-2", params={"collection": collection}).raise_for_status()
     page.get_by_role("button", name="Keep the name ada", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("There is no subject 'ada-2'")
+
+
+def audited_three_times(page: Page, server: Server, collection: str, ada: bytes) -> Locator:
+    """The report on one person under three names; the list of who may be enrolled twice."""
+    for name in ("ada", "ada-2", "ada-3"):
+        enrol(server, collection, name, ada)
+    httpx.post(f"{server.url}/collections/{collection}/audit").raise_for_status()
+    page.get_by_role("tab", name="Audit").click()
+    heading = page.get_by_role("heading", name="Possibly enrolled twice: 3")
+    expect(heading).to_be_visible()
+    return page.locator(".card", has=heading).get_by_role("listitem")
+
+
+def test_what_a_finding_is_refused_is_told_beside_it(page: Page, server: Server, collection: str, ada: bytes) -> None:
+    findings = audited_three_times(page, server, collection, ada)
+    httpx.delete(f"{server.url}/subjects/ada-3", params={"collection": collection}).raise_for_status()
+    gone = findings.filter(has_text="ada and ada-3")
+    gone.get_by_role("button", name="Erase ada-3").click()
+    page.get_by_role("dialog").get_by_role("button", name="Erase the subject").click()
+    expect(gone.get_by_role("alert")).to_contain_text("There is no subject 'ada-3'")
+
+
+def test_after_a_finding_comes_the_next_one(page: Page, server: Server, collection: str, ada: bytes) -> None:
+    audited_three_times(page, server, collection, ada).first.get_by_role("button", name="Erase ada-2").click()
+    page.get_by_role("dialog").get_by_role("button", name="Erase the subject").click()
+    expect(page.get_by_role("heading", name="Possibly enrolled twice: 1")).to_be_visible()
+    expect(page.get_by_role("button", name="Merge ada and ada-3")).to_be_focused()
 
 
 def test_a_collection_is_created(page: Page) -> None:
