@@ -1,7 +1,7 @@
 // Enrolling by dropping photographs, or folders with one person in each.
 
 import { call } from "./api.js";
-import { collectionInUse } from "./collection.js";
+import { collectionInUse, onCollection } from "./collection.js";
 import { button, h, problemBox } from "./dom.js";
 import { chosen, clash, dropped, idOf, isId } from "./folders.js";
 import { KINDS } from "./photograph.js";
@@ -10,7 +10,8 @@ import { count, distance } from "./words.js";
 const AT_ONCE = 2;
 const SHOWN = 200;
 
-function notAnId(id) {
+/** Why it is none, as a sentence. */
+export function notAnId(id) {
   const near = idOf(id);
   const such = near === null ? "" : `, such as ${near}`;
   return `“${id}” cannot be a subject id: take letters without accents, digits and . _ @ : + ~ -${such}.`;
@@ -28,6 +29,7 @@ export class Enrol {
     this.files = this.input({ multiple: true }, "Photographs of one person");
     this.folder = this.input({ webkitdirectory: true }, "A folder with a folder for each person");
     this.progress = h("progress", { "aria-label": "Photographs sent", hidden: true });
+    this.problem = h("div");
     this.said = h("p", { role: "status", tabindex: "-1" });
     this.stop = button("Stop", () => this.stopping.abort(), { hidden: true });
     this.refused = h("ul", { class: "plain" });
@@ -41,10 +43,12 @@ export class Enrol {
       this.folder,
       this.zone,
       h("div", { class: "row" }, this.progress, this.stop),
+      this.problem,
       this.said,
       this.refused,
       this.alike,
     );
+    onCollection(() => (this.running ? this.tell() : this.forget()));
   }
 
   input(kind, label) {
@@ -106,11 +110,12 @@ export class Enrol {
   async enrol(items, collection) {
     const refusal = this.refusal(items);
     if (refusal) {
-      this.said.replaceChildren(problemBox({ detail: refusal }));
+      if (!this.running) this.forget();
+      this.problem.replaceChildren(problemBox({ detail: refusal }));
       return;
     }
     const plan = this.plan(items, collection);
-    this.start(plan.length);
+    this.start(plan.length, collection);
     const next = plan.values();
     await Promise.all(Array.from({ length: AT_ONCE }, () => this.work(next)));
     this.finish(plan.length);
@@ -130,28 +135,41 @@ export class Enrol {
     }));
   }
 
-  start(total) {
-    Object.assign(this, { running: true, stopping: new AbortController(), sent: 0, enrolled: 0, subjects: new Set(), failures: 0 });
-    this.refused.replaceChildren();
-    this.alike.replaceChildren();
-    Object.assign(this.progress, { max: total, value: 0, hidden: false });
-    this.stop.hidden = false;
-    this.tell(total);
+  /** What was said of the last photographs goes. */
+  forget() {
+    for (const place of [this.problem, this.said, this.refused, this.alike]) place.replaceChildren();
   }
 
-  tell(total, more = "") {
+  start(total, collection) {
+    this.forget();
+    Object.assign(this, {
+      running: true, collection, stopping: new AbortController(), sent: 0, enrolled: 0, subjects: new Set(), failures: 0,
+    });
+    Object.assign(this.progress, { max: total, value: 0, hidden: false });
+    this.stop.hidden = false;
+    this.tell();
+  }
+
+  tell(more = "") {
     this.progress.value = this.sent;
-    this.said.textContent = `${this.sent} of ${count(total, "photograph")} sent.${more}`;
+    this.said.textContent = `${this.sent} of ${count(this.progress.max, "photograph")} sent.${more}${this.where()}`;
+  }
+
+  /** The collection, where another one is in use by now. */
+  where() {
+    return this.collection === collectionInUse() ? "" : ` In the collection ${this.collection}.`;
   }
 
   finish(total) {
     this.running = false;
     if (document.activeElement === this.stop) this.said.focus();
     this.progress.hidden = this.stop.hidden = true;
+    this.problem.replaceChildren();
     const left = total - this.sent;
     this.said.textContent =
       `${count(this.enrolled, "photograph")} enrolled, ${count(this.subjects.size, "subject")}; ${this.failures} refused` +
-      (left > 0 ? `, ${left} not sent.` : ".");
+      (left > 0 ? `, ${left} not sent.` : ".") +
+      this.where();
     this.ondone();
   }
 
@@ -160,14 +178,14 @@ export class Enrol {
       if (this.stopping.signal.aborted) return;
       if (!(await this.one(item))) return;
       this.sent += 1;
-      this.tell(this.progress.max);
+      this.tell();
     }
   }
 
   /** Whether the photograph is done with; not so if the service was waited for and that was stopped. */
   async one({ name, fields }) {
     const waits = (seconds) =>
-      this.tell(this.progress.max, ` The service asks to wait: the next one is sent in ${count(seconds, "second")}.`);
+      this.tell(` The service asks to wait: the next one is sent in ${count(seconds, "second")}.`);
     try {
       const headers = { "Idempotency-Key": requestName() };
       const answer = await call("POST", "enroll", { fields, headers, patient: { waits, until: this.stopping.signal } });

@@ -1,9 +1,10 @@
 // People: who is enrolled in a collection, enrolling, erasing.
 
-import { call, modelInUse } from "./api.js";
+import { Problem, call, modelInUse } from "./api.js";
 import { collectionInUse, onCollection } from "./collection.js";
 import { button, confirmed, during, h, modal } from "./dom.js";
-import { Enrol } from "./enrol.js";
+import { Enrol, notAnId } from "./enrol.js";
+import { isId } from "./folders.js";
 import { sampleFile } from "./photograph.js";
 import { count, date, day } from "./words.js";
 
@@ -13,6 +14,7 @@ const SAMPLE_PEOPLE = ["eileen-collins", "grace-hopper"];
 const pageAfter = (cursor, collection) => call("GET", "subjects", { query: { collection, limit: PAGE, cursor } });
 
 async function one(id, collection) {
+  if (!isId(id)) throw new Problem(notAnId(id));
   const found = await call("GET", `subjects/${encodeURIComponent(id)}`, { query: { collection } });
   return { subjects: [found], next_cursor: null };
 }
@@ -118,7 +120,7 @@ export class People {
     const id = this.search.value.trim();
     const collection = collectionInUse();
     this.isLoading = true;
-    this.said.textContent = "";
+    this.said.textContent = "Loading …";
     // Its rows go.
     if (this.list.contains(document.activeElement)) this.list.focus();
     await during(this.find, this.list, async () => {
@@ -128,6 +130,7 @@ export class People {
         if (turn === this.turn) await this.show(page, collection, weakBelow);
       } catch (error) {
         if (turn !== this.turn) return;
+        this.said.textContent = "";
         this.turnPages(null);
         throw error;
       }
@@ -142,7 +145,8 @@ export class People {
     }
     const rows = subjects.map((subject) => this.row(subject, weakBelow));
     this.list.replaceChildren(...(rows.length > 0 ? rows : this.nobody(collection)));
-    this.said.textContent = count(rows.length, "subject") + (next || this.cursors.length > 1 ? `, page ${this.cursors.length}` : "");
+    const many = count(rows.length, "subject");
+    this.said.textContent = next || this.cursors.length > 1 ? `Page ${this.cursors.length}: ${many}` : many;
     return this.turnPages(next);
   }
 

@@ -64,6 +64,7 @@ def test_the_collection_asked_for_last_is_shown(
     # Which says that the early answer has arrived.
     expect(page.get_by_role("button", name="Find")).to_be_enabled()
     expect(page.locator(".subject")).to_have_count(0)
+    expect(page.get_by_text("Loading …")).to_be_visible()
     late.release()
     expect(page.locator(".subject .id")).to_have_text(["bob"])
 
@@ -136,6 +137,37 @@ def test_a_wait_is_told_and_can_be_stopped(page: Page, collection: str, ada: byt
     expect(said).to_be_visible()
     # What held the focus is hidden now.
     expect(said).to_be_focused()
+
+
+def test_what_is_said_of_photographs_names_their_collection_once_another_is_in_use(
+    page: Page, collection: str, other: str, ada: bytes
+) -> None:
+    said = page.locator("#people p[role=status][tabindex]")
+    page.route("**/enroll", lambda route: refuse(route, 60))
+    enrol_by_page(page, ada)
+    expect(said).to_contain_text("The service asks to wait")
+    # Too many at once are told of for as long as they are.
+    page.get_by_label("Photographs of one person").set_input_files(
+        {"name": "2.jpg", "mimeType": "image/jpeg", "buffer": ada}
+    )
+    expect(page.get_by_role("alert")).to_contain_text("wait until that is done")
+    chosen(page).select_option(other)
+    expect(said).to_contain_text(f"In the collection {collection}.")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(said).to_have_text(
+        f"0 photographs enrolled, 0 subjects; 0 refused, 1 not sent. In the collection {collection}."
+    )
+    expect(page.get_by_role("alert")).to_have_count(0)
+    chosen(page).select_option(collection)
+    expect(said).to_have_text("")
+
+
+def test_what_cannot_be_an_id_is_not_searched_for(page: Page, collection: str) -> None:
+    page.get_by_role("tab", name="People").click()
+    page.get_by_label("Subject id", exact=True).fill("ada/lovelace")
+    page.get_by_role("button", name="Find").click()
+    expect(page.get_by_role("alert")).to_contain_text("“ada/lovelace” cannot be a subject id")
 
 
 def test_a_rate_that_lasts_ends_it(page: Page, collection: str, ada: bytes) -> None:
