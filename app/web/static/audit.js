@@ -30,7 +30,7 @@ export class Audit {
       this.report,
     );
     onCollection(() => {
-      this.turn = {};
+      this.following?.abort();
       this.place.replaceChildren();
       this.report.replaceChildren();
       this.opened();
@@ -48,18 +48,22 @@ export class Audit {
 
   /** Shows an audit until it is done, unless another one is followed meanwhile. */
   async follow(method) {
-    const turn = (this.turn = {});
+    this.following?.abort();
+    this.following = new AbortController();
+    const { signal } = this.following;
+    // The rate of a key may be lower than that of these questions.
+    const patient = { waits: () => {}, until: signal };
     const path = auditOf(collectionInUse());
     try {
       let job = await call(method, path);
-      while (turn === this.turn && ["waiting", "running"].includes(job.status)) {
+      while (!signal.aborted && ["waiting", "running"].includes(job.status)) {
         refill(this.report, ...underWay(job));
         await new Promise((resolve) => setTimeout(resolve, PAUSE));
-        job = await call("GET", path);
+        job = await call("GET", path, { patient });
       }
-      if (turn === this.turn) this.show(job);
+      if (!signal.aborted) this.show(job);
     } catch (error) {
-      if (turn !== this.turn) return;
+      if (signal.aborted) return;
       const none = error.code === "audit_not_found";
       const empty = h("p", { class: "empty" }, "This collection has not been audited yet.");
       refill(this.report, ...(none ? [empty] : problemBoxes(error, () => this.follow("GET"))));

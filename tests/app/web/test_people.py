@@ -105,6 +105,18 @@ def test_an_audit_goes_with_its_collection(page: Page, server: Server, collectio
     assert (ids_in(server, collection), ids_in(server, other)) == (["ada", "ada-2"], ["ada"])
 
 
+def test_an_audit_is_followed_at_the_rate_of_the_key(page: Page, server: Server, collection: str, ada: bytes) -> None:
+    enrol(server, collection, "ada", ada)
+    page.get_by_role("tab", name="Audit").click()
+    expect(page.get_by_text("This collection has not been audited yet.")).to_be_visible()
+    page.route("**/audit", lambda route: refuse(route, 1), times=1)
+    page.route("**/audit", lambda route: route.fulfill(json={"status": "running", "progress": 0.4}), times=1)
+    httpx.post(f"{server.url}/collections/{collection}/audit").raise_for_status()
+    page.get_by_role("button", name="Start an audit").click()
+    expect(page.get_by_text("40 % done.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Possibly enrolled twice: 0")).to_be_visible()
+
+
 def enrol_by_page(page: Page, *photographs: bytes) -> None:
     """Chooses photographs of one person, who gets the id of Ada."""
     page.get_by_role("tab", name="People").click()
