@@ -1,7 +1,7 @@
 // Compare: two photographs, one decision.
 
 import { call, modelInUse } from "./api.js";
-import { collectionInUse } from "./collection.js";
+import { collectionInUse, onCollection } from "./collection.js";
 import { drawAxis } from "./curves.js";
 import { button, h, problemBoxes, refill } from "./dom.js";
 import { withChosenFaces } from "./faces.js";
@@ -12,9 +12,9 @@ const LOOSEST = 0.1;
 const PAUSE = 150;
 const HEADLINES = { match: "The same person", no_match: "Not the same person", inconclusive: "Cannot say" };
 
-/** The rates that the slider offers: 1, 2, 5 of every decade that the calibration supports, and the service's own. */
-export function targets(model) {
-  const found = new Set([model.smallest_supported_fmr, model.target_fmr]);
+/** The rates that the slider offers: 1, 2, 5 of every decade that the calibration supports, and the one in use. */
+export function targets(model, used) {
+  const found = new Set([model.smallest_supported_fmr, used]);
   for (let decade = 1e-9; decade < LOOSEST; decade *= 10)
     for (const step of [1, 2, 5]) {
       const rate = Number((step * decade).toPrecision(1));
@@ -26,6 +26,7 @@ export function targets(model) {
 
 export class Compare {
   constructor(panel) {
+    this.panel = panel;
     this.first = new PhotographInput("First face", () => this.changed());
     this.second = new PhotographInput("Second face", () => this.changed());
     this.verdict = h("div", { class: "verdict", "aria-live": "polite", tabindex: "-1" });
@@ -41,6 +42,15 @@ export class Compare {
       this.result,
     );
     new ResizeObserver(() => this.draw()).observe(this.axis);
+    onCollection(() => {
+      this.isMoved = false;
+      this.changed();
+    });
+  }
+
+  /** Nothing is asked while the tab is hidden: that is done once it is opened. */
+  opened() {
+    if (this.result.hidden) this.changed();
   }
 
   both() {
@@ -77,18 +87,19 @@ export class Compare {
     (empty ?? focused ?? this.second).take(files);
   }
 
-  /** Another face is meant. */
+  /** Another face is meant, or another collection is in use. */
   changed() {
     if (!this.result) return;
     this.asking?.abort();
     clearTimeout(this.pause);
     this.answer = null;
-    const ready = Boolean(this.first.chosen && this.second.chosen);
+    const ready = Boolean(!this.panel.hidden && this.first.chosen && this.second.chosen);
     this.result.hidden = !ready;
     if (ready) this.ask();
   }
 
   moved() {
+    this.isMoved = true;
     this.say();
     clearTimeout(this.pause);
     this.pause = setTimeout(() => this.ask(), PAUSE);
@@ -109,10 +120,10 @@ export class Compare {
     if (!this.answer) refill(this.verdict, h("p", { class: "hint" }, "Comparing …"));
     try {
       this.model = await modelInUse();
-      this.offer();
       const answer = await this.decided(signal);
       if (signal.aborted) return;
       this.answer = answer;
+      if (!this.isMoved) this.offer(answer.criterion);
       this.tell();
     } catch (error) {
       if (signal.aborted) return;
@@ -123,18 +134,19 @@ export class Compare {
     this.draw();
   }
 
-  offer() {
-    if (this.rates) return;
-    this.rates = targets(this.model);
+  /** Until the slider is moved it stands at the target of the collection, or of the service. */
+  offer({ kind, value }) {
+    const used = kind === "target_fmr" ? value : this.model.target_fmr;
+    this.rates = targets(this.model, used);
     this.slider.max = this.rates.length - 1;
-    this.slider.value = this.rates.indexOf(this.model.target_fmr);
+    this.slider.value = this.rates.indexOf(used);
     this.target.hidden = false;
     this.say();
   }
 
   decided(signal) {
     return withChosenFaces([this.first.chosen, this.second.chosen], async ([image, reference]) => {
-      const target = this.rates[this.slider.value];
+      const target = this.isMoved ? this.rates[this.slider.value] : null;
       const fields = { image, reference, face_policy: "largest", collection: collectionInUse(), target_fmr: target };
       const answer = await call("POST", "verify", { fields, signal });
       return { answer, probes: [answer.probe, answer.reference] };

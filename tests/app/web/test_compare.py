@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import uuid
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.app.api.helpers import base64_of
 from tests.app.photographs import two_alike, two_faces
 from tests.app.process import Server
-from tests.app.web.conftest import Held
+from tests.app.web.conftest import Held, chosen
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +57,25 @@ def test_a_slider_asks_the_service(page: Page, server: Server, ada: bytes, grace
     asked = httpx.post(f"{server.url}/verify", json=body, timeout=60).json()
     assert (shown["decision"], shown["threshold"]) == (asked["decision"], pytest.approx(asked["threshold"]))
     expect(page.locator(".axis text.threshold")).to_have_text(f"threshold {asked['threshold']:.2f}")
+
+
+def test_a_collection_decides_at_its_own_target_until_the_slider_is_moved(
+    page: Page, server: Server, ada: bytes
+) -> None:
+    name = f"c-{uuid.uuid4().hex[:8]}"
+    httpx.post(f"{server.url}/collections", json={"id": name, "target_fmr": 3e-5}).raise_for_status()
+    page.reload()
+    choose(page, "First face", "a.jpg", ada)
+    choose(page, "Second face", "a.jpg", ada)
+    expect(page.locator("output")).to_have_text("1 in 10,000")
+    page.get_by_role("slider").press("End")
+    expect(page.locator("output")).to_have_text("1 in 10")
+    page.get_by_role("tab", name="People").click()
+    chosen(page).select_option(name)
+    with page.expect_response(lambda response: response.url.endswith("/verify")) as caught:
+        page.get_by_role("tab", name="Compare").click()
+    expect(page.locator("output")).to_have_text("1 in 33,000")
+    assert caught.value.json()["criterion"]["set_by"] == "collection"
 
 
 def test_another_face_of_a_photograph_is_the_one_compared(page: Page, ada: bytes, grace: bytes) -> None:
