@@ -28,7 +28,7 @@ function strangers(rate) {
 /** How often two different people come as close, from an answer's `false_match_rate` and `worst_group`. */
 export function howOften(rate, worst) {
   if (!rate) return "More than half of all strangers come this close.";
-  const all = `${rate.at_most ? "At most" : "About"} ${strangers(rate.value)} this close`;
+  const all = `${rate.at_most ? "Closer than could be measured: at most" : "About"} ${strangers(rate.value)} this close`;
   if (!worst || worst.value <= rate.value) return `${all}.`;
   const bound = worst.at_most ? "at most " : "";
   return `${all}; in the group where it is most frequent (${worst.group}), ${bound}${oneIn(worst.value)}.`;
