@@ -157,6 +157,7 @@ class Trainer:
         source = sface_encoder() if start.weights == SFACE_START else load_any_encoder(path)
         source.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         if start.centre:
+            typer.echo("measures the mean of the start's embeddings")
             if not isinstance(source, Encoder):
                 raise ValueError(f"{path} holds several networks, whose common mean is at the origin already")
             centre(source, torch.from_numpy(sample_for_centre(self.train_faces, self.recipe.seed)))
@@ -418,7 +419,14 @@ def main(
         typer.echo(f"this run is at its end; to train anew, remove {out / CHECKPOINT_FILE} or choose another --out")
     elif trainer.stage_number or trainer.step:
         typer.echo(f"goes on from step {trainer.step} of {config.stages[trainer.stage_number].name}")
-    trainer.run()
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        typer.echo(
+            f"stopped; the same command goes on from the last checkpoint (every {config.checkpoint_every} steps)",
+            err=True,
+        )
+        raise
     write_curves(out)
     typer.echo(f"weights in {out / config.stages[-1].name}.pt; curves in {out / PLOT_FILE} and {out / CSV_FILE}")
 

@@ -256,6 +256,19 @@ def test_killed_processes_leave_a_checkpoint_to_go_on_from(faces: Path, tmp_path
     assert_same_weights(weights(out / "distil.pt"), weights(tmp_path / "undisturbed" / "distil.pt"))
 
 
+def test_ctrl_c_says_how_to_go_on(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "recipe.toml").write_text(as_toml(make_recipe()))
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(tmp_path / "recipe.toml", faces, tmp_path / "out", small=True)
+    assert "stopped; the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
 def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(
     finished: Path, faces: Path, tmp_path: Path
 ) -> None:
