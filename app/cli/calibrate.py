@@ -44,7 +44,7 @@ def calibrate(
 ) -> None:
     """Measures error rates and thresholds on your own people; the service may be running.
 
-    Says which photographs gave no face and why, and how many people it takes to support which claim.
+    Says which photographs were not measured and why, and how many people it takes to support which claim.
     """
     if (photographs is None) == (collection is None):
         raise typer.BadParameter("give either --photographs or --collection")
@@ -60,6 +60,7 @@ def calibrate(
     for line in describe(table):
         typer.echo(line)
     say(NEEDED)
+    say(f"calibration {table.version}; TESSERA_DECISIONS__CALIBRATION={out} makes the service go by it")
 
 
 def _from_folder(photographs: Path, settings: Settings, report: Path | None) -> Calibration:

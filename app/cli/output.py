@@ -129,7 +129,8 @@ def steps(what: str, total: int) -> Iterator[Callable[[str], None]]:
         done, now = done + 1, time.monotonic()
         if now - last >= SECONDS_A_LINE:
             last, rate = now, done / (now - began)
-            say(f"{what}: {done} of {total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left, {note}")
+            note = note and f", {note}"
+            say(f"{what}: {done} of {total}, {rate:.1f}/s, {(total - done) / rate:.0f} s left{note}")
 
     yield step
 

@@ -35,10 +35,11 @@ def bootstrap_weights(subjects: int, seed: int = 0, replicates: int = REPLICATES
 
 
 def by_rule_of_three(found: Interval, independent: int) -> Interval:
-    """An interval, up to 3 / ``independent`` trials where nothing was observed: drawing anew then has no spread."""
-    if found.value != 0:
-        return found
-    return Interval(0.0, 0.0, min(3 / max(independent, 1), 1.0))
+    """An interval, 3 / ``independent`` trials wide where none or all were errors: drawing anew then has no spread."""
+    width = min(3 / max(independent, 1), 1.0)
+    if found.value == 0:
+        return Interval(0.0, 0.0, width)
+    return Interval(1.0, 1 - width, 1.0) if found.value == 1 else found
 
 
 def interval(value: float, replicates: Floats) -> Interval:

@@ -56,6 +56,11 @@ REPEATS = 4
 """How often the templates of every subject are drawn."""
 SIDES = (64, 128)
 """Sides of faces, pixels, that separate the strata by size."""
+TRIALS_TO_CLAIM = 7
+"""Pairs of people times the lowest rate that they can claim: three false matches, with their upper bound.
+
+Draws of 14 to 500 people came to 6.4 to 7.2 (``benchmarks.few_people``).
+"""
 UNKNOWN = -1
 MOST_SUBJECTS, MOST_FACES = 2000, 10_000
 """Of more people than this, or of people with more faces, as many are drawn: memory grows with their squares."""
@@ -119,9 +124,9 @@ def rule_of_three_fmr(pairs_of_subjects: int) -> float:
 
 
 def people_needed(fmr: float) -> int:
-    """The fewest people whose pairs can show this rate by the rule of three; its upper bound takes some more."""
+    """About how many people it takes to claim this rate; see ``TRIALS_TO_CLAIM``."""
     people = 2
-    while rule_of_three_fmr(people * (people - 1) // 2) > fmr:
+    while TRIALS_TO_CLAIM / (people * (people - 1) // 2) > fmr:
         people += 1
     return people
 
@@ -228,7 +233,8 @@ def _stratum(name: str, counts: Counts) -> Stratum:
         mated=mated,
         non_mated=non_mated,
         false_match_rate=_estimate(fmr) if non_mated else None,
-        false_non_match_rate=_estimate(fnmr) if mated else None,
+        # Drawing one person anew has no spread, and the interval would be as narrow as if everything were known.
+        false_non_match_rate=_estimate(fnmr) if np.count_nonzero(counts.mated_total) > 1 else None,
     )
 
 
@@ -368,9 +374,9 @@ def describe(table: Calibration) -> list[str]:
         assert point is not None
         fmr, fnmr = point.false_match_rate, point.false_non_match_rate
         lines.append(
-            f"{curve.templates} templates: threshold {point.threshold:.4f}  FMR {fmr.value:.2e} "
-            f"[{fmr.low:.2e}, {fmr.high:.2e}]  FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  "
-            f"supported down to {curve.smallest_supported:.2e}"
+            f"{curve.templates} template{'s' if curve.templates > 1 else ''}: threshold {point.threshold:.4f}  "
+            f"FMR {fmr.value:.2e} [{fmr.low:.2e}, {fmr.high:.2e}]  "
+            f"FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  supported down to {curve.smallest_supported:.2e}"
         )
     lines += [_line_of(group) for group in table.groups]
     for claim in Claim:
@@ -378,7 +384,7 @@ def describe(table: Calibration) -> list[str]:
         bound = table.bound(claim, table.default_fmr, 1)
         assert bound is not None
         lines.append(
-            f"{claim}: threshold {bound.threshold:.4f} at {table.default_fmr:g}, for {bound.group or 'all pairs'}; "
+            f"{claim}: threshold {bound.threshold:.4f} at {table.default_fmr:.2e}, for {bound.group or 'all pairs'}; "
             f"supported down to {smallest:.2e}"
         )
     if table.default_fmr > DEFAULT_FMR:
@@ -397,7 +403,9 @@ def describe(table: Calibration) -> list[str]:
         marks = ", ".join(f"{size.subjects}{'' if size.agrees else ' (no)'}" for size in sizes)
         lines.append(f"  {name or 'all'}: {marks}")
     lines += [
-        f"{s.name}: FMR {_share(s.false_match_rate)}  FNMR {_share(s.false_non_match_rate)}" for s in table.strata
+        f"{s.name}: FMR {_share(s.false_match_rate)}  FNMR {_share(s.false_non_match_rate)}"
+        for s in table.strata
+        if s.mated or s.non_mated
     ]
     lines.append(f"weak: embeddings shorter than {table.quality.limit:.2f}")
     lines.append(f"ambiguous: two matching subjects less than {table.margin.limit:.3f} apart")

@@ -35,21 +35,24 @@ PUBLIC_PEOPLE = (
 
 
 class SiteCalibrationError(CalibrationError):
-    """There are too few people or photographs to measure anything; ``skipped`` are the photographs without a face."""
+    """There are too few people or photographs to measure anything; ``skipped`` are those that were not measured."""
 
     skipped: tuple[Skipped, ...] = ()
 
 
 NEEDED = (
-    "To show a false match rate takes at least this many people, in each group for the claim every_group: "
-    + ", ".join(f"{people_needed(rate)} for {rate:g}" for rate in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6))
+    "To claim a false match rate takes about this many people, in each group for the claim every_group: "
+    + ", ".join(f"{people_needed(rate):,} for {rate:g}" for rate in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6))
     + "; to show a false non-match rate, some of them need two photographs or more."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A photograph that gave no face, and why; ``code`` as for ``TesseraError``, or ``unreadable``."""
+    """A photograph that was not measured, and why.
+
+    ``code`` as for ``TesseraError``, or ``unreadable``, ``duplicate`` or ``two_names``.
+    """
 
     person: str
     path: Path
@@ -71,6 +74,8 @@ class _Face:
     norm: float
     side: float = math.nan
     group: str = ""
+    path: Path = Path()
+    digest: bytes = b""
 
 
 def count_photographs(folder: Path) -> int:
@@ -91,7 +96,8 @@ def calibrate_folder(
     """Measures the encoder on photographs; the largest face of each counts.
 
     One sub-folder per person, or one per group of people that holds one per person; each group is then also measured
-    within itself. ``threads``: photographs processed at once. ``read`` reads a file and may raise OSError.
+    within itself. A face that is there twice, to the last bit, is one photograph; one in the folders of two people is
+    nobody's. ``threads``: photographs processed at once. ``read`` reads a file and may raise OSError.
     ``on_photograph`` is called after each. Raises SiteCalibrationError.
     """
     _LOGGER.warning(PUBLIC_PEOPLE, f"{encoder.info.name} {encoder.info.version}")
@@ -116,6 +122,8 @@ def calibrate_folder(
             float(encodings.norms[0]),
             face.detected.box.side,
             photograph.group,
+            photograph.path,
+            hashlib.sha256(face.chip.tobytes()).digest(),
         )
 
     faces, skipped = list[_Face](), list[Skipped]()
@@ -126,12 +134,36 @@ def calibrate_folder(
                 skipped.append(found)
             else:
                 faces.append(found)
+    faces, repeated = _each_once(faces)
+    skipped += repeated
     try:
         table = _table(faces, encoder_run(encoder), crowding, f"{len(faces)} photographs of {folder.name}")
     except SiteCalibrationError as error:
         error.skipped = tuple(skipped)
         raise
     return table, skipped
+
+
+def _each_once(faces: Sequence[_Face]) -> tuple[list[_Face], list[Skipped]]:
+    """Every photograph once, for one that is compared with itself tells nothing; and none that two people have."""
+    same = dict[bytes, list[_Face]]()
+    for face in faces:
+        same.setdefault(face.digest, []).append(face)
+    kept, skipped = list[_Face](), list[Skipped]()
+    for first, *others in same.values():
+        stranger = next((other for other in others if other.person != first.person), None)
+        if stranger is None:
+            kept.append(first)
+            skipped += [_repeated(other, "duplicate", f"The same photograph as {first.path}.") for other in others]
+            continue
+        for face in (first, *others):
+            of = first if face.person != first.person else stranger
+            skipped.append(_repeated(face, "two_names", f"The same photograph as {of.path}: whose is it?"))
+    return kept, skipped
+
+
+def _repeated(face: _Face, code: str, reason: str) -> Skipped:
+    return Skipped(face.person.removeprefix("/"), face.path, code, reason)
 
 
 def encoder_run(encoder: EncoderRuntime) -> EncoderRun:
@@ -147,12 +179,13 @@ def _photographs(folder: Path) -> Iterator[_Photograph]:
             f"{folder} is not a folder; give one with a sub-folder of photographs for each person."
         )
     grouped = {first: _shown(first, Path.is_dir) for first in _shown(folder, Path.is_dir)}
-    if any(grouped.values()):
+    deeper = next((people[0] for people in grouped.values() if people), None)
+    if deeper is not None:
         for first, people in grouped.items():
             if _shown(first, Path.is_file):
                 raise SiteCalibrationError(
-                    f"{first} holds photographs, and other folders beside it hold folders of people: give every person "
-                    "a folder within a group, or nobody."
+                    f"{first} holds photographs, and {deeper} is a folder in another folder: give every person a "
+                    "folder within a group, or nobody."
                 )
             for person in people:
                 for path in _shown(person, Path.is_file):

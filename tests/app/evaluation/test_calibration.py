@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from app.evaluation.calibration import (
     describe,
     make_table,
     measure_curve,
+    people_needed,
 )
 from app.evaluation.groups import GroupFaces, Part, measure_group
 from app.evaluation.rates import Blocks, Counts, single_templates
@@ -145,6 +147,23 @@ def test_a_table_is_described_with_its_groups_and_claims() -> None:
     assert any(line.startswith("kind 1 (not promised): 30 people") for line in lines)
     assert any(line.startswith("every_group: threshold") and "supported down to" in line for line in lines)
     assert any(line.startswith("pooled: threshold") and "for all pairs" in line for line in lines)
+
+
+def test_nothing_is_told_of_what_is_empty_and_no_interval_of_one_person() -> None:
+    sides = np.where(FACES.subject == 0, np.float32(50), np.float32(200))
+    table = make_table(replace(FACES, face_side=sides), ENCODER, "made-up faces", fuse, NoCrowding())
+    small = {stratum.name: stratum for stratum in table.strata}["smaller face below 64 pixels"]
+    assert small.mated > 1
+    assert small.false_non_match_rate is None
+    assert small.false_match_rate is not None
+    assert not any(line.startswith("relatives:") for line in describe(table))
+
+
+def test_about_so_many_people_claim_a_rate() -> None:
+    """As few as ``benchmarks.few_people`` found to be enough, within a tenth."""
+    assert [people_needed(rate) for rate in (7.4e-2, 8.3e-3, 1.3e-3, 3.6e-4, 5.7e-5)] == pytest.approx(
+        [14, 40, 100, 200, 500], rel=0.1
+    )
 
 
 def test_few_people_with_many_photographs_do_not_spoil_the_rates_of_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from app.evaluation import groups
-from app.evaluation.bootstrap import bootstrap_weights
+from app.evaluation.bootstrap import Interval, bootstrap_weights, by_rule_of_three
 from app.evaluation.groups import GROUP_TARGETS, GroupFaces, GroupRates, Part, measure_group
 
 Floats = npt.NDArray[np.float32]
@@ -210,6 +210,14 @@ def test_people_of_one_face_each_have_no_false_non_match_rate() -> None:
 def test_so_few_people_show_nothing(people: int) -> None:
     with pytest.raises(ValueError, match=f"{people} people of the group 'a' cannot show"):
         measure_group(made(part(people, 4)))
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds"), [(0.0, (0.0, 0.03)), (1.0, (0.97, 1.0)), (0.5, (0.5, 0.5))], ids=["none", "all", "some"]
+)
+def test_without_spread_an_interval_is_as_wide_as_the_rule_of_three(value: float, bounds: tuple[float, float]) -> None:
+    found = by_rule_of_three(Interval(value, value, value), 100)
+    assert (found.low, found.high) == pytest.approx(bounds)
 
 
 def test_where_no_error_was_observed_the_interval_goes_up_to_the_rule_of_three() -> None:

@@ -112,16 +112,30 @@ def test_photographs_without_a_face_are_skipped_by_name(
 ) -> None:
     with pytest.raises(SiteCalibrationError, match="2 subjects cannot show"):
         calibrate_folder(photographs, face_finder, encoder, NoCrowding())
-    # The same two people under many names: enough to measure, and badly.
-    for number in range(12):
-        for person in ("collins", "hopper"):
-            shutil.copytree(photographs / person, photographs / f"{person}-{number}")
+    copies(photographs, photographs, 24, first=1)
     table, skipped = calibrate_folder(photographs, face_finder, encoder, NoCrowding())
     assert len(skipped) == 13
     assert {s.path.name for s in skipped} == {"wall"}
     assert "No face" in skipped[0].reason
     assert (table.data.subjects, table.data.faces) == (26, 26 * 6)
     assert table.encoder_sha256 == encoder.info.sha256
+
+
+def test_a_photograph_counts_once_and_for_one_person(
+    photographs: Path, tmp_path: Path, face_finder: FaceFinder, encoder: EncoderRuntime
+) -> None:
+    folder = tmp_path / "repeated"
+    copies(photographs, folder, 28)
+    shutil.copy(folder / "p1" / "png", folder / "p1" / "again")
+    shutil.copytree(folder / "p2", folder / "p2-anew")
+    table, skipped = calibrate_folder(folder, face_finder, encoder, NoCrowding())
+    repeated = {(s.person, s.path.name): s for s in skipped if s.code == "duplicate"}
+    assert list(repeated) == [("p1", "png")]
+    assert str(folder / "p1" / "again") in repeated["p1", "png"].reason
+    disputed = {(s.person, s.path.name): s for s in skipped if s.code == "two_names"}
+    assert set(disputed) == {(person, path.name) for person in ("p2", "p2-anew") for path in (folder / "p2").iterdir()}
+    assert str(folder / "p2-anew" / "smaller") in disputed["p2", "smaller"].reason
+    assert (table.data.subjects, table.data.faces) == (27, 27 * 6)
 
 
 def test_photographs_that_the_encoder_learnt_from_are_refused(
@@ -146,10 +160,14 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, face_finder: FaceFinde
         calibrate_folder(tmp_path / "empty", face_finder, encoder, NoCrowding())
 
 
-def copies(photographs: Path, folder: Path, people: int) -> None:
-    """The same two people under many names: enough to measure, and badly."""
-    for number in range(people):
-        shutil.copytree(photographs / ("collins", "hopper")[number % 2], folder / f"p{number}")
+def copies(photographs: Path, folder: Path, people: int, first: int = 0) -> None:
+    """The same two people under many names, each a little darker: enough to measure, and badly."""
+    for number in range(first, first + people):
+        person = folder / f"p{number}"
+        shutil.copytree(photographs / ("collins", "hopper")[number % 2], person)
+        darker = (collins(), hopper())[number % 2].point([max(value - number, 0) for value in range(256)] * 3)
+        for name, data in variants(darker).items():
+            (person / name).write_bytes(data)
 
 
 @pytest.mark.parametrize("crowding", [NoCrowding(), MadeUpCrowding()], ids=["plain", "crowded"])
@@ -158,7 +176,7 @@ def test_a_folder_of_groups_measures_each_within_itself(
 ) -> None:
     folder = tmp_path / "grouped"
     copies(photographs, folder / "staff", 14)
-    copies(photographs, folder / "guests", 16)
+    copies(photographs, folder / "guests", 16, first=14)
     (folder / "staff" / ".hidden").mkdir()
     (folder / "notes.txt").write_text("not a group")
     table, skipped = calibrate_folder(folder, face_finder, encoder, crowding)
@@ -191,7 +209,9 @@ def test_photographs_beside_folders_of_people_are_refused(
     shutil.copytree(photographs / "collins", folder / "ada")
     with pytest.raises(SiteCalibrationError, match="within a group, or nobody") as refused:
         calibrate_folder(folder, face_finder, encoder, NoCrowding())
-    assert "ada" in str(refused.value)
+    assert f"{folder / 'ada'} holds photographs" in str(refused.value)
+    # Where all but one are people, the one is to be found.
+    assert f"{folder / 'staff' / 'p0'} is a folder in another" in str(refused.value)
     # Likewise where one folder holds both.
     shutil.rmtree(folder / "ada")
     shutil.copy(photographs / "collins" / "compressed", folder / "staff" / "photograph")
@@ -205,7 +225,7 @@ def test_a_group_of_too_few_people_is_refused_by_name(
 ) -> None:
     folder = tmp_path / "grouped"
     copies(photographs, folder / "staff", 26)
-    copies(photographs, folder / "guests", people)
+    copies(photographs, folder / "guests", people, first=26)
     with pytest.raises(SiteCalibrationError, match=f"{people} people of the group 'guests'"):
         calibrate_folder(folder, face_finder, encoder, NoCrowding())
 
@@ -237,7 +257,7 @@ def test_the_command_writes_what_the_service_takes(tmp_path: Path, encoder: Enco
     gallery.close()
     result = tessera("calibrate", str(out), "--collection", "default", "--data-dir", str(data))
     assert result.returncode == 0, result.stderr
-    assert "1 templates: threshold" in result.stdout
+    assert "1 template: threshold" in result.stdout
     table = read_calibration(out, encoder.info.sha256)
     assert table.data.subjects == 40
     # With the cohort that lies beside the encoder, which the service then asks for.
