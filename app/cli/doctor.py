@@ -234,6 +234,7 @@ def _gallery(settings: Settings) -> Iterator[Check]:
 def _in_postgres(settings: Settings, url: SecretStr) -> str:
     tables = postgres_part("gallery.postgres.queries")
     with _postgres(url) as connection:
+        postgres_part("gallery.postgres.gallery").look_for_pgvector(connection)
         if not _has_table(connection, "encoders"):
             return "PostgreSQL answers, and has none yet"
         stored, collections = tables.stored_encoder(connection), tables.read_collections(connection)

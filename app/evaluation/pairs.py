@@ -73,15 +73,20 @@ class PairDistances:
 
 
 def all_pair_distances(
-    embeddings: npt.NDArray[np.float32], identity: Ints, family: Ints | None = None, *, block: int = 1024
+    embeddings: npt.NDArray[np.float32],
+    identity: Ints,
+    family: Ints | None = None,
+    *,
+    crowding: npt.NDArray[np.float32] | None = None,
+    block: int = 1024,
 ) -> PairDistances:
     """Compares every pair of faces once.
 
     embeddings: unit-length [N, D]; identity: [N], all known. With ``family`` ([N], -1 unknown), non-mated pairs within
-    a family are left out.
+    a family are left out. With ``crowding`` ([N]), distances are adjusted by it.
     """
     mated, non_mated = [], []
-    for start, distances, same, other in pair_blocks(embeddings, identity, block):
+    for start, distances, same, other in pair_blocks(embeddings, identity, block, crowding):
         mated.append(distances[same])
         if family is None:
             non_mated.append(distances[other])

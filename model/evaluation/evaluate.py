@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from app.crowding import Crowding, NoCrowding, load_crowding
+from app.decisions import Claim
 from app.decisions.calibration import CALIBRATION_FILE, load_calibration
 from app.encoding import Precision, RuntimeName, load_weights
 from app.evaluation.bootstrap import REPLICATES, interval
@@ -197,7 +199,7 @@ def run(
         raise typer.BadParameter("there is nothing to measure on: give --faces, --lfw or --cfp")
     if faces and encoder != SFACE:
         refuse_trained_on(_load_heldout(faces), load_weights(Path(encoder)), "heldout")
-    thresholds = _thresholds(Path(encoder))
+    thresholds, crowding = _decided_by(Path(encoder))
     out.mkdir(parents=True, exist_ok=True)
     name, encode = ("dlib", None) if encoder == DLIB else load_encode(encoder, runtime, precision)
     measured = _Measured(parts={"encoder": name})
@@ -214,7 +216,9 @@ def run(
         vectors = encode(members.images(np.arange(len(members))))
         measured.heldout(members, vectors)
         measured.parts["within_groups"] = _within_groups(load_face_set(faces), encode)
-        _histogram(members, vectors, thresholds, out / "distances.svg")
+        pairs = all_pair_distances(vectors, members.identity, crowding=crowding(vectors))
+        sample = pairs.non_mated[:: max(len(pairs.non_mated) // 1_000_000, 1)]
+        distance_histogram(pairs.mated, sample, thresholds, out / "distances.svg", "held-out people, all pairs")
     report = Report.model_validate(measured.parts)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
     np.savez_compressed(out / EMBEDDINGS_FILE, **measured.kept)
@@ -223,19 +227,17 @@ def run(
     typer.echo(report.model_dump_json(indent=2, exclude={"heldout_by_source", "within_groups"}))
 
 
-def _thresholds(encoder: Path) -> dict[str, float]:
-    """Those of the calibration beside an encoder, by what they are for; none without one."""
+def _decided_by(encoder: Path) -> tuple[dict[str, float], Crowding]:
+    """The thresholds that are served with an encoder, by what they are for, and the crowding that they count on.
+
+    None, and no crowding, without a calibration beside it.
+    """
     if not (encoder / CALIBRATION_FILE).is_file():
-        return {}
-    curve = load_calibration(encoder, load_weights(encoder).sha256).curve(1)
-    points = {rate: curve.at_rate(rate) for rate in (1e-2, 1e-3, 1e-4, 3e-5)}
-    return {f"FMR {rate:.0e}": p.threshold for rate, p in points.items() if p is not None}
-
-
-def _histogram(members: FaceSet, vectors: Vectors, thresholds: dict[str, float], path: Path) -> None:
-    pairs = all_pair_distances(vectors, members.identity)
-    sample = pairs.non_mated[:: max(len(pairs.non_mated) // 1_000_000, 1)]
-    distance_histogram(pairs.mated, sample, thresholds, path, "held-out people, all pairs")
+        return {}, NoCrowding()
+    calibration = load_calibration(encoder, load_weights(encoder).sha256)
+    bounds = {rate: calibration.bound(Claim.EVERY_GROUP, rate, 1) for rate in (1e-2, 1e-3, 1e-4, 3e-5)}
+    thresholds = {f"FMR {rate:.0e}": bound.threshold for rate, bound in bounds.items() if bound is not None}
+    return thresholds, load_crowding(encoder, calibration.cohort_sha256)
 
 
 def _heldout_comparisons(report: Path, faces: Path) -> Comparisons:

@@ -55,14 +55,14 @@ def distance_histogram(
     path: Path,
     title: str,
 ) -> None:
-    """Densities of mated and non-mated distances, with named thresholds."""
+    """Densities of mated and non-mated distances, adjusted by crowding as thresholds are, with named thresholds."""
     _, axes = plt.subplots(figsize=(7, 4))
     for values, name in ((mated, "same person"), (non_mated, "different people")):
         axes.hist(values, bins=120, range=(0, 3), density=True, alpha=0.6, label=name)
     for name, value in thresholds.items():
         axes.axvline(value, color="black", linewidth=0.8, linestyle=":")
         axes.text(value, axes.get_ylim()[1] * 0.98, f" {name}", rotation=90, va="top", ha="right", fontsize=8)
-    axes.set(xlabel="squared distance", ylabel="density", title=title)
+    axes.set(xlabel="squared distance and crowding", ylabel="density", title=title)
     axes.legend()
     _save(path)
 

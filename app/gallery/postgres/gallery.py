@@ -484,10 +484,30 @@ def _require_pgvector(connection: Connection) -> None:
     try:
         connection.execute("CREATE EXTENSION vector SCHEMA public")
     except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
-        raise GalleryUnavailable(
-            f"The database lacks pgvector ({str(error).splitlines()[0]}): install it on the server, and run CREATE "
-            "EXTENSION vector in the database as its superuser."
-        ) from error
+        raise _without_pgvector(str(error).splitlines()[0]) from error
+
+
+def look_for_pgvector(connection: Connection) -> None:
+    """Raises GalleryUnavailable unless pgvector is there or this role may install it; nothing is made."""
+    version = _pgvector(connection)
+    if version is not None:
+        _refuse_old_pgvector(version)
+        return
+    [may_install] = connection.execute(
+        """
+        SELECT bool_or(r.rolsuper OR v.trusted AND has_database_privilege(current_database(), 'CREATE'))
+        FROM pg_available_extension_versions v, pg_roles r WHERE v.name = 'vector' AND r.rolname = current_user
+        """
+    ).fetchone() or [False]
+    if not may_install:
+        raise _without_pgvector("it is not installed, or this role may not create it")
+
+
+def _without_pgvector(reason: str) -> GalleryUnavailable:
+    return GalleryUnavailable(
+        f"The database lacks pgvector ({reason}): install it on the server, and run CREATE EXTENSION vector in the "
+        "database as its superuser."
+    )
 
 
 def _refuse_old_pgvector(version: str | None) -> None:

@@ -69,3 +69,16 @@ def test_who_is_enrolled_and_keys_are_found_in_the_database(monkeypatch: pytest.
     state, text = examined(1)["gallery"]
     assert state == "mend"
     assert "TESSERA_ENCODING__ENCODER" in text
+
+
+def test_a_role_that_may_not_make_pgvector_is_told(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP EXTENSION IF EXISTS vector CASCADE")
+        connection.execute("DROP ROLE IF EXISTS ordinary")
+        connection.execute("CREATE ROLE ordinary LOGIN")
+    monkeypatch.setenv("TESSERA_GALLERY__URL", f"{url}{'&' if '?' in url else '?'}user=ordinary")
+    state, text = examined(1)["gallery"]
+    assert state == "mend"
+    assert "lacks pgvector" in text
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP ROLE ordinary")
