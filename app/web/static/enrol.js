@@ -5,7 +5,7 @@ import { collectionInUse, onCollection } from "./collection.js";
 import { button, h, problemBox } from "./dom.js";
 import { chosen, clash, dropped, idOf, isId } from "./folders.js";
 import { KINDS } from "./photograph.js";
-import { count, distance } from "./words.js";
+import { count, distance, notEnrolled } from "./words.js";
 
 const AT_ONCE = 2;
 const SHOWN = 200;
@@ -198,7 +198,7 @@ export class Enrol {
       // The others would be refused as well.
       if ([401, 403, 429].includes(error.status)) this.stopping.abort();
       if (this.failures <= SHOWN)
-        this.refused.append(h("li", { class: "refused" }, h("strong", null, name), ` ${error.detail ?? error}`));
+        this.refused.append(h("li", { class: "refused" }, h("strong", null, name), ` ${notEnrolled(error)}`));
     }
     return true;
   }

@@ -42,5 +42,11 @@ export const REASONS = {
   empty_gallery: "Nobody is enrolled in this collection yet.",
 };
 
+/** Why a photograph was not enrolled. What the service advises a program is not always what this page can do. */
+export const notEnrolled = (error) =>
+  error.code === "multiple_faces"
+    ? "It shows several faces of like size. Crop it to the person who is meant."
+    : error.detail ?? String(error);
+
 /** "too dark, extreme pose" */
 export const issues = (quality) => quality.issues.map((issue) => issue.replaceAll("_", " ")).join(", ");

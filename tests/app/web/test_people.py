@@ -8,6 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, Route, expect
 
+from tests.app.photographs import two_alike
 from tests.app.process import Server
 from tests.app.web.conftest import Held, chosen, enrol
 
@@ -132,6 +133,12 @@ def refuse(route: Route, seconds: int) -> None:
     """Answers as the service does to a key that has sent too much."""
     problem = {"code": "rate_limited", "detail": f"More than 100/hour for one key; wait {seconds} s."}
     route.fulfill(status=429, headers={"Retry-After": str(seconds)}, json=problem)
+
+
+def test_a_group_is_to_be_cropped(page: Page, collection: str) -> None:
+    enrol_by_page(page, two_alike())
+    expect(page.locator(".refused")).to_contain_text("several faces of like size. Crop it to the person who is meant.")
+    expect(page.locator(".refused")).not_to_contain_text("face_policy")
 
 
 def test_a_rate_is_waited_for(page: Page, collection: str, ada: bytes) -> None:
