@@ -46,6 +46,7 @@ from app.security.store import is_begun
 from app.settings import MEBIBYTE, Settings
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 NEEDED_MEMORY = 1024 * MEBIBYTE
 """Encoder, detector and one photograph of 50 megapixels, which takes up to 760 MB while it is decoded."""
 NEEDED_DISK = 100 * MEBIBYTE
@@ -98,6 +99,9 @@ def _cpu() -> Check:
     found = f"{platform.machine()}, {' '.join(flags) or 'no vector instructions that it asks for'}"
     if not {"avx2", "asimd"} & set(flags):
         return Check("processor", State.NOTE, found, "It works, several times slower than with AVX2 or NEON.")
+    if not BF16_FLAGS & set(flags):
+        advice = "Without bf16 tessera-l takes several times as long. Consider tessera-m, a third of that."
+        return Check("processor", State.NOTE, found, advice)
     return Check("processor", State.OK, found)
 
 
