@@ -82,6 +82,9 @@ def open_tracing(environment: Mapping[str, str] = os.environ) -> RequestTracing 
     """What the ``OTEL_*`` variables ask for; None if they name no collector. Raises TracingUnavailable."""
     if not any(environment.get(name) for name in ENDPOINTS):
         return None
+    for name in ENDPOINTS:
+        if not (environment.get(name) or "http://").startswith(("http://", "https://")):
+            raise TracingUnavailable(f"{name} is {environment[name]!r}; give a URL, such as http://collector:4318.")
     for name in PROTOCOLS:
         if environment.get(name, PROTOCOL) != PROTOCOL:
             raise TracingUnavailable(f"{name} is {environment[name]!r}; only {PROTOCOL} is spoken: set that.")

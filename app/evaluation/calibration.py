@@ -61,6 +61,7 @@ TRIALS_TO_CLAIM = 7
 
 Draws of 14 to 500 people came to 6.4 to 7.2 (``benchmarks.few_people``).
 """
+USELESS_FNMR = 0.5
 UNKNOWN = -1
 MOST_SUBJECTS, MOST_FACES = 2000, 10_000
 """Of more people than this, or of people with more faces, as many are drawn: memory grows with their squares."""
@@ -377,6 +378,11 @@ def describe(table: Calibration) -> list[str]:
             f"{curve.templates} template{'s' if curve.templates > 1 else ''}: threshold {point.threshold:.4f}  "
             f"FMR {fmr.value:.2e} [{fmr.low:.2e}, {fmr.high:.2e}]  "
             f"FNMR {fnmr.value:.4f} [{fnmr.low:.4f}, {fnmr.high:.4f}]  supported down to {curve.smallest_supported:.2e}"
+        )
+    if (missed := table.curves[0].at_rate(table.default_fmr)) and missed.false_non_match_rate.value > USELESS_FNMR:
+        lines.append(
+            "More than half of all pairs of one person are missed: photographs like these want a better encoder, or a "
+            "higher false match rate."
         )
     lines += [_line_of(group) for group in table.groups]
     for claim in Claim:

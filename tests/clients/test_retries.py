@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from tessera_client import AsyncClient, Client, ConnectionFailedError, OverloadedError, Retries, TesseraError
+from tessera_client import (
+    AsyncClient,
+    Client,
+    ConnectionFailedError,
+    InvalidRequestError,
+    OverloadedError,
+    Retries,
+    TesseraError,
+)
 from tessera_client.results import Enrolment, Health, parsed
 
 HANG_UP = 0
@@ -84,6 +92,12 @@ def test_an_answer_that_cannot_be_unpacked_is_an_error_of_the_client(script: Scr
     with Client(script.url, retries=Retries(times=0)) as client, pytest.raises(TesseraError) as failed:
         client.livez()
     assert (failed.value.code, failed.value.status) == ("unexpected_answer", 0)
+
+
+def test_what_cannot_be_sent_is_tried_once_and_is_a_wrong_request(script: Script) -> None:
+    with Client(script.url) as client, pytest.raises(InvalidRequestError, match="cannot be sent"):
+        client.enroll(b"photograph", "ada", idempotency_key="a\nb")
+    assert not script.asked
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "overloaded"), (503, "deadline_exceeded"), (429, "rate_limited")])

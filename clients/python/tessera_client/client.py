@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from tessera_client import operations, results
-from tessera_client.errors import ConnectionFailedError, TesseraError
+from tessera_client.errors import ConnectionFailedError, InvalidRequestError, TesseraError
 from tessera_client.operations import Call, error_in
 from tessera_client.retries import Retries, Schedule
 from tessera_client.version import VERSION
@@ -63,6 +63,8 @@ def _sendable(key: str) -> str:
 def _failed(failure: httpx.RequestError, url: httpx.URL) -> TesseraError:
     if isinstance(failure, httpx.DecodingError):
         return TesseraError("unexpected_answer", f"the answer of {url} cannot be read: {failure}")
+    if isinstance(failure, httpx.LocalProtocolError):
+        return InvalidRequestError("invalid_request", f"what was given cannot be sent: {failure}")
     what = "did not answer in time" if isinstance(failure, httpx.TimeoutException) else "gave no answer"
     return ConnectionFailedError("connection_failed", f"{url} {what}: {failure or type(failure).__name__}")
 

@@ -41,6 +41,8 @@ class Schedule:
 
     def after_failure(self, failure: httpx.RequestError) -> float | None:
         """Seconds until the next attempt; None if there should be none."""
+        if isinstance(failure, httpx.LocalProtocolError):  # no attempt can send it
+            return None
         return self._next(None) if self._repeatable or isinstance(failure, NOT_SENT) else None
 
     def after_error(self, error: TesseraError) -> float | None:

@@ -95,6 +95,12 @@ def test_a_protocol_that_is_not_spoken_is_refused() -> None:
         open_tracing({ENDPOINT: "http://127.0.0.1:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 
 
+@pytest.mark.parametrize("address", ["foo", "collector:4318"])
+def test_a_collector_without_an_address_is_refused(address: str) -> None:
+    with pytest.raises(TracingUnavailable, match=rf"'{address}'; give a URL"):
+        open_tracing({ENDPOINT: address})
+
+
 def test_a_collector_without_the_packages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(TracingUnavailable, match=r"tessera-face\[otel\]"):

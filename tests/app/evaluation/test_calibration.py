@@ -149,6 +149,15 @@ def test_a_table_is_described_with_its_groups_and_claims() -> None:
     assert any(line.startswith("pooled: threshold") and "for all pairs" in line for line in lines)
 
 
+@pytest.mark.parametrize("useful", [True, False])
+def test_an_encoder_that_tells_nobody_apart_is_told(useful: bool) -> None:
+    noise = np.random.default_rng(3).normal(size=FACES.embeddings.shape).astype(np.float32)
+    apart = noise[FACES.subject] + np.float32(0.1) * noise if useful else noise
+    faces = replace(FACES, embeddings=apart / np.linalg.norm(apart, axis=1, keepdims=True))
+    lines = describe(make_table(faces, ENCODER, "made-up faces", fuse, NoCrowding()))
+    assert any(line.startswith("More than half of all pairs of one person are missed") for line in lines) != useful
+
+
 def test_nothing_is_told_of_what_is_empty_and_no_interval_of_one_person() -> None:
     sides = np.where(FACES.subject == 0, np.float32(50), np.float32(200))
     table = make_table(replace(FACES, face_side=sides), ENCODER, "made-up faces", fuse, NoCrowding())
