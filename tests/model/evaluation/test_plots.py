@@ -82,7 +82,7 @@ DRAWN: dict[str, tuple[Draw, list[str]]] = {
     "histogram": (
         draw_histogram,
         [
-            *("people, all pairs", "squared distance", "density"),
+            *("people, all pairs", "squared distance and crowding", "density"),
             *("same person", "different people", "FMR 1e-02", "FMR 1e-03"),
         ],
     ),
