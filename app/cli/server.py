@@ -48,10 +48,10 @@ def serve(
         tracing = open_tracing()
         open_to_all = require_keys(settings)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            building = pool.submit(build_service, settings)
-            # Half a second of modules, during which the encoder is compiled.
-            import_module("app.cli.web_server")
-            service = building.result()
+            # Half a second of modules, during which the encoder is compiled. Ctrl-C interrupts the service's part.
+            loading = pool.submit(import_module, "app.cli.web_server")
+            service = build_service(settings)
+            loading.result()
         start = _start_lines(settings, service)
     if open_to_all:
         _LOGGER.warning(

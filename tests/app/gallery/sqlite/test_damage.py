@@ -14,6 +14,8 @@ from app.crowding import Crowding, NoCrowding
 from app.gallery import GalleryUnavailable, OnConflict, SqliteGallery, SubjectDamaged, TemplateDamaged
 from app.gallery import damage as watch
 from app.gallery.damage import Damage, OnDamage
+from app.gallery.records import CollectionSize
+from app.gallery.sqlite import loading
 from app.gallery.sqlite.database import DATABASE_NAME
 from app.gallery.sqlite.inspection import inspect_directory
 from app.gallery.sqlite.templates import find_damage
@@ -266,3 +268,27 @@ def test_an_inspection_finds_what_does_not_belong_together(filled: Path) -> None
     problems = "\n".join(inspect_directory(filled).problems)
     for part in ("'person-01' has no template", "of templates refers to a row of subjects", "is in another collection"):
         assert part in problems
+
+
+def test_subjects_are_read_whole_however_the_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {f"s{number}": number % 5 + 1 for number in range(12)}
+    with opened(tmp_path) as gallery:
+        for name, count in counts.items():
+            gallery.enroll(
+                "default", name, [template(axis(int(name[1:]) + 20 * n), f"{name}-{n}") for n in range(count)]
+            )
+    monkeypatch.setattr(loading, "_BATCH", 3)
+    with opened(tmp_path) as gallery:
+        gallery.check()
+        assert gallery.size("default") == CollectionSize(12, 5)
+        for name, count in counts.items():
+            nearest = gallery.search("default", axis(int(name[1:])), 1)[0]
+            assert (nearest.subject_id, nearest.templates) == (name, count)
+
+
+def test_a_gallery_of_which_nothing_is_sound_opens(filled: Path) -> None:
+    with editing(filled) as connection:
+        connection.execute("UPDATE templates SET embedding = 'x'")
+    with opened(filled) as gallery:
+        assert gallery.search("default", axis(0), 5) == []
+        assert gallery.statistics().damaged_subjects == len(PEOPLE)
