@@ -21,6 +21,7 @@ import numpy.typing as npt
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
+from openvino import opset13 as opset  # noqa: E402
 from openvino import passes  # noqa: E402
 
 from app.memory import give_back, own_groups  # noqa: E402
@@ -29,7 +30,7 @@ from app.memory import give_back, own_groups  # noqa: E402
 # may wait for each other for ever: one for Python's lock, the other one for that of the set-up.
 _ = ov.Tensor(np.zeros(1, np.float32)).data
 
-__all__ = ["CpuNetwork", "Floats", "Processor", "available_cores", "ov", "passes"]
+__all__ = ["CpuNetwork", "Floats", "Processor", "available_cores", "opset", "ov", "passes"]
 
 DEVICE = "CPU"
 

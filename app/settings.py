@@ -185,7 +185,7 @@ class EncodingSettings(_Section):
     )
     weights: Path = Field(default=DEFAULT_WEIGHTS, description="folder with a folder for each encoder")
     runtime: RuntimeName = Field(default=RuntimeName.OPENVINO, description="openvino or onnxruntime")
-    precision: Precision = Field(default=Precision.AUTO, description="auto, bf16 or f32")
+    precision: Precision = Field(default=Precision.AUTO, description="auto, bf16, int8 or f32")
     threads: int = Field(
         default=0,
         ge=0,

@@ -127,10 +127,10 @@ def connection_errors_table() -> Iterator[str]:
         yield f"| `{code}` | {status} | {remedy.cause} | {remedy.cure} |"
 
 
-def reports() -> dict[str, Report]:
+def reports(folder: str = "encoders") -> dict[str, Report]:
     """Results of ``model.evaluation.evaluate`` by encoder, the most accurate first."""
     found = {
-        path.stem: Report.model_validate_json(path.read_text()) for path in sorted(RESULTS.glob("encoders/*.json"))
+        path.stem: Report.model_validate_json(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))
     }
 
     def rate(item: tuple[str, Report]) -> float:
@@ -242,6 +242,8 @@ def all_tables() -> dict[str, Table]:
         "encoders lfw": lambda: iter([all_pairs_table(reports())]),
         "claims in groups": claims_in_groups,
         "encoders groups": lambda: iter([groups_table(reports())]),
+        "encoders in int8": lambda: iter([markdown_table(reports("int8"))]),
+        "encoders groups in int8": lambda: iter([groups_table(reports("int8"))]),
     }
     for directory in sorted(path.parent for path in DEFAULT_WEIGHTS.glob("*/calibration.json")):
         for make in tables.TABLES:

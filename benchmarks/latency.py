@@ -67,7 +67,7 @@ def main(
     lines.append(
         row("photograph to aligned face, in-process", *milliseconds(repeats, finder.find, image, FacePolicy.SINGLE))
     )
-    for precision in (Precision.F32, Precision.BF16):
+    for precision in (Precision.F32, Precision.INT8, Precision.BF16):
         try:
             runtime = create_runtime(weights, precision=precision, threads=1)
         except WeightsError as error:

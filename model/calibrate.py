@@ -1,9 +1,11 @@
 """Weights and held-out faces -> ``calibration.json``: thresholds with the error rates measured at each.
 
     python -m model.calibrate runs/faces model/weights/tessera-l
+    python -m model.calibrate runs/faces model/weights/tessera-l --add int8
 
 The faces come from the split ``heldout``, whose identities the encoder never saw. They go through the runtime and the
-precision used in production; ``app.evaluation.calibration`` documents what is measured.
+precision used in production; ``app.evaluation.calibration`` documents what is measured. Every other precision that this
+processor has is checked at the default threshold; ``--add`` checks one more elsewhere and leaves the rest as it is.
 """
 
 from __future__ import annotations
@@ -17,12 +19,20 @@ import numpy.typing as npt
 import typer
 
 from app.crowding import Crowding, crowding_beside
-from app.decisions.calibration import CALIBRATION_FILE, Calibration
+from app.decisions.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from app.embeddings import fuse
 from app.encoding import EncoderRuntime, EncoderWeights, Encodings, Precision, create_runtime, load_weights
 from app.encoding.trained_on import were_trained_on
-from app.evaluation.calibration import AlternativeRun, EncoderRun, LabelledEmbeddings, describe, make_table
+from app.evaluation.calibration import (
+    AlternativeRun,
+    EncoderRun,
+    LabelledEmbeddings,
+    check_precision,
+    describe,
+    make_table,
+)
 from app.evaluation.groups import GroupFaces, Part
+from app.openvino import Processor
 from model.commands import StoppedError, run
 from model.data.face_set import UNLABELLED, FaceSet, load_face_set
 from model.data.groups import GroupMembers, evaluation_groups
@@ -71,6 +81,33 @@ def calibrate(
     )
 
 
+def precisions_of(encoder: EncoderWeights, has_bf16: bool) -> list[Precision]:
+    """In which an encoder runs on a processor, the fastest first."""
+    available = {Precision.BF16: has_bf16, Precision.INT8: bool(encoder.quantisation), Precision.F32: True}
+    return [precision for precision, there in available.items() if there]
+
+
+def add_precision(table: Calibration, runtime: EncoderRuntime, faces: FaceSet, crowding: Crowding) -> Calibration:
+    """The table with a runtime's rates at the default threshold, on the faces that the table was measured on.
+
+    Raises StoppedError where these are others, or where the table was measured with this very precision.
+    """
+    info, subject = runtime.info, np.unique(faces.identity, return_inverse=True)[1]
+    if (len(faces), subject.max() + 1) != (table.data.faces, table.data.subjects):
+        raise StoppedError(
+            f"the table was measured on {table.data.faces} faces of {table.data.subjects} people, not on these "
+            f"{len(faces)} of {subject.max() + 1}; give the same, or calibrate anew without --add"
+        )
+    measured = (table.data.runtime, table.data.precision)
+    if measured == (info.runtime, info.precision):
+        raise StoppedError(f"the table was measured in {info.precision}; --add takes another one")
+    chips = faces.images(np.arange(len(faces)))
+    other = AlternativeRun(info.runtime, info.precision, encode_all(runtime, chips).embeddings)
+    check = check_precision(other, subject, crowding, table.default.threshold)
+    kept = [p for p in table.precisions if (p.runtime, p.precision) != (info.runtime, info.precision)]
+    return table.model_copy(update={"precisions": (*kept, check)})
+
+
 def encode_groups(groups: Sequence[GroupMembers], runtime: EncoderRuntime, crowding: Crowding) -> list[GroupFaces]:
     """Embeds the faces of each group; a face in several groups is encoded once."""
     if not groups:
@@ -111,6 +148,9 @@ def main(
     weights: Annotated[Path, typer.Argument(help="folder written by model.export; the table goes there")],
     split: Annotated[str, typer.Option(help="faces of identities that the encoder never saw")] = "heldout",
     precision: Annotated[Precision, typer.Option(help="arithmetic of the encoder")] = Precision.AUTO,
+    add: Annotated[
+        Precision | None, typer.Option(help="only check this arithmetic, at the default threshold of the table there")
+    ] = None,
     small: Annotated[bool, typer.Option("--small", help="go on with too few people, to try the commands")] = False,
 ) -> None:
     """Measures the encoder, overall and by group where origins are known, and writes ``calibration.json``."""
@@ -120,8 +160,18 @@ def main(
     if not small:
         refuse_small(short_of_calibration(holdings(labelled.identity)))
     refuse_trained_on(labelled, loaded, split)
+    if add is not None:
+        before, other = load_calibration(weights, loaded.sha256), create_runtime(loaded, precision=add)
+        table = add_precision(before, other, labelled, crowding_beside(weights))
+        (weights / CALIBRATION_FILE).write_text(table.model_dump_json(indent=1) + "\n")
+        typer.echo(describe(table)[-1])
+        return
     runtime = create_runtime(loaded, precision=precision)
-    others = [] if runtime.info.precision is Precision.F32 else [create_runtime(loaded, precision=Precision.F32)]
+    others = [
+        create_runtime(loaded, precision=other)
+        for other in precisions_of(loaded, Processor().has_bf16)
+        if other is not runtime.info.precision
+    ]
     sources = ", ".join(sorted(set(labelled.source.tolist())))
     crowding = crowding_beside(weights)
     table = calibrate(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from app.crowding import COHORT_FILE
+from app.encoding.quantisation import QUANTISATION_FILE
 from app.encoding.trained_on import TRAINED_ON_FILE
 from app.encoding.weights import DESCRIPTION_FILE, NETWORK_FILE
 from model.commands import run
@@ -141,11 +142,14 @@ def main(
 
 
 def _remove_of_others(out: Path, network: bytes) -> None:
-    """Removes the cohort of another encoder that was exported here before: its centroids mean nothing to this one."""
-    network_file, cohort = out / NETWORK_FILE, out / COHORT_FILE
-    if cohort.is_file() and not (network_file.is_file() and network_file.read_bytes() == network):
-        cohort.unlink()
-        typer.echo(f"removed {cohort}, which belongs to other weights; model.cohort writes it anew")
+    """Removes what was computed of another encoder that was exported here before: it means nothing to this one."""
+    network_file = out / NETWORK_FILE
+    if network_file.is_file() and network_file.read_bytes() == network:
+        return
+    for name, command in ((QUANTISATION_FILE, "model.quantise"), (COHORT_FILE, "model.cohort")):
+        if (out / name).is_file():
+            (out / name).unlink()
+            typer.echo(f"removed {out / name}, which belongs to other weights; {command} writes it anew")
 
 
 if __name__ == "__main__":

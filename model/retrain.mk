@@ -27,6 +27,7 @@ textbook: $(RUNS)/textbook/triplet.pt $(RUNS)/textbook-from-start/triplet.pt
 
 define serve
 	$(PYTHON) -m model.export $(2) $(RUNS)/weights/$(1) --name $(1) --version $(3)
+	$(PYTHON) -m model.quantise $(PACKED) $(RUNS)/weights/$(1)
 	$(PYTHON) -m model.cohort $(PACKED) $(RUNS)/weights/$(1)
 	$(PYTHON) -m model.calibrate $(PACKED) $(RUNS)/weights/$(1)
 endef

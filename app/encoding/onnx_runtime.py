@@ -37,7 +37,7 @@ class OnnxRuntime:
     streams = 1
 
     def __init__(self, weights: EncoderWeights, *, precision: Precision, threads: int) -> None:
-        if precision is Precision.BF16:
+        if precision in {Precision.BF16, Precision.INT8}:
             raise WeightsError("onnxruntime computes in f32; set TESSERA_ENCODING__PRECISION to auto or f32")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()

@@ -22,11 +22,16 @@ class RuntimeName(StrEnum):
 
 
 class Precision(StrEnum):
-    """Arithmetic of the network. ``auto`` is bf16 if the processor has instructions for it, else f32."""
+    """Arithmetic of the network; of int8 that of its convolutions (``app.encoding.quantisation``).
+
+    ``auto`` is bf16 if the processor has instructions for it; else int8 on amd64, if the encoder is quantised; else
+    f32.
+    """
 
     AUTO = "auto"
     F32 = "f32"
     BF16 = "bf16"
+    INT8 = "int8"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.embeddings import EMBEDDING_SIZE
+from app.encoding.quantisation import QUANTISATION_FILE, Quantisation, read_quantisation
 from app.encoding.trained_on import DIGEST_BYTES, TRAINED_ON_FILE
 from app.errors import TesseraError
 
@@ -25,7 +26,8 @@ class WeightsError(TesseraError):
 class EncoderWeights:
     """An encoder whose digest was verified; ``network`` is the ONNX file, ``sha256`` its digest in hex.
 
-    ``trained_on`` is the record of ``app.encoding.trained_on``; empty where there is none.
+    ``trained_on`` is the record of ``app.encoding.trained_on``, ``quantisation`` what it takes to compute in 8-bit
+    integers (``app.encoding.quantisation``); both are empty where there is none.
     """
 
     name: str
@@ -33,6 +35,7 @@ class EncoderWeights:
     sha256: str
     network: bytes
     trained_on: bytes = b""
+    quantisation: Quantisation = field(default_factory=dict, repr=False)
 
 
 def _available(weights: Path) -> str:
@@ -71,4 +74,22 @@ def load_weights(directory: Path) -> EncoderWeights:
         raise WeightsError(f"the encoder in {directory} gives {size} numbers a face, this service {EMBEDDING_SIZE}")
     if len(trained_on) % DIGEST_BYTES:
         raise WeightsError(f"{record} is damaged; write it anew with `python -m model.export`")
-    return EncoderWeights(name=name, version=version, sha256=digest, network=network, trained_on=trained_on)
+    return EncoderWeights(
+        name=name,
+        version=version,
+        sha256=digest,
+        network=network,
+        trained_on=trained_on,
+        quantisation=_quantisation_beside(directory, digest),
+    )
+
+
+def _quantisation_beside(directory: Path, digest: str) -> Quantisation:
+    path = directory / QUANTISATION_FILE
+    try:
+        return read_quantisation(path.read_bytes(), digest) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"no usable {path}: {error}; restore it from the encoder's release, or delete it and write it anew with "
+            "`python -m model.quantise`"
+        ) from error

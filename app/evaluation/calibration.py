@@ -345,7 +345,7 @@ def make_table(
         strata=(*strata(at_default, faces), *strata_of_size(faces, own, point.threshold)),
         quality=quality_limit(embeddings, faces.norms, subject, own, point),
         margin=margin_limit(embeddings, subject, own, point.threshold),
-        precisions=tuple(_check(other, subject, crowding, point.threshold) for other in others),
+        precisions=tuple(check_precision(other, subject, crowding, point.threshold) for other in others),
     )
 
 
@@ -356,7 +356,8 @@ def _group_galleries(group: GroupFaces, measured: Group) -> Iterator[GallerySize
         yield from gallery_sizes(part.embeddings, part.subject, part.crowding, points, group.name)
 
 
-def _check(other: AlternativeRun, subject: Ints, crowding: Crowding, threshold: float) -> PrecisionCheck:
+def check_precision(other: AlternativeRun, subject: Ints, crowding: Crowding, threshold: float) -> PrecisionCheck:
+    """Rates of single templates at a threshold, of embeddings whose subjects are int64 [N], 0..S-1."""
     blocks = single_templates(other.embeddings, subject, crowding(other.embeddings))
     counts = count(blocks, int(subject.max()) + 1, [threshold])
     return PrecisionCheck(

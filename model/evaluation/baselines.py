@@ -32,11 +32,13 @@ def load_encode(
     """A display name and a function from uint8 [N, 112, 112, 3] to unit-length float32 [N, 128].
 
     ``encoder`` is a folder written by ``model.export``, or ``sface``, which runs as published: one pass, in OpenVINO.
-    Raises ValueError for SFace in another runtime.
+    Raises ValueError for SFace in another runtime, or in int8.
     """
     if encoder == SFACE:
         if runtime is not RuntimeName.OPENVINO:
             raise ValueError(f"sface runs in openvino only, not in {runtime}")
+        if precision is Precision.INT8:
+            raise ValueError("sface runs in bf16 or f32 here, not in int8")
         teacher = sface_teacher(precision)
         return f"SFace, openvino {teacher.precision}", lambda chips: teacher.embed(chips, flip=False)
     served = create_runtime(load_weights(Path(encoder)), runtime=runtime, precision=precision)

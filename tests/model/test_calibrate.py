@@ -9,14 +9,16 @@ import pytest
 
 from app.decisions import CalibrationError, Claim, load_calibration
 from app.decisions.calibration import CALIBRATION_FILE, Calibration
-from app.encoding import EncoderInfo, Encodings, Precision, RuntimeName
+from app.encoding import EncoderInfo, EncoderWeights, Encodings, Precision, RuntimeName
+from app.encoding.quantisation import LayerInput
 from tests.model.support import unit_vectors
 
 pytest.importorskip("pyarrow")
 
 from app.crowding import NoCrowding
 from app.evaluation.calibration import TARGETS, rule_of_three_fmr
-from model.calibrate import calibrate, encode_all
+from model.calibrate import add_precision, calibrate, encode_all, precisions_of
+from model.commands import StoppedError
 from model.data.face_set import FaceSet
 
 pytestmark = pytest.mark.slow
@@ -172,6 +174,48 @@ def test_another_precision_is_measured_at_the_same_threshold(
     # The stand-in gives the same embeddings in both.
     assert other.false_match_rate == pytest.approx(table.default.false_match_rate.value)
     assert other.false_non_match_rate == pytest.approx(table.default.false_non_match_rate.value)
+
+
+def test_a_precision_of_another_machine_is_added(measured: tuple[FakeRuntime, FaceSet, Calibration]) -> None:
+    runtime, faces, table = measured
+    rng = np.random.default_rng(5)
+    rough = runtime.table + rng.normal(0, 0.05, runtime.table.shape).astype(np.float32)
+    rough /= np.linalg.norm(rough, axis=1, keepdims=True)
+    added = add_precision(table, FakeRuntime(rough, Precision.INT8), faces, NoCrowding())
+    assert [p.precision for p in added.precisions] == ["bf16", "int8"]
+    assert added.model_copy(update={"precisions": table.precisions}) == table
+    distances = np.square(rough[:, None] - rough[None]).sum(axis=2)
+    mated = faces.identity[:, None] == faces.identity[None]
+    np.fill_diagonal(mated, False)
+    missed = (distances[mated] > table.default.threshold).mean()
+    assert missed > table.default.false_non_match_rate.value
+    assert added.precisions[1].false_non_match_rate == pytest.approx(missed, abs=1e-3)
+    again = add_precision(added, FakeRuntime(runtime.table, Precision.INT8), faces, NoCrowding())
+    assert [p.precision for p in again.precisions] == ["bf16", "int8"]
+    assert again.precisions[1].false_non_match_rate < missed
+
+
+def test_what_the_table_was_measured_with_cannot_be_added(
+    measured: tuple[FakeRuntime, FaceSet, Calibration],
+) -> None:
+    runtime, faces, table = measured
+    with pytest.raises(StoppedError, match="measured in f32"):
+        add_precision(table, runtime, faces, NoCrowding())
+    with pytest.raises(StoppedError, match="400 faces of 100 people"):
+        add_precision(table, runtime, faces.where(faces.identity > 0), NoCrowding())
+
+
+@pytest.mark.parametrize(
+    ("quantised", "has_bf16", "expected"),
+    [
+        (True, True, [Precision.BF16, Precision.INT8, Precision.F32]),
+        (True, False, [Precision.INT8, Precision.F32]),
+        (False, False, [Precision.F32]),
+    ],
+)
+def test_every_precision_that_runs_here_is_checked(quantised: bool, has_bf16: bool, expected: list[Precision]) -> None:
+    seen = {"layer": LayerInput(0, 1, np.ones(1, np.float32))} if quantised else {}
+    assert precisions_of(EncoderWeights("fake", "1", SHA256, b"", quantisation=seen), has_bf16) == expected
 
 
 def test_the_table_says_what_it_was_measured_on(measured: tuple[FakeRuntime, FaceSet, Calibration]) -> None:

@@ -419,7 +419,7 @@ class Encoder:
     version: str
     sha256: str
     runtime: Literal["openvino", "onnxruntime"]
-    precision: Literal["auto", "f32", "bf16"]
+    precision: Literal["auto", "f32", "bf16", "int8"]
     device: str
 
 

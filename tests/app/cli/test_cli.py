@@ -60,7 +60,7 @@ def test_the_start_says_what_runs(server: Server) -> None:
     log = server.log.read_text()
     assert f"answers at {server.url}, interface at {server.url}/docs" in log
     assert f"{server.log.parent / 'data'}: 0 subjects in 1 collection(s)" in log
-    assert re.search(r"encoder tessera-\w+ \S+ on openvino (bf16|f32)\n", log)
+    assert re.search(r"encoder tessera-\w+ \S+ on openvino (bf16|int8|f32)\n", log)
     assert "false match rate of 0.0001, claim every_group" in log
     assert "not needed on this machine while there are none" in log
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.slow
 HAS_BF16 = Processor().has_bf16
 ALL = [
     (RuntimeName.OPENVINO, Precision.F32),
+    (RuntimeName.OPENVINO, Precision.INT8),
     pytest.param(
         RuntimeName.OPENVINO,
         Precision.BF16,
@@ -86,7 +88,7 @@ class TestEveryRuntime:
     def test_it_agrees_with_the_reference(
         self, name: RuntimeName, precision: Precision, chips: Pixels, reference: Embeddings
     ) -> None:
-        lowest = 0.999 if precision is Precision.BF16 else 0.99999
+        lowest = {Precision.BF16: 0.999, Precision.INT8: 0.985}.get(precision, 0.99999)
         assert cosines(runtime(name, precision).encode(chips).embeddings, reference).min() >= lowest
 
     @pytest.mark.parametrize("size", [1, 5, 16])
@@ -153,27 +155,60 @@ def test_one_person_is_nearer_than_another(reference: Embeddings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "has_bf16", "chosen"),
+    ("wanted", "has_bf16", "quantised", "machine", "chosen"),
     [
-        (Precision.AUTO, True, Precision.BF16),
-        (Precision.AUTO, False, Precision.F32),
-        (Precision.F32, True, Precision.F32),
-        (Precision.BF16, True, Precision.BF16),
+        (Precision.AUTO, True, True, "x86_64", Precision.BF16),
+        (Precision.AUTO, False, True, "x86_64", Precision.INT8),
+        (Precision.AUTO, False, False, "x86_64", Precision.F32),
+        (Precision.AUTO, False, True, "aarch64", Precision.F32),
+        (Precision.F32, True, True, "x86_64", Precision.F32),
+        (Precision.F32, False, True, "x86_64", Precision.F32),
+        (Precision.BF16, True, True, "x86_64", Precision.BF16),
+        (Precision.INT8, True, True, "x86_64", Precision.INT8),
+        (Precision.INT8, False, True, "aarch64", Precision.INT8),
     ],
 )
-def test_the_precision_follows_the_processor(wanted: Precision, has_bf16: bool, chosen: Precision) -> None:
-    assert choose_precision(wanted, has_bf16) is chosen
+def test_the_precision_follows_the_processor(
+    wanted: Precision, has_bf16: bool, quantised: bool, machine: str, chosen: Precision
+) -> None:
+    assert choose_precision(wanted, has_bf16=has_bf16, quantised=quantised, machine=machine) is chosen
 
 
 def test_bf16_on_a_processor_without_it_is_refused() -> None:
     with pytest.raises(WeightsError, match="TESSERA_ENCODING__PRECISION"):
-        choose_precision(Precision.BF16, has_bf16=False)
+        choose_precision(Precision.BF16, has_bf16=False, quantised=True)
 
 
-def test_onnxruntime_has_no_bf16(weights: EncoderWeights) -> None:
+def test_integers_without_the_file_that_they_take_are_refused(weights: EncoderWeights) -> None:
+    plain = replace(weights, quantisation={})
+    with pytest.raises(WeightsError, match=r"quantisation\.npz.*TESSERA_ENCODING__PRECISION"):
+        create_runtime(plain, precision=Precision.INT8)
+    assert create_runtime(plain).info.precision is (Precision.BF16 if HAS_BF16 else Precision.F32)
+
+
+def test_a_convolution_that_the_network_lacks_is_named(weights: EncoderWeights) -> None:
+    some = dict(weights.quantisation)
+    other = replace(weights, quantisation={**some, "no.such.weight": next(iter(some.values()))})
+    with pytest.raises(WeightsError, match=r"no\.such\.weight"):
+        create_runtime(other, precision=Precision.INT8)
+
+
+def test_the_convolutions_run_in_integers(weights: EncoderWeights) -> None:
+    encoder = create_runtime(weights, precision=Precision.INT8, threads=1)
+    network = encoder._network._compiled.get_runtime_model()  # type: ignore[attr-defined]
+    arithmetic = Counter(
+        str(layer.get_rt_info()["primitiveType"].astype(str)).rpartition("_")[2]
+        for layer in network.get_ops()
+        if layer.get_rt_info()["layerType"].astype(str) == "Convolution"
+    )
+    assert arithmetic["I8"] == len(weights.quantisation) > 40
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
+def test_onnxruntime_has_float32_only(weights: EncoderWeights, precision: Precision) -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(WeightsError, match="TESSERA_ENCODING__PRECISION"):
-        create_runtime(weights, runtime=RuntimeName.ONNXRUNTIME, precision=Precision.BF16)
+        create_runtime(weights, runtime=RuntimeName.ONNXRUNTIME, precision=precision)
 
 
 def test_without_onnxruntime_it_is_said_what_to_install(
@@ -193,7 +228,7 @@ def test_a_network_that_onnxruntime_cannot_read_is_named(weights: EncoderWeights
 
 
 def test_auto_is_never_what_runs(encoder: EncoderRuntime) -> None:
-    assert encoder.info.precision is (Precision.BF16 if HAS_BF16 else Precision.F32)
+    assert encoder.info.precision is choose_precision(Precision.AUTO, has_bf16=HAS_BF16, quantised=True)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
