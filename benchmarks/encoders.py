@@ -97,7 +97,8 @@ def main(
         for name, median in medians.items():
             file = weights / name / "encoder.onnx"
             size = f"{file.stat().st_size / 1e6:.1f}" if file.is_file() else ""
-            lines.append(f"| {name} | {precision} | {median:.2f} | {median / medians[SFACE]:.2f} | {size} |")
+            shown = peer if name == SFACE else precision
+            lines.append(f"| {name} | {shown} | {median:.2f} | {median / medians[SFACE]:.2f} | {size} |")
             path = (reports or Path()) / name / "report.json"
             if reports and path.is_file() and name not in points:
                 lfw = Report.model_validate_json(path.read_text()).lfw

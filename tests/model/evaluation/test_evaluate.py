@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import skimage.data
 from PIL import Image
 from typer.testing import CliRunner
 
-from app.encoding import Precision
+from app.decisions import load_calibration
+from app.decisions.calibration import CALIBRATION_FILE
+from app.encoding import Precision, load_weights
+from app.encoding.quantisation import QUANTISATION_FILE, quantisation_file
 from tests.model.support import make_chips
 
 pytest.importorskip("torch")
@@ -34,6 +38,7 @@ from model.evaluation.baselines import load_encode
 from model.evaluation.corruptions import CORRUPTIONS, corrupt
 from model.evaluation.evaluate import EMBEDDINGS_FILE, FEW_OF_A_GROUP, REPORT_FILE, _within_groups, app
 from model.evaluation.report import Report
+from model.quantise import observe
 from tests.model.evaluation.test_baselines import export_encoder
 from tests.model.evaluation.test_protocols import cfp_files, make_tar, make_zip
 
@@ -455,3 +460,25 @@ def test_robustness_measures_every_dose_and_draws_it(encoder: Path, faces: Path,
             rate = naive_rate(clean, encode(corrupt(chips, kind, strength)), members.identity)
             assert shown[corruption.title, f"{strength:g}"] == pytest.approx(100 * rate, abs=1)
     assert shown["JPEG quality", "90"] > shown["covered from below, share", "0.5"]
+
+
+# --- calibrate --add
+
+
+def test_the_check_of_another_machine_is_replaced(encoder: Path, faces: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "quantised")
+    weights, everybody = load_weights(folder), load_face_set(faces)
+    seen = observe(weights, everybody.images(np.arange(16)))
+    (folder / QUANTISATION_FILE).write_bytes(quantisation_file(seen, weights.sha256))
+    calibrate.main(faces, folder, precision=Precision.F32, small=True)
+    table, digest = folder / CALIBRATION_FILE, weights.sha256
+    checks = load_calibration(folder, digest).precisions
+    assert Precision.INT8 in {check.precision for check in checks}
+    value = json.loads(table.read_text())
+    for check in value["precisions"]:
+        check["false_match_rate"] *= 2 if check["precision"] == Precision.INT8 else 1
+    table.write_text(json.dumps(value))
+    calibrate.main(faces, folder, add=Precision.INT8, small=True)
+    assert sorted(load_calibration(folder, digest).precisions, key=str) == sorted(checks, key=str)
+    with pytest.raises(StoppedError, match="measured in f32"):
+        calibrate.main(faces, folder, add=Precision.F32, small=True)
