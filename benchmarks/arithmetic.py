@@ -1,10 +1,11 @@
-"""Do the claims of a calibration hold when the encoder computes in another arithmetic than the one it was measured in?
+"""What does another arithmetic of the encoder do to the rates at the served thresholds?
 
     python -m benchmarks.arithmetic model/weights/tessera-l --faces runs/faces --results docs/results
 
-The thresholds are the served ones, for every group, of the calibration beside the encoder. At each, the people of every
-promised group are compared with each other: all in float32, all in another arithmetic, and every second face in each,
-as in a gallery that was filled on processors of two kinds.
+The thresholds are those for every group, of the calibration beside the encoder. At each, the people of every promised
+group are compared with each other: all in float32, all in another arithmetic, and every second face in each, as in a
+gallery that was filled on processors of two kinds. They are the people who calibrated, so compare the rows with each
+other; ``benchmarks.groups`` judges the claims on people who did not.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def main(
     floating = (Precision.BF16, Precision.F32) if has_bf16 else (Precision.F32,)
     for precision in (*floating[:1], Precision.INT8, *floating[1:]):
         peer = precision if precision in floating else floating[0]
-        calls = {path.name: load_own(path, precision) for path in directories} | {SFACE: load_peer(peer)}
+        ours = [p for p in directories if precision is not Precision.INT8 or load_weights(p).quantisation]
+        calls = {path.name: load_own(path, precision) for path in ours} | {SFACE: load_peer(peer)}
         if dlib and precision is Precision.F32:
             calls[DLIB] = load_dlib()
         medians = measure(calls, turns)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from app.crowding import Crowding, crowding_beside
+from app.crowding import Crowding, crowding_beside, load_crowding
 from app.decisions.calibration import CALIBRATION_FILE, Calibration, load_calibration
 from app.embeddings import fuse
 from app.encoding import EncoderRuntime, EncoderWeights, Encodings, Precision, create_runtime, load_weights
@@ -161,8 +161,10 @@ def main(
         refuse_small(short_of_calibration(holdings(labelled.identity)))
     refuse_trained_on(labelled, loaded, split)
     if add is not None:
+        if precision is not Precision.AUTO or add is Precision.AUTO:
+            raise StoppedError("--add names the arithmetic to check, not auto, and goes without --precision")
         before, other = load_calibration(weights, loaded.sha256), create_runtime(loaded, precision=add)
-        table = add_precision(before, other, labelled, crowding_beside(weights))
+        table = add_precision(before, other, labelled, load_crowding(weights, before.cohort_sha256))
         (weights / CALIBRATION_FILE).write_text(table.model_dump_json(indent=1) + "\n")
         typer.echo(describe(table)[-1])
         return

@@ -14,7 +14,7 @@ from app.openvino import CpuNetwork, Floats, Processor, available_cores, opset, 
 from app.types import CHIP_SIDE, Pixels
 
 FASTER_IN_INTEGERS = {"x86_64", "AMD64"}
-"""Machines on which 8-bit integers were measured to be faster than float32."""
+"""Machines on which 8-bit integers are taken to be faster than float32; measured with AVX2 alone."""
 
 
 def choose_precision(
@@ -26,7 +26,7 @@ def choose_precision(
             return Precision.BF16
         return Precision.INT8 if quantised and machine in FASTER_IN_INTEGERS else Precision.F32
     if wanted is Precision.BF16 and not has_bf16:
-        raise WeightsError("this processor has no bf16 instructions; set TESSERA_ENCODING__PRECISION to auto or f32")
+        raise WeightsError("this processor has no bf16 instructions; set TESSERA_ENCODING__PRECISION to auto")
     if wanted is Precision.INT8 and not quantised:
         raise WeightsError(
             f"this encoder has no {QUANTISATION_FILE}; write it with `python -m model.quantise`, or set "
@@ -90,8 +90,8 @@ class OpenvinoRuntime:
     def __init__(self, weights: EncoderWeights, *, precision: Precision, threads: int) -> None:
         processor = Processor()
         chosen = choose_precision(precision, has_bf16=processor.has_bf16, quantised=bool(weights.quantisation))
-        # What is not a convolution is computed in floating point also beside integers.
-        floating = Precision.BF16 if processor.has_bf16 and chosen is not Precision.F32 else Precision.F32
+        # What is not a convolution is computed in float32 beside integers, so that these are the same everywhere.
+        floating = Precision.BF16 if chosen is Precision.BF16 else Precision.F32
 
         def prepare(model: ov.Model) -> ov.Model:
             alone = one_face(model)
@@ -106,7 +106,7 @@ class OpenvinoRuntime:
                 threads=self.streams,
                 prepare=prepare,
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise WeightsError(f"OpenVINO cannot run the encoder {weights.name} {weights.version}: {error}") from error
         check_outputs([names[0] if names else "" for names in self._network.output_names], weights)
         self.info = EncoderInfo(

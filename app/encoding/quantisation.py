@@ -1,4 +1,4 @@
-"""Convolutions in 8-bit integers: half the work of float32, or less, on a processor without bf16.
+"""Convolutions in 8-bit integers: less work than in float32, for processors without bf16.
 
 The weights stay those of the encoder; they are rounded when it is loaded. Beside it lies only what its convolutions
 take in on training faces: a range, which becomes 0..255, and the mean of each channel. The weights of each output
@@ -24,6 +24,18 @@ LARGEST_WEIGHT = 64
 STEPS = 255
 
 Floats = npt.NDArray[np.float32]
+
+_UNREADABLE = (
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise for archives that are damaged, encrypted or of other content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +98,15 @@ def read_quantisation(data: bytes, encoder_sha256: str) -> Quantisation:
         with np.load(io.BytesIO(data), allow_pickle=False) as content:
             owner, names = str(content["encoder"]), content["names"].tolist()
             ranges, channels, means = (content[name] for name in ("ranges", "channels", "means"))
+        if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its names are not names")
+        if channels.dtype.kind != "i" or np.any(channels < 1):
+            raise ValueError("its numbers of channels are not numbers")
         if ranges.shape != (len(names), 2) or channels.shape != (len(names),) or means.shape != (channels.sum(),):
             raise ValueError("its parts do not fit together")
         if not (np.isfinite(ranges).all() and np.isfinite(means).all() and np.all(ranges[:, 0] <= ranges[:, 1])):
             raise ValueError("its ranges are not ranges")
-    except (EOFError, KeyError, NotImplementedError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"damaged: {error}") from error
     if owner != encoder_sha256:
         raise ValueError(f"it belongs to the network {owner[:12]}, not {encoder_sha256[:12]}")

@@ -16,6 +16,7 @@ import pytest
 
 from app.crowding import COHORT_FILE, read_cohort, write_cohort
 from app.encoding import load_weights
+from app.encoding.quantisation import QUANTISATION_FILE
 from app.settings import DEFAULT_WEIGHTS, EncodingSettings
 from app.version import VERSION
 from tests.app.gallery.sqlite.support import opened
@@ -164,7 +165,7 @@ def test_an_encoder_that_is_not_there_is_refused_with_those_that_are(tmp_path: P
     assert all(path.name in line for path in DEFAULT_WEIGHTS.iterdir() if (path / "encoder.onnx").is_file())
 
 
-@pytest.mark.parametrize("file", ["encoder.onnx", "encoder.json", "calibration.json", COHORT_FILE])
+@pytest.mark.parametrize("file", ["encoder.onnx", "encoder.json", "calibration.json", COHORT_FILE, QUANTISATION_FILE])
 def test_damaged_weights_are_refused(tmp_path: Path, file: str) -> None:
     weights = tmp_path / "weights"
     directory = weights / EncodingSettings().encoder

@@ -4,6 +4,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,11 +76,24 @@ def test_another_network_s_file_is_refused() -> None:
         read_quantisation(quantisation_file(SEEN, DIGEST), "cd" * 32)
 
 
+def _with(data: bytes, **changed: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    with np.load(io.BytesIO(data)) as content:
+        np.savez(file, **{name: changed.get(name, content[name]) for name in content.files})
+    return file.getvalue()
+
+
 def _without(data: bytes, name: str) -> bytes:
     file = io.BytesIO()
     with np.load(io.BytesIO(data)) as content:
         np.savez(file, **{n: content[n] for n in content.files if n != name})
     return file.getvalue()
+
+
+def _encrypted(data: bytes) -> bytes:
+    """Marked as encrypted in the directory of the archive."""
+    flags = data.index(b"PK\x01\x02") + 8
+    return data[:flags] + bytes([data[flags] | 1]) + data[flags + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -90,10 +104,32 @@ def _without(data: bytes, name: str) -> bytes:
         lambda data: data[:-40],
         lambda data: _without(data, "means"),
         lambda data: _without(data, "encoder"),
+        _encrypted,
+        lambda data: _with(data, names=np.array([["first"], ["second"]])),
+        lambda data: _with(data, names=np.array(["first", "first"])),
+        lambda data: _with(data, names=np.array([1, 2])),
+        lambda data: _with(data, names=np.array([], dtype=np.str_)),
+        lambda data: _with(data, channels=np.array([2.0, 1.0])),
+        lambda data: _with(data, channels=np.array([5, -2])),
         lambda data: quantisation_file({**SEEN, "bad": LayerInput(2.0, 1.0, np.zeros(1, np.float32))}, DIGEST),
         lambda data: quantisation_file({**SEEN, "bad": LayerInput(0.0, np.inf, np.zeros(1, np.float32))}, DIGEST),
     ],
-    ids=["empty", "text", "cut", "no means", "no digest", "range upside down", "range without end"],
+    ids=[
+        "empty",
+        "text",
+        "cut",
+        "no means",
+        "no digest",
+        "encrypted",
+        "names in lines",
+        "a name twice",
+        "numbers as names",
+        "no names",
+        "halves",
+        "less than none",
+        "range upside down",
+        "range without end",
+    ],
 )
 def test_a_damaged_file_is_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(ValueError, match="damaged"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from app.encoding import (
     create_runtime,
     load_weights,
 )
-from app.encoding.openvino_runtime import choose_precision
+from app.encoding.openvino_runtime import FASTER_IN_INTEGERS, choose_precision
 from app.faces import FaceFinder, FacePolicy
 from app.openvino import Processor
 from app.settings import EncodingSettings
@@ -193,6 +194,13 @@ def test_a_convolution_that_the_network_lacks_is_named(weights: EncoderWeights) 
         create_runtime(other, precision=Precision.INT8)
 
 
+def test_inputs_of_another_width_are_refused(weights: EncoderWeights) -> None:
+    wrong = {name: replace(seen, mean=seen.mean[:-1]) for name, seen in weights.quantisation.items()}
+    with pytest.raises(WeightsError, match=weights.name):
+        create_runtime(replace(weights, quantisation=wrong), precision=Precision.INT8)
+
+
+@pytest.mark.skipif(platform.machine() not in FASTER_IN_INTEGERS, reason="kernels of amd64")
 def test_the_convolutions_run_in_integers(weights: EncoderWeights) -> None:
     encoder = create_runtime(weights, precision=Precision.INT8, threads=1)
     network = encoder._network._compiled.get_runtime_model()  # type: ignore[attr-defined]

@@ -476,9 +476,13 @@ def test_the_check_of_another_machine_is_replaced(encoder: Path, faces: Path, tm
     assert Precision.INT8 in {check.precision for check in checks}
     value = json.loads(table.read_text())
     for check in value["precisions"]:
-        check["false_match_rate"] *= 2 if check["precision"] == Precision.INT8 else 1
+        if check["precision"] == Precision.INT8:
+            check["false_match_rate"] = 0.5
     table.write_text(json.dumps(value))
     calibrate.main(faces, folder, add=Precision.INT8, small=True)
     assert sorted(load_calibration(folder, digest).precisions, key=str) == sorted(checks, key=str)
     with pytest.raises(StoppedError, match="measured in f32"):
         calibrate.main(faces, folder, add=Precision.F32, small=True)
+    for wrong in ({"add": Precision.AUTO}, {"add": Precision.INT8, "precision": Precision.F32}):
+        with pytest.raises(StoppedError, match="--add names the arithmetic"):
+            calibrate.main(faces, folder, small=True, **wrong)
