@@ -13,6 +13,7 @@ COMMANDS = {
     "model.training.curves": "curves and metrics of a run from its log, also while it runs",
     "model.fuse": "optional: two encoders in one",
     "model.export": "weights -> the files that the service loads",
+    "model.quantise": "optional: what it takes to compute in 8-bit integers where there is no bf16",
     "model.cohort": "optional: what crowding is measured against",
     "model.calibrate": "error rates and thresholds, on people whom training never saw",
     "model.evaluation.evaluate": "accuracy on held-out people and public benchmarks; comparisons",
